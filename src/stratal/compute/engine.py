@@ -1,0 +1,123 @@
+"""The port to whatever runs processes: the local keeper, and Ray.
+
+An engine is given a fully decided `WorkloadSpec` (admission, credentials, environment and code are
+ours, in every engine) and answers with `WorkloadStatus`es. It holds no truth: what it reports is
+written to the database by its caller. Exit codes that nobody saw are ``unknown``, never guessed.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+Network = Literal["platform", "open"]
+WorkloadState = Literal["running", "exited", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadSpec:
+    """One attempt to run one process tree. `attempt_id` is the idempotency key: the same id never starts twice."""
+
+    attempt_id: str
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    """The whole environment: nothing of the server's own is inherited."""
+    cwd: Path
+    """The working directory; writable for the workload."""
+    python: Path | None = None
+    """The interpreter that runs the standard-library-only launcher; None: the engine's own."""
+    read_only: Sequence[Path] = ()
+    """Further paths the workload may read (its environment, a model's files) inside the sandbox."""
+    read_write: Sequence[Path] = ()
+    """Further paths it may write (a socket's folder, a checkpoint's folder)."""
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    wall_seconds: float | None = None
+    network: Network = "open"
+    """``platform``: where the sandbox can enforce it, only the platform's own address is reachable."""
+    isolate: bool = True
+    """Ask for the sandbox; `WorkloadStatus.isolation` says what was really enforced."""
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What an attempt used: processor seconds (user+system, whole tree), peak memory in bytes, wall seconds."""
+
+    cpu_seconds: float = 0.0
+    peak_memory_bytes: int = 0
+    wall_seconds: float = 0.0
+    memory_byte_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Isolation:
+    """What really fenced a workload. `other_inputs` names what it could read besides its declared inputs."""
+
+    sandbox: str = "none"
+    """``bubblewrap`` or ``none``."""
+    network: Network = "open"
+    memory: str = "none"
+    """How the memory limit is held: ``cgroup2``, ``cgroup1``, ``watchdog`` or ``none`` (no limit asked)."""
+    landlock: bool = False
+    other_inputs: Sequence[str] = ()
+
+    @property
+    def complete(self) -> bool:
+        """True when nothing else was readable and no network but the platform's was reachable."""
+        return self.sandbox != "none" and self.network == "platform" and not self.other_inputs
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadStatus:
+    attempt_id: str
+    state: WorkloadState
+    pid: int | None = None
+    started_at: int | None = None
+    """Epoch milliseconds."""
+    ended_at: int | None = None
+    exit_code: int | None = None
+    """0…255, or 128+signal as shells report it; None while running and when unknown."""
+    reason: str = ""
+    """Why it ended, for people, when that is more than its exit code: ``memory limit of 512 MiB``, ``stopped`` …"""
+    usage: Usage = field(default_factory=Usage)
+    isolation: Isolation = field(default_factory=Isolation)
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What the engine's machines have in all: processors, and bytes of memory."""
+
+    cpus: float
+    memory_bytes: int
+
+
+class Engine(Protocol):
+    async def capacity(self) -> Capacity: ...
+
+    async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
+        """Start it, or return the present status when this `attempt_id` was started before.
+
+        Raises `Unavailable` when the engine cannot be reached, `Invalid` when the argv cannot be executed
+        at all (no such program): then nothing was started and the attempt id is still unused.
+        """
+        ...
+
+    async def adopt(self) -> Sequence[WorkloadStatus]:
+        """Every attempt the engine still knows of, running or ended: called after a restart of the server."""
+        ...
+
+    def watch(self) -> AsyncIterator[WorkloadStatus]:
+        """Yield statuses as they change, for ever; begins with every known attempt, so nothing is missed."""
+        ...
+
+    async def stop(self, attempt_id: str, grace_seconds: float) -> None:
+        """SIGTERM to the whole tree, SIGKILL after the grace. Returns at once; `watch` tells the end."""
+        ...
+
+    async def logs(self, attempt_id: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Up to `limit` bytes of stdout and stderr, as written, from byte `offset`; empty when there are no more yet."""
+        ...
+
+    async def release(self, attempt_id: str) -> None:
+        """Forget an ended attempt and remove its files (its log was stored before). Unknown ids are fine."""
+        ...

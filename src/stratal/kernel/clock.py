@@ -1,0 +1,18 @@
+"""Time, passed in: rooms ask a `Clock`, so that tests can move it."""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+Clock = Callable[[], int]
+"""Returns the wall-clock time in milliseconds since 1970-01-01 UTC."""
+
+
+def system_clock() -> int:
+    """The machine's wall clock, in milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+def iso(milliseconds: int) -> str:
+    """Format epoch milliseconds as RFC 3339 in UTC with milliseconds, e.g. 2026-01-31T08:00:00.000Z."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
