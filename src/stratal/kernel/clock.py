@@ -15,4 +15,7 @@ def system_clock() -> int:
 
 def iso(milliseconds: int) -> str:
     """Format epoch milliseconds as RFC 3339 in UTC with milliseconds, e.g. 2026-01-31T08:00:00.000Z."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{milliseconds % 1000:03d}Z"
+    return (
+        datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        + f"{milliseconds % 1000:03d}Z"
+    )

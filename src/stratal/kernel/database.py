@@ -49,7 +49,7 @@ def _sqlite_engine(path: Path, *, readonly: bool) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _on_connect(raw: DBAPIConnection, _record: object) -> None:
-        raw.isolation_level = None  # type: ignore[attr-defined]  # we say BEGIN ourselves, below
+        raw.isolation_level = None  # we say BEGIN ourselves, below
         cursor = raw.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute("PRAGMA synchronous=FULL")
@@ -77,6 +77,7 @@ class Database:
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="db-read")
         self._after_commit: list[Callable[[], None]] = []
+        self._once: list[Callable[[], None]] = []
         self._closed = False
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write_loop, name="db-write", daemon=True)
@@ -119,6 +120,14 @@ class Database:
         """Call `callback` on the writer's thread after every commit (it must be quick and not raise)."""
         self._after_commit.append(callback)
 
+    def once_committed(self, callback: Callable[[], None]) -> None:
+        """From within a write function: call `callback` once this group is durable, never if it is not.
+
+        Should the write function itself fail later, the callback still runs, so it must be harmless then
+        (dropping a cache entry is).
+        """
+        self._once.append(callback)
+
     def close(self) -> None:
         """Finish what is queued, then release every connection. Safe to call twice."""
         with self._lock:
@@ -153,6 +162,7 @@ class Database:
 
     def _run_group(self, connection: Connection, group: list[tuple[Work[Any], "Future[Any]"]]) -> None:
         answers: list[tuple[Future[Any], Any]] = []
+        self._once.clear()
         try:
             with connection.begin():
                 for work, future in group:
@@ -168,7 +178,7 @@ class Database:
                 if not future.done():
                     future.set_exception(error)
             return
-        for callback in self._after_commit:
+        for callback in (*self._once, *self._after_commit):
             with contextlib.suppress(Exception):
                 callback()
         for future, answer in answers:
@@ -177,4 +187,4 @@ class Database:
 
 def is_ready(database: Database) -> bool:
     """True when the database answers."""
-    return database.read_now(lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+    return bool(database.read_now(lambda c: c.execute(text("SELECT 1")).scalar_one()))

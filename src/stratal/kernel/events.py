@@ -45,7 +45,13 @@ class Event:
 
 
 def emit(
-    connection: Connection, kind: str, subject: str, *, actor: str, project_id: str | None = None, **data: object
+    connection: Connection,
+    kind: str,
+    subject: str,
+    *,
+    actor: str,
+    project_id: str | None = None,
+    **data: object,
 ) -> None:
     """Record an event in the current transaction.
 

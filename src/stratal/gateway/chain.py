@@ -1,0 +1,163 @@
+"""The chain that every request passes, in order. Read it top to bottom: this is all that happens.
+
+1. give the request an id; 2. refuse what is malformed or not for this host; 3. find the door;
+4. let the door say who asks; 5. let the door answer; 6. turn what went wrong into the door's own
+dialect; 7. write one log line.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Sequence
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from stratal.gateway.door import Door
+from stratal.kernel.errors import Internal, Invalid, NotFound, StratalError
+from stratal.kernel.ids import new_id
+
+log = logging.getLogger("stratal.gateway")
+
+MAX_PATH_BYTES = 16 * 1024
+MAX_HEADER_BYTES = 64 * 1024
+_LOCAL_HOST = re.compile(
+    r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]|[a-z0-9-]+\.localhost)(:\d{1,5})?\Z", re.IGNORECASE
+)
+
+
+class Chain:
+    """The ASGI application of the one address. Doors are asked in the order given; the first match answers.
+
+    `hosts` are further host names (without port) that this instance answers to; loopback names always are.
+    """
+
+    def __init__(
+        self, doors: Sequence[Door], *, hosts: Sequence[str] = (), lifespan: ASGIApp | None = None
+    ) -> None:
+        self._doors = doors
+        self._hosts = {host.lower() for host in hosts}
+        self._lifespan = lifespan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan" and self._lifespan is not None:
+                await self._lifespan(scope, receive, send)
+            elif scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1008})
+            return
+        request_id = new_id("req")
+        scope.setdefault("state", {})["request_id"] = request_id
+        scope["state"]["who"] = None
+        answer = _Answer(send, request_id)
+        started = time.perf_counter()
+        door: Door | None = None
+        try:
+            self._check(scope)
+            door = self._find(scope)
+            scope["state"]["who"] = await door.authenticate(Request(scope, receive))
+            await door(scope, receive, answer)
+        except StratalError as error:
+            await self._refuse(error, door, scope, receive, answer)
+        except Exception:
+            log.exception("request %s failed", request_id)
+            error = Internal(
+                "Something went wrong inside Stratal; nothing you sent is to blame.",
+                hint=f"The server's log has the details under request id {request_id}.",
+            )
+            await self._refuse(error, door, scope, receive, answer)
+        finally:
+            who = scope["state"]["who"]
+            log.info(
+                "%s %s %s %d %.1f ms %s %s",
+                door.name if door else "-",
+                scope["method"],
+                _shown_path(scope),
+                answer.status,
+                (time.perf_counter() - started) * 1000,
+                who.actor if who else "-",
+                request_id,
+            )
+
+    def _check(self, scope: Scope) -> None:
+        """Refuse what no door should have to think about. Raises `Invalid`."""
+        headers: list[tuple[bytes, bytes]] = scope["headers"]
+        if (
+            len(scope["raw_path"]) > MAX_PATH_BYTES
+            or sum(len(n) + len(v) for n, v in headers) > MAX_HEADER_BYTES
+        ):
+            raise Invalid("The request's address or headers are too long.", reason="request_too_long")
+        names = [name for name, _ in headers]
+        if names.count(b"content-length") > 1 or (
+            b"content-length" in names and b"transfer-encoding" in names
+        ):
+            raise Invalid("The request's framing is ambiguous.", reason="ambiguous_framing")
+        hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
+        if len(hosts) != 1:
+            raise Invalid("The request needs exactly one Host header.", reason="bad_host")
+        if _LOCAL_HOST.match(hosts[0]) or hosts[0].rsplit(":", 1)[0] in self._hosts:
+            return
+        raise Invalid(
+            f"This server does not answer to the host name {hosts[0][:100]!r}.",
+            hint="Use the address that `stratal status` prints, or start with: stratal up --host NAME",
+            reason="bad_host",
+        )
+
+    def _find(self, scope: Scope) -> Door:
+        for door in self._doors:
+            if door.matches(scope):
+                return door
+        raise NotFound(
+            "Nothing answers at this address.", hint="`stratal env` prints where each protocol is."
+        )
+
+    async def _refuse(
+        self, error: StratalError, door: Door | None, scope: Scope, receive: Receive, answer: "_Answer"
+    ) -> None:
+        if answer.status:  # the answer has begun: breaking off is the only honest signal left
+            raise error
+        response = door.error(error, scope) if door else plain_error(error, scope)
+        if error.status == 401 and "www-authenticate" not in response.headers:
+            response.headers["WWW-Authenticate"] = 'Basic realm="Stratal"'
+        await response(scope, receive, answer)
+
+
+class _Answer:
+    """Sends on to the server, adding the request's id, and remembers the status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            MutableHeaders(scope=message).setdefault("X-Request-Id", self._request_id)
+        await self._send(message)
+
+
+def _shown_path(scope: Scope) -> str:
+    return str(scope["raw_path"][:300], "ascii", "backslashreplace")
+
+
+def error_body(error: StratalError, scope: Scope) -> dict[str, object]:
+    """The native dialect: what went wrong, a stable code, what to do next, and the request's id."""
+    return {
+        "error": {
+            "code": error.reason,
+            "message": error.message,
+            "hint": error.hint,
+            "details": error.details,
+            "request_id": scope["state"]["request_id"],
+        }
+    }
+
+
+def plain_error(error: StratalError, scope: Scope) -> Response:
+    """For requests that reached no door."""
+    if scope["method"] == "HEAD":
+        return PlainTextResponse("", error.status)
+    return JSONResponse(error_body(error, scope), error.status)

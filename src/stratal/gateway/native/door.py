@@ -1,0 +1,111 @@
+"""The native door's wiring: FastAPI behind the chain, one error dialect, cookies only from our own pages."""
+
+from collections.abc import Sequence
+
+from fastapi import APIRouter, FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from stratal import __version__
+from stratal.gateway.chain import error_body
+from stratal.gateway.credentials import Authenticator
+from stratal.gateway.door import principal
+from stratal.identity.model import Principal
+from stratal.identity.sessions import Sessions
+from stratal.kernel.errors import Denied, Internal, Invalid, NotFound, StratalError, Unsupported
+
+PREFIX = "/api/v1"
+SESSION_COOKIE = "stratal_session"
+_SAFE = {"GET", "HEAD", "OPTIONS"}
+
+
+class NativeDoor:
+    name = "native"
+
+    def __init__(self, authenticate: Authenticator, sessions: Sessions, routers: Sequence[APIRouter]) -> None:
+        self._bearer = authenticate
+        self._sessions = sessions
+        self._app = _application(self, routers)
+
+    def matches(self, scope: Scope) -> bool:
+        return bool(scope["raw_path"].startswith(b"/api/v1/"))
+
+    async def authenticate(self, request: Request) -> Principal | None:
+        """A key in the Authorization header, or the console's cookie from the console's own pages."""
+        if request.url.path == f"{PREFIX}/openapi.json":
+            return None
+        cookie = request.cookies.get(SESSION_COOKIE)
+        if cookie is None or "authorization" in request.headers:
+            return await self._bearer(request)
+        if request.method not in _SAFE and not same_origin(request):
+            raise Denied(
+                "A signed-in browser may change things only from the console's own pages.",
+                reason="cross_site",
+            )
+        return await self._sessions.principal_of(cookie)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
+
+    def error(self, error: StratalError, scope: Scope) -> Response:
+        return JSONResponse(error_body(error, scope), error.status)
+
+
+def same_origin(request: Request) -> bool:
+    """Was the request made by a page of this very origin? Browsers say so in headers no page can set."""
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        return site in {"same-origin", "none"}
+    origin = request.headers.get("origin")
+    return origin is not None and origin == f"{request.url.scheme}://{request.headers.get('host', '')}"
+
+
+def caller(request: Request) -> Principal:
+    """FastAPI dependency: who asks."""
+    return principal(request.scope)
+
+
+def _application(door: NativeDoor, routers: Sequence[APIRouter]) -> FastAPI:
+    app = FastAPI(
+        title="Stratal",
+        version=__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    for router in routers:
+        app.include_router(router, prefix=PREFIX)
+
+    async def on_stratal(request: Request, error: Exception) -> Response:
+        assert isinstance(error, StratalError)
+        return door.error(error, request.scope)
+
+    async def on_invalid(request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
+        return door.error(Invalid("The request is not valid: " + "; ".join(problems[:5])), request.scope)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        meaning: StratalError
+        if error.status_code == 404:
+            meaning = NotFound(
+                f"There is no {request.method} {request.url.path[:200]}.", reason="no_such_route"
+            )
+        elif error.status_code == 405:
+            meaning = Unsupported(f"{request.method} is not offered here.", reason="method_not_allowed")
+            return JSONResponse(error_body(meaning, request.scope), 405)
+        elif error.status_code < 500:
+            meaning = Invalid(str(error.detail))
+        else:
+            meaning = Internal(str(error.detail))
+        return door.error(meaning, request.scope)
+
+    app.add_exception_handler(StratalError, on_stratal)
+    app.add_exception_handler(RequestValidationError, on_invalid)
+    app.add_exception_handler(HTTPException, on_http)
+    return app

@@ -1,0 +1,64 @@
+"""Permissions: one table, action × weakest role that may do it. Every service call names its action.
+
+A principal acts in the project of its credential; an instance admin in every project. Whoever asks
+for a thing of a project that is not theirs is told that there is no such thing (`NotFound`), so that
+names of other projects cannot be probed.
+"""
+
+from stratal.identity.model import Principal, Role
+from stratal.kernel.errors import Denied, NotFound
+
+RANK = {Role.VIEWER: 0, Role.EDITOR: 1, Role.OWNER: 2, Role.ADMIN: 3}
+
+ACTIONS: dict[str, Role] = {
+    "project.read": Role.VIEWER,
+    "project.create": Role.ADMIN,
+    "project.manage": Role.OWNER,
+    "keys.read": Role.OWNER,
+    "keys.manage": Role.OWNER,
+    "events.read": Role.VIEWER,
+    "objects.read": Role.VIEWER,
+    "objects.write": Role.EDITOR,
+    "buckets.manage": Role.EDITOR,
+    "tables.read": Role.VIEWER,
+    "tables.write": Role.EDITOR,
+    "sql.query": Role.VIEWER,
+    "jobs.read": Role.VIEWER,
+    "jobs.run": Role.EDITOR,
+    "jobs.stop": Role.EDITOR,
+    "runs.read": Role.VIEWER,
+    "runs.write": Role.EDITOR,
+    "models.read": Role.VIEWER,
+    "models.write": Role.EDITOR,
+    "endpoints.read": Role.VIEWER,
+    "endpoints.invoke": Role.VIEWER,
+    "endpoints.deploy": Role.EDITOR,
+    "predictions.read": Role.VIEWER,
+    "instance.manage": Role.ADMIN,
+}
+
+
+def may(who: Principal, action: str, project_id: str) -> bool:
+    """True when `who` may do `action` in the project. Raises `KeyError` for an action not in the table."""
+    needed = ACTIONS[action]
+    if who.is_admin:
+        return True
+    return who.project_id == project_id and RANK[who.role] >= RANK[needed]
+
+
+def require(who: Principal, action: str, project_id: str, *, what: str = "") -> None:
+    """Raise `NotFound` when the project is not the caller's, `Denied` when the role is too weak.
+
+    `what` names the thing asked for (``bucket 'x'``) and is used in the message.
+    """
+    if may(who, action, project_id):
+        return
+    if who.project_id != project_id:
+        raise NotFound(
+            f"There is no {what or 'such thing'} in project {who.project!r}.",
+            hint="A key opens only its own project: check the name, or use a key of the right project.",
+        )
+    raise Denied(
+        f"{action} needs the role {ACTIONS[action].value} in project {who.project!r}; this key has {who.role.value}.",
+        hint="Ask an owner of the project for a key with that role (stratal keys create --role …).",
+    )
