@@ -63,11 +63,11 @@ class Chain:
             await self._refuse(error, door, scope, receive, answer)
         except Exception:
             log.exception("request %s failed", request_id)
-            error = Internal(
+            defect = Internal(
                 "Something went wrong inside Stratal; nothing you sent is to blame.",
                 hint=f"The server's log has the details under request id {request_id}.",
             )
-            await self._refuse(error, door, scope, receive, answer)
+            await self._refuse(defect, door, scope, receive, answer)
         finally:
             who = scope["state"]["who"]
             log.info(
