@@ -1,0 +1,34 @@
+"""The variables that point people's own clients at this instance: what `stratal env` prints and workloads get."""
+
+from stratal.identity.keys import Credential
+
+REGION = "us-east-1"
+
+
+def client_env(url: str, credential: Credential, project: str) -> dict[str, str]:
+    """One flat mapping of strings for boto3, awscli, pyarrow, pyiceberg, mlflow and our own CLI and SDK.
+
+    S3 clients sign with the key's id and secret; the others send ``<id>.<secret>`` as bearer or basic.
+    """
+    return {
+        "STRATAL_URL": url,
+        "STRATAL_API_KEY": credential.token,
+        "STRATAL_PROJECT": project,
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ACCESS_KEY_ID": credential.id,
+        "AWS_SECRET_ACCESS_KEY": credential.secret,
+        "AWS_REGION": REGION,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ALLOW_HTTP": "true",
+        "MLFLOW_TRACKING_URI": url,
+        "MLFLOW_TRACKING_USERNAME": credential.id,
+        "MLFLOW_TRACKING_PASSWORD": credential.secret,
+        "PYICEBERG_CATALOG__DEFAULT__TYPE": "rest",
+        "PYICEBERG_CATALOG__DEFAULT__URI": f"{url}/iceberg",
+        "PYICEBERG_CATALOG__DEFAULT__TOKEN": credential.token,
+        "PYICEBERG_CATALOG__DEFAULT__WAREHOUSE": project,
+        "PYICEBERG_CATALOG__DEFAULT__S3__ENDPOINT": url,
+        "PYICEBERG_CATALOG__DEFAULT__S3__ACCESS_KEY_ID": credential.id,
+        "PYICEBERG_CATALOG__DEFAULT__S3__SECRET_ACCESS_KEY": credential.secret,
+        "PYICEBERG_CATALOG__DEFAULT__S3__REGION": REGION,
+    }

@@ -1,0 +1,41 @@
+"""The schema's version: migrated by Alembic before the server reads a row.
+
+Alembic costs half a second to import, so a database that is at the newest revision already is
+recognised without it.
+"""
+
+import sqlite3
+from pathlib import Path
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def newest_revision() -> str:
+    """The revision this version of Stratal needs: the last file in `migrations/versions`, by name."""
+    return sorted(MIGRATIONS.joinpath("versions").glob("[0-9]*.py"))[-1].stem.split("_")[0]
+
+
+def current_revision(database: Path) -> str | None:
+    """The revision the database file is at; None for a new one."""
+    if not database.exists():
+        return None
+    with sqlite3.connect(database) as connection:
+        try:
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:
+            return None
+    connection.close()
+    return None if row is None else str(row[0])
+
+
+def ensure_schema(database: Path) -> None:
+    """Bring the database to the newest revision. Raises Alembic's error when it comes from a newer Stratal."""
+    if current_revision(database) == newest_revision():
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{database}")
+    command.upgrade(config, "head")

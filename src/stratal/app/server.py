@@ -1,0 +1,210 @@
+"""The server process: from a locked home directory to answering requests, and out again."""
+
+import asyncio
+import fcntl
+import json
+import logging
+import logging.handlers
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import uvicorn
+from starlette.types import Message, Receive, Scope, Send
+
+from stratal import __version__
+from stratal.app.processes import start_time
+from stratal.app.schema import ensure_schema
+from stratal.app.settings import Home, Settings
+from stratal.app.wiring import Platform, wire
+from stratal.kernel.errors import Conflict, Invalid
+
+log = logging.getLogger("stratal")
+_GRACE_SECONDS = 5
+
+
+def check_binding(settings: Settings) -> None:
+    """Refuse to be reachable from other machines without TLS, unless that was said to be wanted. Raises `Invalid`."""
+    if settings.tls_certificate or settings.insecure or is_loopback(settings.host):
+        return
+    raise Invalid(
+        f"Refusing to listen on {settings.host} without TLS: keys and data would cross the network in the clear.",
+        hint="Give --tls-cert and --tls-key, or say --insecure when something in front of Stratal does TLS.",
+        reason="insecure_binding",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """True for addresses only this machine can reach."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+@asynccontextmanager
+async def _running(platform: Platform) -> AsyncIterator[None]:
+    await platform.start()
+    try:
+        yield
+    finally:
+        await platform.close()
+
+
+def serve(settings: Settings, *, on_ready: Callable[[Platform], None]) -> None:
+    """Run the server until SIGTERM or SIGINT.
+
+    Holds an exclusive lock on the home directory for as long as it lives; the kernel lets go of it
+    when the process dies in whatever way, so a lock is never stale. Raises `Conflict` when another
+    server holds it or the port is taken, `Invalid` for an unsafe binding.
+    """
+    check_binding(settings)
+    home = settings.home
+    home.make()
+    lock = _take_lock(home)
+    try:
+        _log_to(home.log, settings.log_level)
+        tcp = _listen(settings)
+        unix = _listen_unix(home.platform_socket)
+        ensure_schema(home.database)
+        platform = wire(settings)
+        _write_private(home.admin_key, platform.founded.credential.token)
+        _run(settings, platform, [tcp, unix], on_ready)
+    finally:
+        with suppress(FileNotFoundError):
+            home.server_record.unlink()
+        lock.close()
+
+
+def _run(
+    settings: Settings, platform: Platform, sockets: list[socket.socket], on_ready: Callable[[Platform], None]
+) -> None:
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await lifespan(receive, send)
+        else:
+            await platform.chain(scope, receive, send)
+
+    async def lifespan(receive: Receive, send: Send) -> None:
+        await receive()
+        async with _running(platform):
+            started: Message = {"type": "lifespan.startup.complete"}
+            await send(started)
+            await receive()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    config = uvicorn.Config(
+        application,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+        ssl_certfile=settings.tls_certificate,
+        ssl_keyfile=settings.tls_key,
+    )
+    server = uvicorn.Server(config)
+
+    async def main() -> None:
+        serving = asyncio.create_task(server.serve(sockets=sockets))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.005)
+        if server.started:
+            _write_record(settings)
+            on_ready(platform)
+        await serving
+
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(main())
+
+
+def _take_lock(home: Home) -> IO[str]:
+    file = home.lock.open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        record = read_record(home)
+        where = f" at {record['url']} (pid {record['pid']})" if record else ""
+        raise Conflict(
+            f"Stratal is already running on {home.root}{where}.",
+            hint="See it with: stratal status. Stop it with: stratal down",
+            reason="already_running",
+        ) from error
+    return file
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    tcp = socket.socket(family, socket.SOCK_STREAM)
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    # Linux hands the listener's TCP_NODELAY to every accepted socket, so no answer waits for an ACK.
+    tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        tcp.bind((settings.host, settings.port))
+    except OSError as error:
+        tcp.close()
+        raise Conflict(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.",
+            hint="Choose another port: stratal up --port PORT",
+            reason="port_taken",
+        ) from error
+    tcp.listen(1024)
+    return tcp
+
+
+def _listen_unix(path: Path) -> socket.socket:
+    """Listen on a unix socket whatever the path's length (the kernel takes 107 bytes): bind relative to its folder."""
+    with suppress(FileNotFoundError):
+        path.unlink()
+    unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        unix.bind(f"/proc/self/fd/{folder}/{path.name}")
+    finally:
+        os.close(folder)
+    path.chmod(0o600)
+    unix.listen(1024)
+    return unix
+
+
+def _write_record(settings: Settings) -> None:
+    pid = os.getpid()
+    record = {"pid": pid, "started": start_time(pid), "url": settings.url, "version": __version__}
+    _write_private(settings.home.server_record, json.dumps(record))
+
+
+def read_record(home: Home) -> dict[str, str | int] | None:
+    """What the running (or killed) server wrote of itself; None when there is nothing readable."""
+    try:
+        record = json.loads(home.server_record.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    scratch = path.with_name(path.name + ".new")
+    with suppress(FileNotFoundError):
+        scratch.unlink()
+    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(path)
+
+
+def _log_to(path: Path, level: str) -> None:
+    handler = logging.handlers.RotatingFileHandler(path, maxBytes=20 * 1024 * 1024, backupCount=3)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("stratal").setLevel(level.upper())

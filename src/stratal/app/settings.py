@@ -1,0 +1,133 @@
+"""Settings: the only place that reads the environment. `SETTINGS` documents every variable."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+SETTINGS: dict[str, str] = {
+    "STRATAL_HOME": "The data directory (default ~/.stratal).",
+    "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
+    "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
+    "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
+    "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
+}
+DEFAULT_PORT = 8484
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The data directory's layout. Everything the platform keeps lies below `root`."""
+
+    root: Path
+
+    @property
+    def database(self) -> Path:
+        return self.root / "db" / "stratal.db"
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "blobs"
+
+    @property
+    def master_key(self) -> Path:
+        return self.root / "keys" / "master.key"
+
+    @property
+    def admin_key(self) -> Path:
+        return self.root / "keys" / "admin.key"
+
+    def env_key(self, project: str) -> Path:
+        return self.root / "keys" / f"env-{project}.key"
+
+    @property
+    def run(self) -> Path:
+        return self.root / "run"
+
+    @property
+    def lock(self) -> Path:
+        return self.run / "server.lock"
+
+    @property
+    def server_record(self) -> Path:
+        return self.run / "server.json"
+
+    @property
+    def platform_socket(self) -> Path:
+        """The server's unix socket: how sandboxed workloads without a network reach the platform."""
+        return self.run / "platform" / "server.sock"
+
+    @property
+    def keeper(self) -> Path:
+        return self.run / "keeper"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "logs" / "server.log"
+
+    @property
+    def environments(self) -> Path:
+        return self.root / "envs"
+
+    @property
+    def work(self) -> Path:
+        return self.root / "work"
+
+    @property
+    def spool(self) -> Path:
+        """Prediction rows that have not been rolled into the lake."""
+        return self.root / "spool"
+
+    @property
+    def models(self) -> Path:
+        """Model files laid out for replicas; a cache, rebuilt from blobs."""
+        return self.root / "models"
+
+    def make(self) -> None:
+        """Create the directories, each closed to other users (mode 0700)."""
+        for path in (
+            self.root,
+            self.database.parent,
+            self.blobs,
+            self.master_key.parent,
+            self.run,
+            self.platform_socket.parent,
+            self.keeper,
+            self.log.parent,
+            self.environments,
+            self.work,
+            self.spool,
+            self.models,
+        ):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How one instance runs. `hosts` are names it answers to besides loopback."""
+
+    home: Home
+    host: str = "127.0.0.1"
+    port: int = DEFAULT_PORT
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    insecure: bool = False
+    log_level: str = "info"
+
+    @property
+    def url(self) -> str:
+        """The address printed and put into clients' variables."""
+        host = "127.0.0.1" if self.host in {"0.0.0.0", "::", "localhost"} else self.host  # noqa: S104
+        shown = f"[{host}]" if ":" in host else host
+        return f"{'https' if self.tls_certificate else 'http'}://{shown}:{self.port}"
+
+
+def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """STRATAL_HOME, else ~/.stratal; absolute."""
+    return Path(environ.get("STRATAL_HOME") or Path.home() / ".stratal").expanduser().absolute()
+
+
+def log_level(environ: Mapping[str, str] = os.environ) -> str:
+    """STRATAL_LOG_LEVEL, else info."""
+    level = environ.get("STRATAL_LOG_LEVEL", "info").lower()
+    return level if level in {"debug", "info", "warning", "error"} else "info"

@@ -1,0 +1,10 @@
+"""Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
+
+from stratal.identity import tables as identity
+from stratal.kernel import events
+from stratal.kernel.database import metadata
+from stratal.ledger import tables as ledger
+
+ROOMS = (events, identity, ledger)
+
+__all__ = ["ROOMS", "metadata"]

@@ -1,0 +1,84 @@
+"""Wiring: which adapter stands behind which port, which services exist, which doors are asked in which order."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from stratal.app.settings import Settings
+from stratal.gateway.chain import Chain
+from stratal.gateway.credentials import Authenticator
+from stratal.gateway.door import Door
+from stratal.gateway.native import projects as native_projects
+from stratal.gateway.native.door import NativeDoor
+from stratal.gateway.operations.door import OperationsDoor
+from stratal.identity.founding import Founded, found
+from stratal.identity.keys import Keys
+from stratal.identity.master import load_or_create
+from stratal.identity.projects import Projects
+from stratal.identity.sessions import Sessions
+from stratal.kernel.clock import system_clock
+from stratal.kernel.database import Database, is_ready
+from stratal.kernel.events import Events
+from stratal.ledger.lineage import Lineage
+
+
+@dataclass(slots=True)
+class Platform:
+    """A wired instance. `start` and `close` run in the server's event loop; `close` ends in reverse order."""
+
+    settings: Settings
+    database: Database
+    founded: Founded
+    chain: Chain
+    starts: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    closes: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def start(self) -> None:
+        for start in self.starts:
+            await start()
+
+    async def close(self) -> None:
+        for close in reversed(self.closes):
+            await close()
+        self.database.close()
+
+
+def wire(settings: Settings) -> Platform:
+    """Build the platform on its home directory. The schema must be up to date."""
+    home = settings.home
+    clock = system_clock
+    database = Database(home.database)
+    starts: list[Callable[[], Awaitable[None]]] = []
+    closes: list[Callable[[], Awaitable[None]]] = []
+
+    # kernel, identity, ledger
+    events = Events(database)
+    keys = Keys(database, load_or_create(home.master_key), clock)
+    projects = Projects(database, clock)
+    sessions = Sessions(database, clock)
+    founded = found(database, keys, clock)
+    lineage = Lineage(database, clock)
+    bearer = Authenticator(keys)
+
+    # compute, data, collab, ai: services are made here, lower rooms first
+
+    # doors, in the order in which they are asked
+    native = NativeDoor(
+        bearer,
+        sessions,
+        [
+            native_projects.router(keys, projects, sessions, events),
+        ],
+    )
+    doors: list[Door] = [
+        OperationsDoor({"database": lambda: is_ready(database)}),
+        native,
+    ]
+    _ = lineage
+    return Platform(
+        settings=settings,
+        database=database,
+        founded=founded,
+        chain=Chain(doors, hosts=[settings.host]),
+        starts=starts,
+        closes=closes,
+    )
