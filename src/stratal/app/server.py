@@ -108,19 +108,16 @@ def _run(
         ssl_certfile=settings.tls_certificate,
         ssl_keyfile=settings.tls_key,
     )
-    server = uvicorn.Server(config)
 
-    async def main() -> None:
-        serving = asyncio.create_task(server.serve(sockets=sockets))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.005)
-        if server.started:
-            _write_record(settings)
-            on_ready(platform)
-        await serving
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                _write_record(settings)
+                on_ready(platform)
 
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(main())
+        runner.run(Server(config).serve(sockets=sockets))
 
 
 def _take_lock(home: Home) -> IO[str]:

@@ -1,0 +1,205 @@
+"""``stratal up``, ``down`` and ``status``."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+
+from stratal.app.processes import descendants, describe, end, is_alive, start_time
+from stratal.app.settings import DEFAULT_PORT, Home, Settings, log_level
+from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
+from stratal.kernel.errors import Unavailable
+from stratal.sdk import ApiError, Client
+
+_READY_SECONDS = 60.0
+
+
+@click.command(epilog="Examples: stratal up --detach · stratal up --port 9000 --home /data/stratal")
+@home_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535))
+@click.option(
+    "--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate (PEM)."
+)
+@click.option(
+    "--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key (PEM)."
+)
+@click.option("--insecure", is_flag=True, help="Allow other machines in without TLS.")
+@click.option("--detach", is_flag=True, help="Return once it is ready; it runs on in the background.")
+def up(
+    home: Path,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure: bool,
+    detach: bool,
+) -> None:
+    """Start the platform on this machine.
+
+    The first start makes the data directory, its keys, the admin and the project `default`.
+    """
+    settings = Settings(
+        home=Home(home.expanduser().absolute()),
+        host=host,
+        port=port,
+        tls_certificate=tls_cert,
+        tls_key=tls_key,
+        insecure=insecure,
+        log_level=log_level(),
+    )
+    if bool(tls_cert) != bool(tls_key):
+        raise click.UsageError("--tls-cert and --tls-key go together.")
+    if detach:
+        _detach(settings)
+        return
+    from stratal.app.server import serve
+    from stratal.app.wiring import Platform
+
+    def announce(platform: Platform) -> None:
+        if os.environ.get("STRATAL_DETACHED"):
+            return
+        # In a thread of its own: it asks the server, whose event loop is what called us.
+        threading.Thread(target=_welcome, args=(settings, platform.founded.first), daemon=True).start()
+
+    serve(settings, on_ready=announce)
+
+
+def _detach(settings: Settings) -> None:
+    """Start the server in a session of its own and wait until it answers."""
+    from stratal.app.server import check_binding, read_record
+
+    check_binding(settings)
+    first = not settings.home.database.exists()
+    settings.home.make()
+    arguments = [sys.executable, "-m", "stratal.cli.main", "up", "--home", str(settings.home.root)]
+    arguments += ["--host", settings.host, "--port", str(settings.port)]
+    if settings.tls_certificate and settings.tls_key:
+        arguments += ["--tls-cert", str(settings.tls_certificate), "--tls-key", str(settings.tls_key)]
+    if settings.insecure:
+        arguments.append("--insecure")
+    out = settings.home.log.with_name("server.out")
+    with out.open("wb") as stream:
+        server = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            cwd="/",
+            env={**os.environ, "STRATAL_DETACHED": "1"},
+        )
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        code = server.poll()
+        if code is not None:
+            click.echo(out.read_text(errors="replace").rstrip(), err=True)
+            raise SystemExit(code or 1)
+        record = read_record(settings.home)
+        if record is not None and record["pid"] == server.pid:
+            _welcome(settings, first)
+            return
+        time.sleep(0.02)
+    raise Unavailable(
+        f"The server did not become ready within {_READY_SECONDS:.0f} s.",
+        hint=f"Its log: {settings.home.log}",
+    )
+
+
+def _welcome(settings: Settings, first: bool) -> None:
+    click.echo(f"Stratal is ready at {settings.url}   (data in {settings.home.root})")
+    if first:
+        click.echo("First start: made the instance key, the admin and the project 'default'.")
+    try:
+        # The admin's own key, not STRATAL_API_KEY: that may belong to another instance.
+        key = settings.home.admin_key.read_text().strip()
+        click.echo(f"Console:  {settings.url}{_login_path(settings, key)}   (one-time link)")
+    except (ApiError, OSError):
+        click.echo("Console:  stratal login-link")
+    click.echo('Next:     stratal demo      or      eval "$(stratal env)"')
+
+
+def _login_path(settings: Settings, key: str) -> str:
+    return str(Client(settings.url, key).post("/login-links")["path"])
+
+
+@click.command(epilog="Example: stratal down --keep-jobs")
+@home_option
+@click.option(
+    "--keep-jobs", is_flag=True, help="Let running jobs go on; the next `stratal up` finds them again."
+)
+@json_option
+def down(home: Path, keep_jobs: bool, as_json: bool) -> None:
+    """Stop server, keeper and workloads."""
+    from stratal.app.server import read_record
+
+    place = Home(home.expanduser().absolute())
+    record = read_record(place)
+    was_running = False
+    if record is not None and is_alive(int(record["pid"]), int(record["started"])):
+        was_running = True
+        if not end(int(record["pid"]), int(record["started"]), grace_seconds=15):
+            raise Unavailable(f"The server (pid {record['pid']}) does not end.")
+    if record is not None:
+        place.server_record.unlink(missing_ok=True)
+    if as_json:
+        print_json({"stopped": was_running, "home": str(place.root)})
+    else:
+        click.echo("Stopped." if was_running else f"Nothing was running on {place.root}.")
+
+
+@click.command()
+@home_option
+@json_option
+def status(home: Path, as_json: bool) -> None:
+    """Show what is running, where, and how much memory it holds. Exit code 3 when nothing is."""
+    from stratal.app.server import read_record
+
+    place = Home(home.expanduser().absolute())
+    record = read_record(place)
+    running = record is not None and is_alive(int(record["pid"]), int(record["started"]))
+    answer: dict[str, object] = {"state": "running" if running else "stopped", "home": str(place.root)}
+    processes = []
+    if record is not None and running:
+        pids = [int(record["pid"]), *_keeper_pids(place)]
+        pids += [child for pid in list(pids) for child in descendants(pid)]
+        processes = [p for pid in dict.fromkeys(pids) if (p := describe(pid)) is not None]
+        answer |= {"url": record["url"], "pid": record["pid"], "version": record["version"]}
+        answer["keeper_pid"] = next(iter(_keeper_pids(place)), None)
+        answer["pss_bytes"] = sum(p.pss_bytes for p in processes)
+        answer["processes"] = [
+            {"pid": p.pid, "command": p.command, "pss_bytes": p.pss_bytes} for p in processes
+        ]
+    if as_json:
+        print_json(answer)
+    elif running and record is not None:
+        click.echo(
+            f"Running at {record['url']} (pid {record['pid']}, version {record['version']}), data in {place.root}"
+        )
+        print_table(
+            ["Pid", "Memory", "Process"],
+            [(p.pid, human_bytes(p.pss_bytes), p.command[:90]) for p in processes],
+            empty="",
+            right=(0, 1),
+        )
+        click.echo(
+            f"Memory in all: {human_bytes(sum(p.pss_bytes for p in processes))} (proportional set size)"
+        )
+    else:
+        click.echo(f"Nothing is running on {place.root}. Start it with: stratal up --detach")
+    if not running:
+        raise SystemExit(3)
+
+
+def _keeper_pids(place: Home) -> list[int]:
+    try:
+        record = json.loads((place.keeper / "keeper.json").read_text())
+    except (OSError, ValueError):
+        return []
+    pid = int(record["pid"])
+    return [pid] if start_time(pid) is not None else []

@@ -1,0 +1,122 @@
+"""``stratal``: the root of the command line.
+
+`COMMANDS` names each command's module and one-line help, so that ``stratal --help`` imports none of
+them. Every command's mistake ends as one clear message on stderr and an exit code of `EXIT_CODES`.
+"""
+
+import importlib
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from stratal import __version__
+from stratal.cli.output import print_error
+from stratal.kernel.errors import StratalError
+
+EXIT_CODES = """
+\b
+Exit codes:
+  0  done
+  1  the platform refused or failed (the message says why)
+  2  the command line was wrong
+  3  the platform is not running or could not be reached
+  4  not signed in: no key, or one that is wrong, expired or revoked
+  5  not allowed
+  6  no such thing
+  130 interrupted
+`stratal run --follow` ends with the job's own exit code.
+"""
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "up": ("stratal.cli.life", "Start the platform on this machine."),
+    "down": ("stratal.cli.life", "Stop server, keeper and workloads."),
+    "status": ("stratal.cli.life", "Show what is running, where, and how much memory it holds."),
+    "doctor": ("stratal.cli.doctor", "Check the installation and say what is and is not enforced here."),
+    "env": ("stratal.cli.env", "Print the variables that point your clients at this platform."),
+    "login-link": ("stratal.cli.env", "Print a one-time link that signs you in to the console."),
+    "whoami": ("stratal.cli.identity", "Show whose key this is and where it acts."),
+    "projects": ("stratal.cli.identity", "Create and list projects."),
+    "keys": ("stratal.cli.identity", "Create, list and revoke keys."),
+}
+
+
+class _Lazy(click.Group):
+    """A group whose commands are imported when called; their short help is known beforehand."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(importlib.import_module(entry[0]), cmd_name.replace("-", "_"))
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else " See: stratal --help"
+            raise click.UsageError(f"There is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EXIT_CODES,
+    invoke_without_command=False,
+)
+@click.version_option(__version__, "-V", "--version", prog_name="stratal")
+def cli() -> None:
+    """Stratal: one system that stores the data, runs the work and answers the requests.
+
+    \b
+    Start here:
+      stratal up --detach          start the platform
+      eval "$(stratal env)"        point boto3, pyiceberg, mlflow … at it
+      stratal demo                 from real data to a prediction that can be explained
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line; never shows a traceback for a user's mistake."""
+    try:
+        code = cli(standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except StratalError as error:
+        print_error(error.message, error.hint)
+        sys.exit(_code_of_status(error.status))
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        from stratal.sdk import ApiError
+
+        if isinstance(error, ApiError):
+            print_error(error.message, error.hint, error.request_id)
+            sys.exit(_code_of_status(error.status))
+        raise
+
+
+def _code_of_status(status: int) -> int:
+    return {0: 3, 401: 4, 403: 5, 404: 6}.get(status, 1)
+
+
+if __name__ == "__main__":
+    main()
