@@ -113,10 +113,11 @@ class PlatformServer:
         """``kill -9`` the server (or `pid`) and wait until it is gone."""
         victim = pid or self.pid()
         os.kill(victim, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{victim}").exists() or _is_zombie(victim))
+        wait_until(lambda: is_gone(victim))
 
 
-def _is_zombie(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
+    """Has the process ended (a zombie has)?"""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
     except OSError:

@@ -6,6 +6,7 @@ import json
 import logging
 import logging.handlers
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -116,6 +117,9 @@ def _run(
                 _write_record(settings)
                 on_ready(platform)
 
+    # uvicorn raises the signal that ended it once more when all is closed; by then it has done its work.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(Server(config).serve(sockets=sockets))
 

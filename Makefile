@@ -1,0 +1,39 @@
+# Every command of the day. `make` alone lists them.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo check test soak bench format bootstrap-demo bootstrap-test
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+bootstrap-demo:
+	@$(or $(PYTHON),python3) scripts/bootstrap.py demo
+
+bootstrap-test:
+	@$(or $(PYTHON),python3) scripts/bootstrap.py test
+
+demo: bootstrap-demo ## set everything up, start the platform, go from real data to an explained prediction
+	@$(BIN)/stratal demo
+
+check: bootstrap-test ## format, lint, types, import contracts, fast tests (under 45 s)
+	@$(BIN)/ruff format --check -q src tests bench scripts
+	@$(BIN)/ruff check -q src tests bench scripts
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --no-cache > .lint-imports.log 2>&1 || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
+	@$(BIN)/pytest -m fast tests/rooms tests/docs
+
+test: check ## all tests, with a bounded sample of the long ones (under 15 min)
+	@$(BIN)/pytest -m "not soak and not fast"
+
+soak: bootstrap-test ## the long tests whole: thousands of kills, cuts and fuzz cases
+	@$(BIN)/pytest -m soak
+
+bench: bootstrap-test ## side-by-side measurements against named peers
+	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+format: bootstrap-test ## let the formatter have its way
+	@$(BIN)/ruff format -q src tests bench scripts
+	@$(BIN)/ruff check -q --fix src tests bench scripts

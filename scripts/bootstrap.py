@@ -1,0 +1,66 @@
+"""Make .venv ready: needs nothing but a Python of at least 3.11. Quick when there is nothing to do.
+
+Usage: python3 scripts/bootstrap.py demo|test
+
+``demo`` installs the platform and what the demo uses; ``test`` also the tools and every real client.
+Exact versions come from constraints.txt; packages come from the sources this machine's pip is
+configured with (uv, which installs them, does not read pip's settings by itself).
+"""
+
+import hashlib
+import os
+import runpy
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+WANTED = {"demo": ["-e", ".[demo]"], "test": ["-e", ".[demo]", "--group", "test"]}
+
+
+def main(goal: str) -> None:
+    stamp = VENV / f".ready-{goal}"
+    state = hashlib.sha256(
+        (ROOT / "pyproject.toml").read_bytes()
+        + (ROOT / "constraints.txt").read_bytes()
+        + sys.version.encode()
+    ).hexdigest()
+    if stamp.exists() and stamp.read_text() == state:
+        return
+    python = VENV / "bin" / "python"
+    if not python.exists():
+        print("Creating .venv …", flush=True)
+        venv.create(VENV, with_pip=True)
+    if not (VENV / "bin" / "uv").exists():
+        pinned = next(
+            line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("uv==")
+        )
+        print(f"Installing {pinned} …", flush=True)
+        run([str(python), "-m", "pip", "install", "--quiet", pinned], dict(os.environ))
+    sources = runpy.run_path(str(ROOT / "src" / "stratal" / "compute" / "package_sources.py"))
+    environ = {**os.environ, **sources["uv_environment"](os.environ)}
+    environ.pop("VIRTUAL_ENV", None)
+    print(f"Installing Stratal and what `make {goal}` needs …", flush=True)
+    command = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python)]
+    run([*command, "-c", "constraints.txt", *WANTED[goal]], environ)
+    stamp.write_text(state)
+    if goal == "test":
+        (VENV / ".ready-demo").write_text(state)
+
+
+def run(command: list[str], environ: dict[str, str]) -> None:
+    done = subprocess.run(command, cwd=ROOT, env=environ, check=False)
+    if done.returncode:
+        sys.exit(f"This failed: {' '.join(command)}")
+
+
+if __name__ == "__main__":
+    if sys.version_info < (3, 11):
+        sys.exit(
+            f"Stratal needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11 …"
+        )
+    if len(sys.argv) != 2 or sys.argv[1] not in WANTED:
+        sys.exit(f"Usage: {sys.argv[0]} {'|'.join(WANTED)}")
+    main(sys.argv[1])
