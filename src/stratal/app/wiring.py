@@ -14,6 +14,7 @@ from stratal.identity.founding import Founded, found
 from stratal.identity.keys import Keys
 from stratal.identity.master import load_or_create
 from stratal.identity.projects import Projects
+from stratal.identity.removal import Purge, Removal
 from stratal.identity.sessions import Sessions
 from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
@@ -61,12 +62,17 @@ def wire(settings: Settings) -> Platform:
 
     # compute, data, collab, ai: services are made here, lower rooms first
 
+    # what removing a project means in each room, highest first
+    purges: list[Purge] = []
+    removal = Removal(database, keys, projects, clock, purges)
+    starts.append(removal.resume)
+
     # doors, in the order in which they are asked
     native = NativeDoor(
         bearer,
         sessions,
         [
-            native_projects.router(keys, projects, sessions, events),
+            native_projects.router(keys, projects, removal, sessions, events),
         ],
     )
     doors: list[Door] = [

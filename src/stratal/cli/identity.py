@@ -2,6 +2,7 @@
 
 import re
 import time
+from urllib.parse import quote
 
 import click
 
@@ -54,6 +55,23 @@ def list_projects(as_json: bool) -> None:
         [(p["name"], p["created_at"]) for p in answer["projects"]],
         empty="No projects.",
     )
+
+
+@projects.command("remove")
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+def remove_project(name: str, yes: bool, as_json: bool) -> None:
+    """Remove the project NAME and everything in it, bytes included. This cannot be undone."""
+    if not yes:
+        click.confirm(
+            f"Remove project {name!r} with all its data, models and endpoints for good?", abort=True
+        )
+    Client().delete(f"/projects/{quote(name, safe='')}")
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"Removed project {name}.")
 
 
 @click.group(epilog="Example: stratal keys create ci --role editor --expires 30d")

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
@@ -215,9 +215,16 @@ class Keys:
 
     def end_workload(self, connection: Connection, workload: str) -> None:
         """Revoke every credential of the workload, in the caller's write transaction."""
+        self._revoke_where(connection, keys.c.workload == workload)
+
+    def revoke_all_of(self, connection: Connection, project_id: str) -> None:
+        """Revoke every key of a project, in the caller's write transaction."""
+        self._revoke_where(connection, keys.c.project_id == project_id)
+
+    def _revoke_where(self, connection: Connection, condition: ColumnElement[bool]) -> None:
         ended = connection.execute(
             update(keys)
-            .where(keys.c.workload == workload, keys.c.revoked_at.is_(None))
+            .where(condition, keys.c.revoked_at.is_(None))
             .values(revoked_at=self._clock())
             .returning(keys.c.id)
         ).scalars()

@@ -14,6 +14,7 @@ ACTIONS: dict[str, Role] = {
     "project.read": Role.VIEWER,
     "project.create": Role.ADMIN,
     "project.manage": Role.OWNER,
+    "project.remove": Role.OWNER,
     "keys.read": Role.OWNER,
     "keys.manage": Role.OWNER,
     "events.read": Role.VIEWER,

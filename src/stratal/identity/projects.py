@@ -41,7 +41,7 @@ class Projects:
 
     async def list(self, who: Principal) -> list[Project]:
         """Every project for an admin; else the caller's own."""
-        query = select(projects).order_by(projects.c.name)
+        query = select(projects).where(projects.c.removing_at.is_(None)).order_by(projects.c.name)
         if not who.is_admin:
             query = query.where(projects.c.id == who.project_id)
         rows = await self._database.read(lambda c: c.execute(query).all())
@@ -52,7 +52,7 @@ class Projects:
         row = await self._database.read(
             lambda c: c.execute(select(projects).where(projects.c.name == name)).one_or_none()
         )
-        if row is None or (row.id != who.project_id and not who.is_admin):
+        if row is None or row.removing_at is not None or (row.id != who.project_id and not who.is_admin):
             raise NotFound(
                 f"There is no project {name!r} for this key.", hint="List them with: stratal projects list"
             )

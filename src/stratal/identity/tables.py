@@ -11,6 +11,7 @@ projects = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("removing_at", BigInteger),
 )
 
 people = Table(

@@ -13,6 +13,7 @@ from stratal.identity.keys import KeyInfo, Keys
 from stratal.identity.model import Principal, Role
 from stratal.identity.permissions import require
 from stratal.identity.projects import Project, Projects
+from stratal.identity.removal import Removal
 from stratal.identity.sessions import Sessions
 from stratal.kernel.clock import iso
 from stratal.kernel.events import Event, Events
@@ -30,7 +31,7 @@ class NewKey(BaseModel):
     expires_at: int | None = Field(None, description="Epoch milliseconds; absent: does not expire.")
 
 
-def router(keys: Keys, projects: Projects, sessions: Sessions, events: Events) -> APIRouter:
+def router(keys: Keys, projects: Projects, removal: Removal, sessions: Sessions, events: Events) -> APIRouter:
     """Routes of the tenant boundary."""
     api = APIRouter(tags=["identity"])
 
@@ -53,6 +54,11 @@ def router(keys: Keys, projects: Projects, sessions: Sessions, events: Events) -
     @api.post("/projects", status_code=201)
     async def create_project(who: Who, body: NewProject) -> dict[str, object]:
         return _project(await projects.create(who, body.name))
+
+    @api.delete("/projects/{project}", status_code=204)
+    async def remove_project(who: Who, project: str) -> None:
+        """Remove the project and everything in it, bytes included. Cannot be undone."""
+        await removal.remove(who, project)
 
     @api.get("/projects/{project}/keys")
     async def list_keys(who: Who, project: str) -> dict[str, object]:
