@@ -21,13 +21,24 @@ class WorkloadSpec:
     attempt_id: str
     argv: Sequence[str]
     env: Mapping[str, str]
-    """The whole environment: nothing of the server's own is inherited."""
+    """The whole environment: nothing of the server's own is inherited.
+
+    `isolate` replaces HOME by a fresh private folder (and TMPDIR, where /tmp cannot be made private).
+    ``STRATAL_URL`` says which loopback port must lead to the platform when `network` is ``platform``.
+    """
     cwd: Path
     """The working directory; writable for the workload."""
     python: Path | None = None
-    """The interpreter that runs the standard-library-only launcher; None: the engine's own."""
+    """The interpreter that runs the standard-library-only first step inside the sandbox; None: the engine's own.
+
+    What holds the limits, outside of the sandbox, is never run by an interpreter that users' packages were
+    installed with.
+    """
     read_only: Sequence[Path] = ()
-    """Further paths the workload may read (its environment, a model's files) inside the sandbox."""
+    """Further paths the workload may read (its environment, a model's files) inside the sandbox.
+
+    The system's folders and the Python installation behind `python` and `argv[0]` are readable anyway.
+    """
     read_write: Sequence[Path] = ()
     """Further paths it may write (a socket's folder, a checkpoint's folder)."""
     cpus: float | None = None
@@ -72,6 +83,7 @@ class WorkloadStatus:
     attempt_id: str
     state: WorkloadState
     pid: int | None = None
+    """The process that guards the workload: the root of its tree."""
     started_at: int | None = None
     """Epoch milliseconds."""
     ended_at: int | None = None
@@ -97,13 +109,17 @@ class Engine(Protocol):
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         """Start it, or return the present status when this `attempt_id` was started before.
 
-        Raises `Unavailable` when the engine cannot be reached, `Invalid` when the argv cannot be executed
-        at all (no such program): then nothing was started and the attempt id is still unused.
+        Raises `Invalid` when it could never be executed (no such program, no such folder, a folder that would
+        show the platform's home), `Unavailable` when it cannot be now (the engine cannot be reached, a fence that
+        was asked for cannot be built): then nothing was started and the attempt id is still unused.
         """
         ...
 
     async def adopt(self) -> Sequence[WorkloadStatus]:
-        """Every attempt the engine still knows of, running or ended: called after a restart of the server."""
+        """Every attempt the engine still knows of, running or ended: called after a restart of the server.
+
+        An attempt that is not among them was never started (or was released): starting it is safe.
+        """
         ...
 
     def watch(self) -> AsyncIterator[WorkloadStatus]:

@@ -1,0 +1,15 @@
+"""The local engine: workloads as processes of this machine, which outlive the server.
+
+    server ── `adapter.LocalEngine` ──unix socket── `keeper` ── `launcher` ── [bubblewrap ── `entry`] ── workload
+
+- `keeper` starts launchers, watches them and tells who asks. It holds nothing that is not also on disk,
+  so it may be killed and started again at any moment.
+- `launcher`, one per attempt, holds the limits, accounts, ends the whole tree, and writes the exit code
+  itself: that is why the code survives the server and the keeper.
+- `entry` is the first step inside the sandbox; it becomes the workload.
+
+`keeper`, `launcher`, `entry` and what they import (`process`, `wire`, `sandbox`, `landlock`, `cgroup`,
+`relay`, `census`) use the standard library alone, sparingly, and are started by `boot.py` in a bare interpreter.
+
+Others use `stratal.engines.local.adapter.LocalEngine` and `stratal.engines.local.probe.probe`.
+"""

@@ -1,0 +1,70 @@
+"""What a tree of processes consumes, counted by looking often enough and no more. Standard library only."""
+
+from __future__ import annotations
+
+import resource
+import time
+
+from stratal.engines.local import process
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_SHORTEST, _LONGEST = 0.02, 1.0
+_GROWTH = 4 << 30
+"""Bytes per second that a workload is expected to be able to grow by: how soon to look again."""
+_WORTH_SHARING = 64 << 20
+"""Below this, shared pages are not told apart: reading PSS costs milliseconds per gigabyte."""
+
+
+class Census:
+    """Looks at every process below `root` now and then: memory, its peak and integral, processor time."""
+
+    def __init__(self, root: int, limit: int | None) -> None:
+        self._root = root
+        self._limit = limit
+        self._began = self._last = time.monotonic()
+        self._pause = _SHORTEST
+        self.memory = 0
+        self.peak = 0
+        self.byte_seconds = 0.0
+        self.live_cpu = 0.0
+        self.members: list[int] = []
+        self.due = self._began + _SHORTEST
+
+    def look(self) -> None:
+        """Count now, and decide when next."""
+        self.members = process.descendants(self._root)
+        memory = sum(process.resident(pid) for pid in self.members)
+        if len(self.members) > 1 and memory > min(_WORTH_SHARING, self._limit or _WORTH_SHARING):
+            memory = sum(process.proportional(pid) for pid in self.members)
+        now = time.monotonic()
+        self.byte_seconds += (self.memory + memory) / 2 * (now - self._last)
+        self.memory, self._last = memory, now
+        self.peak = max(self.peak, memory)
+        self.live_cpu = process.processor_seconds(self.members)
+        self._pause = min(self._pause * 1.5, _LONGEST)
+        pause = self._pause
+        if self._limit:
+            pause = min(pause, max(_SHORTEST, (self._limit - memory) / _GROWTH))
+        self.due = now + pause
+
+    def over_limit(self) -> bool:
+        return self._limit is not None and self.memory > self._limit
+
+    def usage(self, *, ended: bool) -> dict[str, Any]:
+        """The `Usage` so far; once all ended, the kernel's own account of processor time is used."""
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        now = time.monotonic()
+        peak = max(self.peak, spent.ru_maxrss * 1024) if ended else self.peak
+        cpu = spent.ru_utime + spent.ru_stime
+        integral = self.byte_seconds + self.memory * (now - self._last)
+        if ended and integral == 0:  # it was over before it could be looked at
+            integral = peak * (now - self._began)
+        return {
+            "cpu_seconds": round(cpu if ended else cpu + self.live_cpu, 4),
+            "peak_memory_bytes": peak,
+            "wall_seconds": round(now - self._began, 4),
+            "memory_byte_seconds": round(integral, 1),
+        }

@@ -1,0 +1,475 @@
+"""The keeper: starts launchers, watches them, tells who asks. One per run directory; outlives the server.
+
+It may be killed at any moment: all it knows is on disk, written by the launchers, and a new keeper
+reads it back (`attempts.Attempt.load`). A start is safe against that too. The intent (`spec.json`) is durable
+before a launcher is spawned, and only who creates `pid.json` may go on: a launcher to run the
+workload, or a new keeper to declare that nothing was started.
+
+Protocol: lines of JSON over a unix stream socket that only the same user may reach, opened by the
+token in the run directory. ``{"id": 1, "op": "start", …}`` is answered by ``{"id": 1, "ok": …}`` or
+``{"id": 1, "error": [kind, message]}``; after ``watch`` come ``{"event": status}`` lines, unasked.
+Standard library only; holds some ten megabytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+
+from stratal.engines.local import process, sandbox
+from stratal.engines.local.attempts import Attempt, Folder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+PROTOCOL = 1
+BUSY = 75
+"""Exit code of a keeper that found another one in its place (EX_TEMPFAIL)."""
+_LINE_LIMIT = 32 << 20
+_POLL_SECONDS = 0.2
+_STUCK_SECONDS = 20.0
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``keeper --dir <run directory>``: returns (in the parent) once a keeper listens there."""
+    run_dir = os.path.abspath(arguments[arguments.index("--dir") + 1])
+    os.umask(0o077)
+    os.makedirs(f"{run_dir}/attempts", mode=0o700, exist_ok=True)
+    os.chmod(run_dir, 0o700)
+    lock = os.open(f"{run_dir}/keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        sys.exit(BUSY)
+    os.chdir("/")
+    listener = _listen(run_dir)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    log = os.open(f"{run_dir}/keeper.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd, target in ((null, 0), (log, 1), (log, 2)):
+        os.dup2(fd, target)
+    os.close(log)
+    os.close(null)
+    process.become_subreaper()
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+    Keeper(run_dir, listener).run()
+
+
+def _listen(run_dir: str) -> socket.socket:
+    """Bind by way of the directory's descriptor: a socket's own path may have 107 bytes at most."""
+    folder = os.open(run_dir, os.O_PATH | os.O_DIRECTORY)
+    name = f"/proc/self/fd/{folder}/keeper.sock"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(name)
+    os.chmod(name, 0o600)
+    os.close(folder)
+    process.write_json(f"{run_dir}/keeper.token", {"token": os.urandom(24).hex()}, durable=False)
+    listener.listen(64)
+    listener.setblocking(False)
+    return listener
+
+
+class _Refusal(Exception):
+    """What a request is answered with when it cannot be done: a kind that the client knows, and why."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class _Client:
+    """A connection: what came in and is no whole line yet, what is to go out."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.incoming = bytearray()
+        self.outgoing = bytearray()
+        self.trusted = False
+        self.watching = False
+        self.gone = False
+
+
+class Keeper:
+    def __init__(self, run_dir: str, listener: socket.socket) -> None:
+        token = process.read_json(f"{run_dir}/keeper.token")
+        assert token is not None
+        self._token = token["token"]
+        self._folder = Folder(run_dir)
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._attempts: dict[str, Attempt] = {}
+        self._clients: list[_Client] = []
+        self._waiting: dict[str, list[tuple[_Client, int]]] = {}
+        self._helpers: set[int] = set()
+        self._leaving: tuple[_Client, int] | None = None
+        self._stuck_at = 0.0
+        self._done = False
+
+    def run(self) -> None:
+        wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(signum, lambda *_: None)
+        self._on(wake, lambda: self._signalled(os.read(wake, 512)))
+        self._on(self._listener.fileno(), self._accept)
+        for attempt in self._folder.load():
+            self._attempts[attempt.id] = attempt
+            if attempt.alive:
+                self._watch_launcher(attempt)
+        while not self._done:
+            polled = [a for a in self._attempts.values() if a.alive and (a.pidfd < 0 or a.starting)]
+            for key, _ in self._selector.select(_POLL_SECONDS if polled or self._leaving else None):
+                if self._selector.get_map().get(key.fd) is key:  # else another of this round ended it
+                    key.data()
+            for attempt in polled:
+                self._look(attempt)
+            if self._leaving is not None:
+                self._leave()
+
+    def _on(self, fd: int, callback: Callable[[], None], events: int = selectors.EVENT_READ) -> None:
+        self._selector.register(fd, events, callback)
+
+    def _signalled(self, signals: bytes) -> None:
+        if set(signals) & {signal.SIGTERM, signal.SIGINT}:
+            self._done = True  # workloads go on; the next keeper takes them over
+        if signal.SIGCHLD in signals:
+            self._reap()
+
+    # -- connections ---------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            channel, _ = self._listener.accept()
+            peer = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if struct.unpack("3i", peer)[1] != os.getuid():
+                channel.close()
+                return
+            channel.setblocking(False)
+            client = _Client(channel)
+            self._clients.append(client)
+            self._on(channel.fileno(), lambda: self._serve(client))
+
+    def _serve(self, client: _Client) -> None:
+        try:
+            if client.outgoing:
+                self._flush(client)
+            data = client.channel.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        client.incoming += data
+        if not data or len(client.incoming) > _LINE_LIMIT:
+            self._drop(client)
+            return
+        *lines, rest = client.incoming.split(b"\n")
+        client.incoming = rest
+        for line in lines:
+            if not client.gone:
+                self._handle(client, bytes(line))
+
+    def _handle(self, client: _Client, line: bytes) -> None:
+        try:
+            request = json.loads(line)
+            number, operation = int(request["id"]), str(request["op"])
+        except (ValueError, TypeError, KeyError):
+            self._drop(client)
+            return
+        try:
+            if operation == "hello":
+                answer = self._hello(client, request)
+            elif not client.trusted:
+                raise _Refusal("denied", "say hello with the token of this directory first")
+            else:
+                handler = _OPERATIONS.get(operation)
+                if handler is None:
+                    raise _Refusal("invalid", f"no such operation: {operation}")
+                answer = handler(self, client, number, request)
+        except _Refusal as error:
+            self._send(client, {"id": number, "error": [error.kind, str(error)]})
+        except (KeyError, TypeError, ValueError) as error:
+            self._send(client, {"id": number, "error": ["invalid", f"bad request: {error!r}"]})
+        except OSError as error:
+            self._send(client, {"id": number, "error": ["unavailable", str(error)]})
+        else:
+            if answer is not None:
+                self._send(client, {"id": number, "ok": answer})
+
+    def _send(self, client: _Client, message: dict[str, Any]) -> None:
+        client.outgoing += json.dumps(message).encode() + b"\n"
+        self._flush(client)
+
+    def _flush(self, client: _Client) -> None:
+        if client.gone:
+            return
+        try:
+            while client.outgoing:
+                del client.outgoing[: client.channel.send(client.outgoing)]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._drop(client)
+            return
+        if len(client.outgoing) > _LINE_LIMIT:
+            self._drop(client)  # it does not read: it will connect again and be told all
+            return
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.outgoing else 0)
+        fd = client.channel.fileno()
+        if self._selector.get_key(fd).events != events:
+            self._selector.modify(fd, events, self._selector.get_key(fd).data)
+
+    def _drop(self, client: _Client) -> None:
+        if not client.gone:
+            client.gone = True
+            self._selector.unregister(client.channel.fileno())
+            client.channel.close()
+            self._clients.remove(client)
+
+    def _broadcast(self, attempt: Attempt) -> None:
+        for client in list(self._clients):
+            if client.watching:
+                self._send(client, {"event": attempt.status()})
+
+    # -- operations ----------------------------------------------------------------------------
+
+    def _hello(self, client: _Client, request: dict[str, Any]) -> dict[str, Any]:
+        if request.get("token") != self._token:
+            raise _Refusal("denied", "this is not the token of this directory")
+        client.trusted = True
+        return {"pid": os.getpid(), "protocol": PROTOCOL}
+
+    def _ping(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
+        return {"pid": os.getpid(), "protocol": PROTOCOL}
+
+    def _list(self, client: _Client, number: int, request: dict[str, Any]) -> list[dict[str, Any]]:
+        return [attempt.status() for attempt in self._attempts.values() if not attempt.starting]
+
+    def _watch(self, client: _Client, number: int, request: dict[str, Any]) -> list[dict[str, Any]]:
+        client.watching = True
+        return self._list(client, number, request)
+
+    def _start(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any] | None:
+        spec = request["spec"]
+        name = self._folder.check(spec["attempt_id"])
+        attempt = self._attempts.get(name)
+        if attempt is not None and not attempt.starting:
+            return attempt.status()
+        if attempt is None:
+            if self._leaving is not None:
+                raise _Refusal("unavailable", "the engine is shutting down")
+            attempt = self._folder.intend(spec, self._free_processors(spec["cpus"]))
+            self._attempts[name] = attempt
+            try:
+                self._spawn(attempt, spec["engine"]["python"])
+            except OSError:
+                del self._attempts[name]
+                self._clear(attempt)
+                raise
+        self._waiting.setdefault(name, []).append((client, number))
+        return None
+
+    def _stop(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
+        attempt = self._attempts.get(request["attempt_id"])
+        if attempt is not None and attempt.alive:
+            attempt.ask_to_stop(float(request["grace_seconds"]), str(request.get("reason", "stopped")))
+        return {}
+
+    def _release(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
+        attempt = self._attempts.get(request["attempt_id"])
+        if attempt is not None:
+            if attempt.alive:
+                raise _Refusal("conflict", f"{attempt.id} still runs: stop it first")
+            del self._attempts[attempt.id]
+            self._clear(attempt)
+        return {}
+
+    def _shutdown(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any] | None:
+        if not request["kill"]:
+            self._done = True
+            return {}
+        grace = float(request["grace_seconds"])
+        self._leaving = (client, number)
+        self._stuck_at = time.monotonic() + grace + _STUCK_SECONDS
+        for attempt in self._attempts.values():
+            if attempt.alive:
+                attempt.ask_to_stop(grace, "stopped with the platform")
+        self._leave()
+        return None
+
+    def _leave(self) -> None:
+        assert self._leaving is not None
+        alive = [attempt for attempt in self._attempts.values() if attempt.alive]
+        if not alive:
+            client, number = self._leaving
+            self._send(client, {"id": number, "ok": {}})
+            self._done = True
+        elif time.monotonic() > self._stuck_at:
+            process.signal_all([attempt.pid for attempt in alive], signal.SIGKILL)
+
+    # -- launchers -----------------------------------------------------------------------------
+
+    def _free_processors(self, cpus: float | None) -> list[int]:
+        """The processors to pin to: as many as asked for, those with the fewest workloads. Empty: all."""
+        mine = sorted(os.sched_getaffinity(0))
+        if cpus is None or cpus > len(mine) - 1:
+            return []
+        taken = dict.fromkeys(mine, 0)
+        for attempt in self._attempts.values():
+            if attempt.alive:
+                for processor in attempt.processors:
+                    taken[processor] = taken.get(processor, 0) + 1
+        return sorted(mine, key=lambda processor: taken[processor])[: max(1, -int(-cpus // 1))]
+
+    def _spawn(self, attempt: Attempt, python: str) -> None:
+        news, teller = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(news, False)
+        errors = os.open(
+            f"{attempt.path}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        )
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        high = fcntl.fcntl(teller, fcntl.F_DUPFD_CLOEXEC, 10)  # dup2 onto itself would keep close-on-exec
+        try:
+            attempt.pid = os.posix_spawn(
+                python,
+                [python, *sandbox.program("launcher"), attempt.path, attempt.nonce],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, null, 0),
+                    (os.POSIX_SPAWN_DUP2, errors, 1),
+                    (os.POSIX_SPAWN_DUP2, errors, 2),
+                    (os.POSIX_SPAWN_DUP2, high, 3),
+                ],
+                setsid=True,
+                setsigmask=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD),
+                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD),
+            )
+        except OSError:
+            os.close(news)
+            raise
+        finally:
+            for fd in (teller, high, errors, null):
+                os.close(fd)
+        attempt.news = news
+        attempt.started = process.start_time(attempt.pid) or 0
+        self._on(news, lambda: self._told(attempt))
+        self._watch_launcher(attempt)
+
+    def _watch_launcher(self, attempt: Attempt) -> None:
+        try:
+            attempt.pidfd = os.pidfd_open(attempt.pid)
+        except OSError as error:
+            attempt.pidfd = -1  # no pidfd here, or it is gone already: looked at now and then
+            if error.errno not in (errno.ESRCH, errno.ENOSYS, errno.EPERM, errno.EINVAL):
+                raise
+        else:
+            self._on(attempt.pidfd, lambda: self._look(attempt))
+
+    def _told(self, attempt: Attempt) -> None:
+        """News over the launcher's pipe: sooner than its death, and only a hint to look at the record."""
+        with contextlib.suppress(BlockingIOError):
+            if not os.read(attempt.news, 512):
+                self._close(attempt, "news")
+        self._look(attempt)
+
+    def _look(self, attempt: Attempt) -> None:
+        """See what the record says by now, and tell whoever waits for it."""
+        if not attempt.alive:
+            self._close(attempt, "pidfd")
+            return
+        was = attempt.starting
+        dead = not process.lives(attempt.pid, attempt.started)
+        if not attempt.refresh(dead=dead):
+            return
+        if attempt.ended:
+            self._close(attempt, "news")
+            if attempt.lost:
+                self._clear_strays(attempt)
+        if attempt.refusal is not None:
+            kind, message = attempt.refusal
+            self._answer(attempt, {"error": [kind, message]})
+            self._attempts.pop(attempt.id, None)
+            self._clear(attempt)
+            return
+        if was:
+            self._answer(attempt, {"ok": attempt.status()})
+        self._broadcast(attempt)
+
+    def _answer(self, attempt: Attempt, answer: dict[str, Any]) -> None:
+        for client, number in self._waiting.pop(attempt.id, []):
+            if not client.gone:
+                self._send(client, {"id": number, **answer})
+
+    def _close(self, attempt: Attempt, which: str) -> None:
+        fd = getattr(attempt, which)
+        if fd >= 0:
+            self._selector.unregister(fd)
+            os.close(fd)
+            setattr(attempt, which, -1)
+
+    def _clear(self, attempt: Attempt) -> None:
+        """Forget its files; removing them may take long and is left to a child."""
+        self._close(attempt, "news")
+        self._close(attempt, "pidfd")
+        trash = self._folder.discard(attempt)
+        if os.path.isdir(f"{trash}/private"):
+            pid = os.fork()
+            if pid == 0:
+                os.closerange(3, 4096)  # above all the lock
+                with contextlib.suppress(OSError, RecursionError):
+                    process.remove_tree(trash)
+                os._exit(0)
+            self._helpers.add(pid)
+        else:
+            process.remove_tree(trash)
+
+    # -- orphans -------------------------------------------------------------------------------
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            self._helpers.discard(pid)
+        self._end_orphans()
+
+    def _end_orphans(self) -> None:
+        """What comes here as a child without being a launcher lost its launcher to a kill: end it."""
+        known = {attempt.pid for attempt in self._attempts.values()} | self._helpers
+        process.signal_all([pid for pid in process.children(os.getpid()) if pid not in known], signal.SIGKILL)
+
+    def _clear_strays(self, attempt: Attempt) -> None:
+        """After a launcher was killed: whatever the kernel did not end with it."""
+        process.signal_all(attempt.strays(), signal.SIGKILL)
+        self._end_orphans()
+
+
+_OPERATIONS: dict[str, Callable[[Keeper, _Client, int, dict[str, Any]], Any]] = {
+    "ping": Keeper._ping,
+    "list": Keeper._list,
+    "watch": Keeper._watch,
+    "start": Keeper._start,
+    "stop": Keeper._stop,
+    "release": Keeper._release,
+    "shutdown": Keeper._shutdown,
+}

@@ -1,0 +1,391 @@
+"""One attempt's guardian: starts it, holds its limits, ends its whole tree, writes how it ended.
+
+It runs outside of the sandbox, by the engine's own interpreter, in its own session, and so outlives
+the keeper and the server. Its files in the attempt's folder are the record:
+
+    pid.json      it took the attempt on (created once: whoever fails to create it must not start)
+    started.json  the workload's program runs, so fenced
+    usage.json    consumption and members of the tree, from time to time
+    log           what the workload wrote to stdout and stderr
+    exit.json     how it ended; written last, durably
+
+If it is killed itself, the kernel kills the workload (PDEATHSIG, or bubblewrap's likewise), and nobody
+can know an exit code. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+
+from stratal.engines.local import entry, process, sandbox, wire
+from stratal.engines.local.census import Census
+from stratal.engines.local.cgroup import Group
+from stratal.engines.local.relay import Relay
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+STATUS_FD = 3
+WALL_GRACE = 10.0
+_SETUP_SECONDS = 30.0
+_REPORT_EVERY = 5.0
+_FILES = 65536
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """``launcher <attempt's folder> <nonce>``, with a pipe to the keeper on descriptor 3."""
+    folder, nonce = arguments
+    os.set_inheritable(STATUS_FD, False)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    spec = process.read_json(f"{folder}/spec.json")
+    if spec is None or spec["nonce"] != nonce:
+        sys.exit("the attempt is not mine")
+    me = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "boot": process.boot_id()}
+    if not process.claim_json(f"{folder}/pid.json", me):
+        sys.exit("the attempt was taken on before")
+    Launcher(folder, spec).run()
+
+
+class _Refused(Exception):
+    """The workload's program was never started: for good (`final`), or because a fence could not be built."""
+
+    def __init__(self, message: str, *, final: bool) -> None:
+        super().__init__(message)
+        self.final = final
+
+
+class Launcher:
+    def __init__(self, folder: str, spec: dict[str, Any]) -> None:
+        self.folder = folder
+        self.private = f"{folder}/private"
+        self.spec = spec
+        self.boxed = bool(spec["isolate"] and spec["engine"]["bubblewrap"])
+        self.group: Group | None = None
+        self.child = 0
+        self.landlocked = False
+        self.listener: socket.socket | None = None
+        self.reason = ""
+        self.kill_at: float | None = None
+        self.status: int | None = None
+        self.started_at = 0
+        self.isolation: dict[str, Any] = {}
+
+    def run(self) -> None:
+        process.become_subreaper()
+        self.log = os.open(f"{self.folder}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            if self.spec["isolate"]:
+                sandbox.write_private(self.spec, self.private)
+            self._make_group()
+            self._start()
+        except _Refused as error:
+            self._end_tree()
+            self._refuse(str(error), final=error.final)
+            return
+        except OSError as error:
+            self._end_tree()
+            self._refuse(f"{error.strerror}: {error.filename}" if error.filename else str(error), final=False)
+            return
+        self._announce()
+        if self.listener is not None:
+            Relay(self.listener, self.spec["engine"]["platform_socket"]).start()
+        self._supervise()
+        self._finish()
+
+    # -- start ---------------------------------------------------------------------------------
+
+    def _make_group(self) -> None:
+        place = self.spec["engine"]["cgroup"]
+        if not place or not (self.spec["memory_bytes"] or (self.spec["cpus"] and place["version"] == 2)):
+            return
+        group = Group(place["version"], place["path"], self.spec["attempt_id"])
+        try:
+            group.create(self.spec["memory_bytes"], self.spec["cpus"])
+        except OSError:
+            group.remove()
+        else:
+            self.group = group
+
+    def _start(self) -> None:
+        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        launcher = os.getpid()
+        self.child = os.fork()
+        if self.child == 0:
+            self._become(there, launcher)
+        there.close()
+        with here:
+            here.settimeout(_SETUP_SECONDS)
+            plan = sandbox.plan(self.spec, self.private, boxed=self.boxed)
+            with contextlib.suppress(BrokenPipeError):
+                here.sendall(wire.pack(plan))
+            try:
+                self._hear(here, listens=bool(plan[2][1]))
+            except (OSError, ValueError, IndexError) as error:
+                raise _Refused(f"the workload could not be set up: {error}", final=False) from error
+
+    def _become(self, channel: socket.socket, launcher: int) -> None:
+        """In the fork: take on what the workload inherits, then be `entry` or bubblewrap. Does not return."""
+        try:
+            process.die_with_parent(launcher)
+            os.setsid()
+            if self.group is not None:
+                self.group.enter()
+            null = os.open("/dev/null", os.O_RDWR)
+            for fd, target in ((null, 0), (self.log, 1), (self.log, 2)):
+                os.dup2(fd, target)
+            if channel.fileno() != entry.CHANNEL_FD:
+                os.dup2(channel.fileno(), entry.CHANNEL_FD)
+            os.set_inheritable(entry.CHANNEL_FD, True)
+            os.closerange(entry.CHANNEL_FD + 1, 1024)
+            self._limit()
+            signal.pthread_sigmask(signal.SIG_SETMASK, set())
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+            if self.boxed:
+                argv = sandbox.command(self.spec, self.private)
+                os.execve(argv[0], argv, {})
+            entry.main([])
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                os.write(2, f"stratal: {type(error).__name__}: {error}\n".encode())
+        finally:
+            os._exit(125)
+
+    def _limit(self) -> None:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        files = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+            file.write("500")  # when the machine runs out of memory, workloads go before the platform
+        if self.spec["processors"]:
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, self.spec["processors"])
+        os.umask(0o022)
+
+    def _hear(self, channel: socket.socket, *, listens: bool) -> None:
+        """Follow `entry` until the workload's program took over. Raises `_Refused` when it did not."""
+        if listens:
+            head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
+            if descriptors:
+                self.listener = socket.socket(fileno=descriptors[0])
+            message = wire.receive(channel, head)
+            if message is None or message[0][0] != "listening":
+                self._give_up(message)
+        ready = wire.receive(channel)
+        if ready is None or ready[0][0] != "ready":
+            self._give_up(ready)
+        else:
+            self.landlocked = ready[0][1] == "landlock"
+        refused = wire.receive(channel)
+        if refused is not None:
+            self._give_up(refused)
+
+    def _give_up(self, message: list[list[str]] | None) -> None:
+        if message is None or message[0][0] != "refused":
+            said = self._tail() or "it said nothing"
+            raise _Refused(f"the sandbox could not be built: {said}", final=False)
+        raise _Refused(f"{self.spec['argv'][0]}: {message[0][2]}", final=True)
+
+    def _tail(self) -> str:
+        with open(f"{self.folder}/log", "rb") as file:
+            return file.read()[-500:].decode(errors="replace").strip()
+
+    def _refuse(self, message: str, *, final: bool) -> None:
+        """Nothing was started: say so in the record and to the keeper, which then forgets the attempt."""
+        if self.group is not None:
+            self.group.remove()
+        process.remove_tree(self.private)
+        kind = "invalid" if final else "unavailable"
+        process.write_json(f"{self.folder}/exit.json", {"refused": kind, "message": message})
+
+    def _announce(self) -> None:
+        self.started_at = time.time_ns() // 1_000_000
+        self.isolation = self._isolation()
+        started: dict[str, Any] = {
+            "started_at": self.started_at,
+            "isolation": self.isolation,
+            "workload": self.child,
+        }
+        started["workload_started"] = process.start_time(self.child)
+        if self.group is not None:
+            started["cgroup"] = self.group.path
+        process.write_json(f"{self.folder}/started.json", started, durable=False)
+        self._tell("started")
+
+    def _tell(self, news: str) -> None:
+        with contextlib.suppress(OSError):  # the keeper may be gone; the next one reads the record
+            os.write(STATUS_FD, news.encode() + b"\n")
+
+    def _isolation(self) -> dict[str, Any]:
+        memory = "none"
+        if self.spec["memory_bytes"]:
+            memory = f"cgroup{self.group.version}" if self.group is not None else "watchdog"
+        closed = self.boxed and self.spec["network"] == "platform"
+        closed = closed and self.spec["engine"]["bubblewrap"]["network"]
+        others = [] if self.boxed else ["the machine's files"]
+        others += [] if closed else ["the network"]
+        return {
+            "sandbox": "bubblewrap" if self.boxed else "none",
+            "network": "platform" if closed else "open",
+            "memory": memory,
+            "landlock": self.landlocked,
+            "other_inputs": others,
+        }
+
+    # -- supervise -----------------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        """Until the workload's first process ended and what it left behind is gone."""
+        watched = self.spec["memory_bytes"] if self.group is None else None
+        self.census = census = Census(os.getpid(), watched)
+        wall = self.spec["wall_seconds"]
+        wall_at = time.monotonic() + wall if wall else None
+        report_at = time.monotonic() + _REPORT_EVERY
+        members: list[int] = []
+        while self._reap():
+            now = time.monotonic()
+            if self.status is not None and (self.boxed or self.kill_at is None or now >= self.kill_at):
+                break
+            if now >= census.due:
+                census.look()
+                if census.over_limit() or (self.group is not None and self.group.ran_out()):
+                    self._kill_for_memory()
+                    continue
+            if census.members != members or now >= report_at:
+                members, report_at = census.members, now + _REPORT_EVERY
+                self._report(census)
+            if wall_at is not None and now >= wall_at:
+                wall_at = None
+                self._ask(f"wall time limit of {wall:g} s exceeded", WALL_GRACE)
+            if self.kill_at is not None and now >= self.kill_at:
+                self.kill_at = None
+                self._end_tree()
+                continue
+            alarms = [census.due, *(t for t in (wall_at, self.kill_at) if t is not None)]
+            told = signal.sigtimedwait(_SIGNALS, max(0.0, min(alarms) - time.monotonic()))
+            if told is not None and told.si_signo != signal.SIGCHLD:
+                self._asked_to_stop()
+        self._end_tree()
+
+    def _reap(self) -> bool:
+        """Collect what ended; False when no process of the tree is left."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.child:
+                self.status = status
+
+    def _report(self, census: Census) -> None:
+        members = [[pid, process.start_time(pid)] for pid in census.members]
+        usage = {"usage": census.usage(ended=False), "members": members}
+        with contextlib.suppress(OSError):  # a full disk must not end the workload
+            process.write_json(f"{self.folder}/usage.json", usage, durable=False)
+
+    def _asked_to_stop(self) -> None:
+        order = process.read_json(f"{self.folder}/stop.json") or {}
+        self._ask(str(order.get("reason", "stopped")), float(order.get("grace_seconds", WALL_GRACE)))
+
+    def _ask(self, reason: str, grace: float) -> None:
+        """SIGTERM to the whole tree once; SIGKILL when the (shortest) grace is over."""
+        kill_at = time.monotonic() + grace
+        first = self.kill_at is None
+        self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
+        if first:
+            self.reason = self.reason or reason
+            process.signal_all(self._workload(), signal.SIGTERM)
+
+    def _workload(self) -> list[int]:
+        """The workload's processes, without bubblewrap's two, whose end would be everybody's at once."""
+        members = process.descendants(os.getpid())
+        if not self.boxed:
+            return members
+        wrapping = {self.child, *process.children(self.child)}
+        return [pid for pid in members if pid not in wrapping]
+
+    def _kill_for_memory(self) -> None:
+        self.reason = f"memory limit of {_size(self.spec['memory_bytes'])} exceeded"
+        self._end_tree()
+
+    def _end_tree(self) -> None:
+        """SIGKILL until nothing is left. Orphans come to this process, so nothing can slip away."""
+        while self._reap():
+            if self.group is not None and self.group.version == 2:
+                self.group.kill()
+            process.signal_all(process.descendants(os.getpid()), signal.SIGKILL)
+            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+
+    # -- finish --------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        ended_at = time.time_ns() // 1_000_000
+        code = _exit_code(self.status)
+        if self.group is not None:
+            if self.group.ran_out() and code != 0:
+                self.reason = f"memory limit of {_size(self.spec['memory_bytes'])} exceeded"
+            self.group.remove()
+        reason = self.reason
+        if not reason and code is not None and code > 128:
+            with contextlib.suppress(ValueError):
+                reason = f"exit code {code} stands for {signal.Signals(code - 128).name}"
+        with contextlib.suppress(OSError):
+            if self.reason:
+                os.write(self.log, self._last_line(self.reason))
+            os.fsync(self.log)
+        usage = self.census.usage(ended=True)
+        record = {
+            "started_at": self.started_at,
+            "ended_at": ended_at,
+            "exit_code": code,
+            "reason": reason,
+            "usage": usage,
+            "isolation": self.isolation,
+        }
+        self._write_record(record)
+        self._tell("ended")  # now: clearing a large /tmp away takes its time
+        process.remove_tree(self.private)
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        """The exit code must not be lost to a disk that is full for a while: try for as long as it takes."""
+        while True:
+            try:
+                process.write_json(f"{self.folder}/exit.json", record)
+            except FileNotFoundError:
+                return  # the folder was taken away: nobody asks any more
+            except OSError:
+                select.select([], [], [], 1.0)
+            else:
+                return
+
+    def _last_line(self, reason: str) -> bytes:
+        size = os.fstat(self.log).st_size
+        with open(f"{self.folder}/log", "rb") as file:
+            file.seek(max(0, size - 1))
+            broken = file.read(1) not in (b"", b"\n")
+        return (b"\n" if broken else b"") + f"stratal: {reason}\n".encode()
+
+
+def _exit_code(status: int | None) -> int | None:
+    if status is None:
+        return None
+    return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if count >= unit and count * 10 % unit == 0:
+            return f"{count / unit:g} {name}"
+    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count} bytes"
