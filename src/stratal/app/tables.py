@@ -1,10 +1,11 @@
 """Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
 
+from stratal.data.objects import tables as objects
 from stratal.identity import tables as identity
 from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
 
-ROOMS = (events, identity, ledger)
+ROOMS = (events, identity, ledger, objects)
 
 __all__ = ["ROOMS", "metadata"]

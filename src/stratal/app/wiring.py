@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from stratal.app.settings import Settings
+from stratal.data.objects.service import Objects
 from stratal.gateway.chain import Chain
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
@@ -20,6 +21,8 @@ from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
 from stratal.kernel.events import Events
 from stratal.ledger.lineage import Lineage
+from stratal.stores.local import LocalBlobs
+from stratal.stores.local import LocalBlobs
 
 
 @dataclass(slots=True)
@@ -60,7 +63,22 @@ def wire(settings: Settings) -> Platform:
     lineage = Lineage(database, clock)
     bearer = Authenticator(keys)
 
+    # stores: objects have one of their own, because it is swept for bytes that no object's row refers to
+    blobs = LocalBlobs(home.blobs / "work")
+    object_blobs = LocalBlobs(home.blobs / "objects")
+    for store in (blobs, object_blobs):
+        store.clear_scratch()
+        closes.append(store.close)
+
+    # bytes: one store per owner, so that each may sweep its own for leftovers
+    object_blobs = LocalBlobs(home.blobs / "objects")
+    work_blobs = LocalBlobs(home.blobs / "work")  # code snapshots, environment locks, job logs
+    artifact_blobs = LocalBlobs(home.blobs / "artifacts")  # runs' artifacts and models' files
+
     # compute, data, collab, ai: services are made here, lower rooms first
+    objects = Objects(database, object_blobs, lineage, clock)
+    starts.append(objects.start)
+    closes.append(objects.close)
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = []
@@ -79,7 +97,7 @@ def wire(settings: Settings) -> Platform:
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
     ]
-    _ = lineage
+    _ = blobs
     return Platform(
         settings=settings,
         database=database,

@@ -107,9 +107,9 @@ class LocalBlobs:
             if found:
                 yield found
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Wait for the file operations under way and release the threads."""
-        self._threads.shutdown(wait=True)
+        await asyncio.to_thread(self._threads.shutdown)
 
     # -- for the writer ------------------------------------------------------------------------
 

@@ -26,6 +26,49 @@ def upgrade() -> None:
         batch_op.create_index("ix_accesses_kind_version", ["kind", "version"], unique=False)
 
     op.create_table(
+        "blob_sweeps",
+        sa.Column("store", sa.Text(), nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("store", name=op.f("pk_blob_sweeps")),
+    )
+    op.create_table(
+        "blob_trash",
+        sa.Column("blob_key", sa.Text(), nullable=False),
+        sa.Column("version_id", sa.Text(), nullable=True),
+        sa.Column("due_at", sa.BigInteger(), nullable=False),
+        sa.Column("condemned", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("blob_key", name=op.f("pk_blob_trash")),
+    )
+    with op.batch_alter_table("blob_trash", schema=None) as batch_op:
+        batch_op.create_index("ix_blob_trash_due_at", ["due_at"], unique=False)
+
+    op.create_table(
+        "object_versions",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("bucket_id", sa.Text(), nullable=False),
+        sa.Column("bucket", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("etag", sa.Text(), nullable=False),
+        sa.Column("blob_key", sa.Text(), nullable=True),
+        sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("metadata", sa.Text(), nullable=False),
+        sa.Column("headers", sa.Text(), nullable=False),
+        sa.Column("checksums", sa.Text(), nullable=False),
+        sa.Column("parts", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("ended_by", sa.Text(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_object_versions")),
+    )
+    with op.batch_alter_table("object_versions", schema=None) as batch_op:
+        batch_op.create_index("ix_object_versions_blob_key", ["blob_key"], unique=False)
+
+    op.create_table(
         "outbox",
         sa.Column(
             "seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
@@ -61,6 +104,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_projects")),
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
     )
+    op.create_table(
+        "buckets",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_buckets_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_buckets")),
+        sa.UniqueConstraint("name", name=op.f("uq_buckets_name")),
+    )
+    with op.batch_alter_table("buckets", schema=None) as batch_op:
+        batch_op.create_index("ix_buckets_project_id", ["project_id"], unique=False)
+
     op.create_table(
         "keys",
         sa.Column("id", sa.Text(), nullable=False),
@@ -99,11 +157,65 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["person_id"], ["people.id"], name=op.f("fk_sessions_person_id")),
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_sessions")),
     )
+    op.create_table(
+        "objects",
+        sa.Column("bucket_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.Column("version_id", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_objects_bucket_id")),
+        sa.ForeignKeyConstraint(["version_id"], ["object_versions.id"], name=op.f("fk_objects_version_id")),
+        sa.PrimaryKeyConstraint("bucket_id", "key", name=op.f("pk_objects")),
+    )
+    op.create_table(
+        "uploads",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("bucket_id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.LargeBinary(), nullable=False),
+        sa.Column("content_type", sa.Text(), nullable=False),
+        sa.Column("metadata", sa.Text(), nullable=False),
+        sa.Column("headers", sa.Text(), nullable=False),
+        sa.Column("algorithm", sa.Text(), nullable=True),
+        sa.Column("composite", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("completed_at", sa.BigInteger(), nullable=True),
+        sa.Column("version_id", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_uploads_bucket_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
+    )
+    with op.batch_alter_table("uploads", schema=None) as batch_op:
+        batch_op.create_index("ix_uploads_bucket_id_key", ["bucket_id", "key", "id"], unique=False)
+
+    op.create_table(
+        "upload_parts",
+        sa.Column("upload_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("etag", sa.Text(), nullable=False),
+        sa.Column("blob_key", sa.Text(), nullable=False),
+        sa.Column("checksums", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["upload_id"], ["uploads.id"], name=op.f("fk_upload_parts_upload_id")),
+        sa.PrimaryKeyConstraint("upload_id", "number", name=op.f("pk_upload_parts")),
+    )
+    with op.batch_alter_table("upload_parts", schema=None) as batch_op:
+        batch_op.create_index("ix_upload_parts_blob_key", ["blob_key"], unique=False)
+
     # ### end Alembic commands ###
 
 
 def downgrade() -> None:
     # ### commands auto generated by Alembic - please adjust! ###
+    with op.batch_alter_table("upload_parts", schema=None) as batch_op:
+        batch_op.drop_index("ix_upload_parts_blob_key")
+
+    op.drop_table("upload_parts")
+    with op.batch_alter_table("uploads", schema=None) as batch_op:
+        batch_op.drop_index("ix_uploads_bucket_id_key")
+
+    op.drop_table("uploads")
+    op.drop_table("objects")
     op.drop_table("sessions")
     op.drop_table("login_links")
     with op.batch_alter_table("keys", schema=None) as batch_op:
@@ -111,12 +223,25 @@ def downgrade() -> None:
         batch_op.drop_index("ix_keys_project_id")
 
     op.drop_table("keys")
+    with op.batch_alter_table("buckets", schema=None) as batch_op:
+        batch_op.drop_index("ix_buckets_project_id")
+
+    op.drop_table("buckets")
     op.drop_table("projects")
     op.drop_table("people")
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.drop_index("ix_outbox_project_id_seq")
 
     op.drop_table("outbox")
+    with op.batch_alter_table("object_versions", schema=None) as batch_op:
+        batch_op.drop_index("ix_object_versions_blob_key")
+
+    op.drop_table("object_versions")
+    with op.batch_alter_table("blob_trash", schema=None) as batch_op:
+        batch_op.drop_index("ix_blob_trash_due_at")
+
+    op.drop_table("blob_trash")
+    op.drop_table("blob_sweeps")
     with op.batch_alter_table("accesses", schema=None) as batch_op:
         batch_op.drop_index("ix_accesses_kind_version")
 

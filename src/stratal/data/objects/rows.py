@@ -1,0 +1,191 @@
+"""The room's rows: the SQL that its services share. Each function runs inside a read or a write."""
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from stratal.data.objects.model import Bucket, BucketKind, Condition, ObjectVersion, VersionState
+from stratal.data.objects.tables import blob_trash, buckets, object_versions, objects
+from stratal.identity.model import Principal
+from stratal.identity.permissions import require
+from stratal.kernel.errors import NotFound, PreconditionFailed
+from stratal.kernel.events import emit
+
+GRACE_MS = 5_000
+"""How long the bytes of a replaced version stay, so that who is about to read them can record that."""
+
+
+def no_such_bucket(name: str) -> NotFound:
+    return NotFound(
+        f"There is no bucket {name[:70]!r} for this key.",
+        hint="List them with: stratal buckets",
+        reason="no_such_bucket",
+        bucket=name[:70],
+    )
+
+
+def no_such_key(key: str) -> NotFound:
+    return NotFound(f"There is no object {key[:200]!r}.", reason="no_such_key", key=key[:1024])
+
+
+def find_bucket(connection: Connection, who: Principal, action: str, name: str) -> Bucket:
+    """The bucket, when `who` may do `action` in its project. Raises `NotFound`, also for others' buckets."""
+    row = connection.execute(select(buckets).where(buckets.c.name == name)).one_or_none()
+    if row is None or (row.project_id != who.project_id and not who.is_admin):
+        raise no_such_bucket(name)
+    require(who, action, row.project_id)
+    return to_bucket(row)
+
+
+def to_bucket(row: Row[Any]) -> Bucket:
+    return Bucket(row.id, row.name, row.project_id, BucketKind(row.kind), row.created_at)
+
+
+def current_version(connection: Connection, bucket_id: str, key: bytes) -> ObjectVersion | None:
+    row = connection.execute(
+        select(object_versions)
+        .join(objects, objects.c.version_id == object_versions.c.id)
+        .where(objects.c.bucket_id == bucket_id, objects.c.key == key)
+    ).one_or_none()
+    return None if row is None else to_version(row)
+
+
+def version_by_id(connection: Connection, version_id: str) -> ObjectVersion | None:
+    row = connection.execute(select(object_versions).where(object_versions.c.id == version_id)).one_or_none()
+    return None if row is None else to_version(row)
+
+
+def to_version(row: Row[Any]) -> ObjectVersion:
+    return ObjectVersion(
+        id=row.id,
+        bucket=row.bucket,
+        project_id=row.project_id,
+        key=row.key.decode(),
+        size=row.size,
+        sha256=row.sha256,
+        etag=row.etag,
+        blob_key=row.blob_key,
+        content_type=row.content_type,
+        metadata=orjson.loads(row.metadata),
+        headers=orjson.loads(row.headers),
+        checksums=orjson.loads(row.checksums),
+        parts=tuple(orjson.loads(row.parts)),
+        state=VersionState(row.state),
+        created_at=row.created_at,
+        created_by=row.created_by,
+        ended_at=row.ended_at,
+    )
+
+
+def as_json(value: object) -> str:
+    return orjson.dumps(value).decode()
+
+
+def put_version(
+    connection: Connection, bucket_id: str, version: ObjectVersion, condition: Condition, now: int
+) -> ObjectVersion:
+    """Make `version` what its key names, and retire the one before. Returns it with its time of creation.
+
+    Raises `NotFound` when the bucket has gone meanwhile, `PreconditionFailed` when `condition` does not hold.
+    """
+    if connection.execute(select(buckets.c.id).where(buckets.c.id == bucket_id)).scalar() is None:
+        raise no_such_bucket(version.bucket)
+    key = version.key.encode()
+    old = current_version(connection, bucket_id, key)
+    _check_condition(version.key, old, condition)
+    version = replace(version, created_at=now)
+    connection.execute(
+        insert(object_versions).values(
+            id=version.id,
+            bucket_id=bucket_id,
+            bucket=version.bucket,
+            project_id=version.project_id,
+            key=key,
+            size=version.size,
+            sha256=version.sha256,
+            etag=version.etag,
+            blob_key=version.blob_key,
+            content_type=version.content_type,
+            metadata=as_json(version.metadata),
+            headers=as_json(version.headers),
+            checksums=as_json(version.checksums),
+            parts=as_json(version.parts),
+            state=VersionState.CURRENT.value,
+            created_at=now,
+            created_by=version.created_by,
+        )
+    )
+    here = (objects.c.bucket_id == bucket_id) & (objects.c.key == key)
+    if old is None:
+        connection.execute(insert(objects).values(bucket_id=bucket_id, key=key, version_id=version.id))
+    else:
+        connection.execute(update(objects).where(here).values(version_id=version.id))
+        _end(connection, old, VersionState.REPLACED, version.created_by, now)
+    emit(
+        connection,
+        "object.created",
+        version.id,
+        actor=version.created_by,
+        project_id=version.project_id,
+        bucket=version.bucket,
+        key=version.key,
+        size=version.size,
+    )
+    return version
+
+
+def _check_condition(key: str, old: ObjectVersion | None, condition: Condition) -> None:
+    if condition.if_absent and old is not None:
+        raise PreconditionFailed(f"There is an object {key[:200]!r} already.", condition="If-None-Match")
+    if condition.if_match is not None:
+        if old is None:
+            raise no_such_key(key)
+        if condition.if_match not in {"*", old.etag}:
+            raise PreconditionFailed(f"The object {key[:200]!r} is another one by now.", condition="If-Match")
+
+
+def delete_current(
+    connection: Connection, bucket_id: str, key: bytes, actor: str, now: int, condition: Condition
+) -> ObjectVersion | None:
+    """Delete what `key` names, bytes and all; returns it, or None when there was nothing."""
+    old = current_version(connection, bucket_id, key)
+    if condition.if_match is not None:
+        _check_condition(key.decode(), old, condition)
+    if old is None:
+        return None
+    connection.execute(delete(objects).where(objects.c.bucket_id == bucket_id, objects.c.key == key))
+    _end(connection, old, VersionState.DELETED, actor, now)
+    emit(
+        connection,
+        "object.deleted",
+        old.id,
+        actor=actor,
+        project_id=old.project_id,
+        bucket=old.bucket,
+        key=old.key,
+    )
+    return old
+
+
+def _end(connection: Connection, old: ObjectVersion, state: VersionState, actor: str, now: int) -> None:
+    ended: dict[str, object] = {"state": state.value, "ended_at": now, "ended_by": actor}
+    if state is VersionState.DELETED:
+        ended["blob_key"] = None
+    connection.execute(update(object_versions).where(object_versions.c.id == old.id).values(ended))
+    if old.blob_key is None:
+        return
+    if state is VersionState.DELETED:
+        condemn(connection, old.blob_key, now)
+    else:
+        connection.execute(
+            insert(blob_trash).values(
+                blob_key=old.blob_key, version_id=old.id, due_at=now + GRACE_MS, condemned=0
+            )
+        )
+
+
+def condemn(connection: Connection, blob_key: str, now: int) -> None:
+    """Have bytes removed that no row refers to any more."""
+    connection.execute(insert(blob_trash).values(blob_key=blob_key, due_at=now, condemned=1))
