@@ -22,7 +22,6 @@ from stratal.kernel.database import Database, is_ready
 from stratal.kernel.events import Events
 from stratal.ledger.lineage import Lineage
 from stratal.stores.local import LocalBlobs
-from stratal.stores.local import LocalBlobs
 
 
 @dataclass(slots=True)
@@ -63,17 +62,13 @@ def wire(settings: Settings) -> Platform:
     lineage = Lineage(database, clock)
     bearer = Authenticator(keys)
 
-    # stores: objects have one of their own, because it is swept for bytes that no object's row refers to
-    blobs = LocalBlobs(home.blobs / "work")
-    object_blobs = LocalBlobs(home.blobs / "objects")
-    for store in (blobs, object_blobs):
-        store.clear_scratch()
-        closes.append(store.close)
-
     # bytes: one store per owner, so that each may sweep its own for leftovers
     object_blobs = LocalBlobs(home.blobs / "objects")
     work_blobs = LocalBlobs(home.blobs / "work")  # code snapshots, environment locks, job logs
     artifact_blobs = LocalBlobs(home.blobs / "artifacts")  # runs' artifacts and models' files
+    for store in (object_blobs, work_blobs, artifact_blobs):
+        store.clear_scratch()
+        closes.append(store.close)
 
     # compute, data, collab, ai: services are made here, lower rooms first
     objects = Objects(database, object_blobs, lineage, clock)
@@ -81,7 +76,7 @@ def wire(settings: Settings) -> Platform:
     closes.append(objects.close)
 
     # what removing a project means in each room, highest first
-    purges: list[Purge] = []
+    purges: list[Purge] = [objects.purge]
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)
 
@@ -97,7 +92,7 @@ def wire(settings: Settings) -> Platform:
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
     ]
-    _ = blobs
+    _ = work_blobs, artifact_blobs
     return Platform(
         settings=settings,
         database=database,

@@ -4,10 +4,10 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
 
 from stratal.data.objects.model import Bucket, BucketKind, Condition, ObjectVersion, VersionState
-from stratal.data.objects.tables import blob_trash, buckets, object_versions, objects
+from stratal.data.objects.tables import blob_trash, buckets, object_versions, objects, upload_parts, uploads
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.errors import NotFound, PreconditionFailed
@@ -189,3 +189,27 @@ def _end(connection: Connection, old: ObjectVersion, state: VersionState, actor:
 def condemn(connection: Connection, blob_key: str, now: int) -> None:
     """Have bytes removed that no row refers to any more."""
     connection.execute(insert(blob_trash).values(blob_key=blob_key, due_at=now, condemned=1))
+
+
+def drop_uploads(connection: Connection, which: ColumnElement[bool], now: int) -> None:
+    """Forget uploads and have their parts' bytes removed."""
+    inside = select(uploads.c.id).where(which)
+    parts = delete(upload_parts).where(upload_parts.c.upload_id.in_(inside))
+    for blob_key in connection.execute(parts.returning(upload_parts.c.blob_key)).scalars().all():
+        condemn(connection, blob_key, now)
+    connection.execute(delete(uploads).where(which))
+
+
+def purge_project(connection: Connection, project_id: str, now: int) -> None:
+    """Remove every row of the project and have all its bytes removed."""
+    here = object_versions.c.project_id == project_id
+    places = select(buckets.c.id).where(buckets.c.project_id == project_id)
+    blobs = select(object_versions.c.blob_key).where(here, object_versions.c.blob_key.is_not(None))
+    keys = connection.execute(blobs).scalars().all()
+    connection.execute(delete(blob_trash).where(blob_trash.c.blob_key.in_(blobs)))
+    drop_uploads(connection, uploads.c.project_id == project_id, now)
+    connection.execute(delete(objects).where(objects.c.bucket_id.in_(places)))
+    connection.execute(delete(object_versions).where(here))
+    connection.execute(delete(buckets).where(buckets.c.project_id == project_id))
+    for key in keys:
+        condemn(connection, key, now)

@@ -34,7 +34,7 @@ from stratal.data.objects.model import (
     encode_key,
 )
 from stratal.data.objects.receiving import Received, receive
-from stratal.data.objects.tables import buckets, object_versions, objects, upload_parts, uploads
+from stratal.data.objects.tables import buckets, object_versions, objects, uploads
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
@@ -138,7 +138,7 @@ class Objects:
                     hint="Delete its objects first.",
                     reason="bucket_not_empty",
                 )
-            _drop_uploads(connection, bucket.id, self._clock())
+            rows.drop_uploads(connection, uploads.c.bucket_id == bucket.id, self._clock())
             connection.execute(delete(buckets).where(buckets.c.id == bucket.id))
             emit(
                 connection,
@@ -151,6 +151,11 @@ class Objects:
 
         await self._database.write(work)
         self.wake_collector()
+
+    async def purge(self, project_id: str) -> None:
+        """Remove everything the project has here, the rows of replaced and deleted versions included."""
+        await self._database.write(lambda c: rows.purge_project(c, project_id, self._clock()))
+        await self._collector.collect()
 
     # -- writing -------------------------------------------------------------------------------
 
@@ -423,15 +428,6 @@ def _scan(connection: Connection, bucket_id: str, low: bytes, high: bytes | None
     if high is not None:
         query = query.where(objects.c.key < high)
     return [_Entry(row.key, rows.to_version(row)) for row in connection.execute(query)]
-
-
-def _drop_uploads(connection: Connection, bucket_id: str, now: int) -> None:
-    inside = select(uploads.c.id).where(uploads.c.bucket_id == bucket_id)
-    for blob_key in connection.execute(
-        delete(upload_parts).where(upload_parts.c.upload_id.in_(inside)).returning(upload_parts.c.blob_key)
-    ).scalars():
-        rows.condemn(connection, blob_key, now)
-    connection.execute(delete(uploads).where(uploads.c.bucket_id == bucket_id))
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:
