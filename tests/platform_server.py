@@ -107,7 +107,7 @@ class PlatformServer:
         return int(json.loads((self.home / "run" / "server.json").read_text())["pid"])
 
     def keeper_pid(self) -> int:
-        return int(json.loads((self.home / "run" / "keeper" / "keeper.json").read_text())["pid"])
+        return int((self.home / "run" / "keeper" / "keeper.lock").read_text())
 
     def kill(self, pid: int | None = None) -> None:
         """``kill -9`` the server (or `pid`) and wait until it is gone."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from stratal.app.settings import Settings
 from stratal.data.objects.service import Objects
+from stratal.engines.local.adapter import LocalEngine
 from stratal.gateway.chain import Chain
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
@@ -69,6 +70,11 @@ def wire(settings: Settings) -> Platform:
     for store in (object_blobs, work_blobs, artifact_blobs):
         store.clear_scratch()
         closes.append(store.close)
+
+    # engines
+    engine = LocalEngine(home.keeper, home.root, home.platform_socket)
+    starts.append(engine.connect)
+    closes.append(engine.close)
 
     # compute, data, collab, ai: services are made here, lower rooms first
     objects = Objects(database, object_blobs, lineage, clock)

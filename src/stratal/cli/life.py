@@ -1,6 +1,6 @@
 """``stratal up``, ``down`` and ``status``."""
 
-import json
+import asyncio
 import os
 import subprocess
 import sys
@@ -10,13 +10,16 @@ from pathlib import Path
 
 import click
 
-from stratal.app.processes import descendants, describe, end, is_alive, start_time
+from stratal.app.processes import descendants, describe, end, is_alive
 from stratal.app.settings import DEFAULT_PORT, Home, Settings, log_level
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
+from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.local.link import keeper_lives
 from stratal.kernel.errors import Unavailable
 from stratal.sdk import ApiError, Client
 
 _READY_SECONDS = 60.0
+_GRACE_SECONDS = 10.0
 
 
 @click.command(epilog="Examples: stratal up --detach · stratal up --port 9000 --home /data/stratal")
@@ -147,6 +150,8 @@ def down(home: Path, keep_jobs: bool, as_json: bool) -> None:
             raise Unavailable(f"The server (pid {record['pid']}) does not end.")
     if record is not None:
         place.server_record.unlink(missing_ok=True)
+    if not keep_jobs and _end_keeper(place):
+        was_running = True
     if as_json:
         print_json({"stopped": was_running, "home": str(place.root)})
     else:
@@ -197,9 +202,26 @@ def status(home: Path, as_json: bool) -> None:
 
 
 def _keeper_pids(place: Home) -> list[int]:
-    try:
-        record = json.loads((place.keeper / "keeper.json").read_text())
-    except (OSError, ValueError):
+    """The keeper's pid, as it wrote it into its lock file, while it holds that lock."""
+    if not keeper_lives(place.keeper):
         return []
-    pid = int(record["pid"])
-    return [pid] if start_time(pid) is not None else []
+    written = (place.keeper / "keeper.lock").read_text().strip()
+    return [int(written)] if written.isdigit() else []
+
+
+def _end_keeper(place: Home) -> bool:
+    """Stop every workload and the keeper; True when there was one. A killed keeper's workloads are found as well."""
+    attempts = place.keeper / "attempts"
+    if not keeper_lives(place.keeper) and not (attempts.is_dir() and any(attempts.iterdir())):
+        return False
+    engine = LocalEngine(place.keeper, place.root, place.platform_socket)
+
+    async def shut_down() -> None:
+        await engine.connect()
+        await engine.shutdown(kill=True, grace_seconds=_GRACE_SECONDS)
+
+    asyncio.run(shut_down())
+    deadline = time.monotonic() + _GRACE_SECONDS + 5
+    while keeper_lives(place.keeper) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return True

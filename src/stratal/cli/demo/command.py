@@ -1,0 +1,115 @@
+"""The demo's command line and what it shows."""
+
+import time
+from typing import Any
+
+import click
+
+from stratal.app.settings import home_directory
+from stratal.cli.demo.story import PROJECT, Story
+from stratal.cli.output import json_option, print_error, print_json
+
+
+@click.command(epilog="Examples: stratal demo · stratal demo --json · stratal demo --remove")
+@click.option(
+    "--remove", is_flag=True, help="Remove everything the demo made: project, data, model, endpoint."
+)
+@json_option
+def demo(remove: bool, as_json: bool) -> None:
+    """Go from real data to a prediction that can be explained, in a project called 'demo'.
+
+    The Wisconsin breast-cancer data goes up through S3, becomes an Iceberg table, is profiled by SQL,
+    trains a model in a job, is registered and deployed, answers a request, and `stratal why` shows the
+    chain. Starts the platform if it is not running and leaves it running.
+    """
+    story = Story(home_directory())
+    if remove:
+        _remove(story, as_json)
+        return
+    result = _tell(story, quiet=as_json)
+    if as_json:
+        print_json(result)
+    else:
+        _show(result)
+    if not result["verified"]:
+        raise SystemExit(1)
+
+
+def _remove(story: Story, as_json: bool) -> None:
+    removed = story.remove()
+    if as_json:
+        print_json({"removed": removed, "project": PROJECT})
+    else:
+        click.echo(
+            f"Removed project {PROJECT!r} and everything in it." if removed else "There is no demo to remove."
+        )
+
+
+def _tell(story: Story, *, quiet: bool) -> dict[str, Any]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=quiet)
+    timings: dict[str, float] = {}
+    columns = (
+        SpinnerColumn(finished_text="[green]●[/]"),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        for name, title, step in story.steps():
+            line = progress.add_task(title, total=None)
+            began = time.monotonic()
+            try:
+                said = step(
+                    lambda text, line=line, title=title: progress.update(line, description=f"{title}: {text}")
+                )
+            except BaseException:
+                progress.update(line, description=f"[red]{title}: failed[/]")
+                progress.stop_task(line)
+                raise
+            timings[name] = round(time.monotonic() - began, 3)
+            progress.update(line, description=f"{title}: {said}", total=1, completed=1)
+    return {**story.result, "timings": timings, "seconds": round(sum(timings.values()), 3)}
+
+
+def _show(result: dict[str, Any]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    verdict = result["verdict"] if result["verified"] else f"[red]{result['verdict']}[/]"
+    if result["other_inputs"]:
+        verdict += f"; other inputs possible: {', '.join(result['other_inputs'])}"
+    for label, value in (
+        (
+            "Cross-validated AUC",
+            f"{result['auc']:.4f}  [{result['auc_low']:.4f}, {result['auc_high']:.4f}] 95 %",
+        ),
+        ("Held-out AUC", f"{result['held_out_auc']:.4f}"),
+        ("Rows, malignant", f"{result['rows']}, {result['malignant']}"),
+        ("Table", f"{result['table']} @ snapshot {result['snapshot_id']}"),
+        (
+            "Model",
+            f"{result['model']} version {result['model_version']} (run {result['run_id']}, job {result['job_id']})",
+        ),
+        ("Prediction", f"{result['prediction_id']} answered {result['prediction']}"),
+        ("Chain", verdict),
+        ("Time", "  ".join(f"{name} {seconds:.1f} s" for name, seconds in result["timings"].items())),
+        ("Console", result["console"]),
+    ):
+        table.add_row(label, str(value))
+    console = Console()
+    console.print()
+    console.print(table)
+    console.print("Next:")
+    console.print(f"  stratal why {result['prediction_id']}", soft_wrap=True)
+    console.print(
+        '  eval "$(stratal env --project demo)"     your own boto3, pyiceberg and mlflow, pointed here'
+    )
+    console.print("  stratal demo --remove")
+    if not result["verified"]:
+        print_error("The chain did not verify.", f"See: stratal why {result['prediction_id']}")
