@@ -1,0 +1,93 @@
+"""Any other model that MLflow knows how to load: through ``mlflow.pyfunc``, from the model's own environment."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from .arrays import Invalid
+from .columns import expected_of
+from .model import hash_below
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from numpy.typing import NDArray
+
+PREDICT = "predict"
+
+
+def load(plan: dict[str, Any]) -> PyfuncModel:
+    """Load it. Raises what MLflow and the model's library raise; `ImportError` when MLflow is not there."""
+    files: dict[str, str] = {}
+    hash_below(plan["model"], "", files)
+    import mlflow
+    import mlflow.pyfunc
+
+    model = mlflow.pyfunc.load_model(plan["model"])
+    libraries = {"python": sys.version.split()[0], "mlflow": mlflow.__version__, "numpy": np.__version__}
+    return PyfuncModel(model, plan, files, libraries)
+
+
+class PyfuncModel:
+    """A pyfunc: a table or tensor in; one output ``predict``, or one output per column of the table it returns."""
+
+    def __init__(
+        self, model: Any, plan: dict[str, Any], files: dict[str, str], libraries: dict[str, str]
+    ) -> None:
+        self._model = model
+        self.files = files
+        self.libraries = libraries
+        signature = plan.get("signature") or {}
+        self._expected = expected_of(signature.get("inputs"), None, None)
+        listed = signature.get("outputs") or []
+        names = [c["name"] for c in listed if isinstance(c.get("name"), str)]
+        self.interface: dict[str, Any] = {
+            "inputs": self._expected.metadata(),
+            "columns": self._expected.names,
+            "outputs": [{"name": name, "datatype": "FP64", "shape": [-1]} for name in names or [PREDICT]],
+            "classes": None,
+            "answers": None if names else PREDICT,
+        }
+
+    def answer(
+        self,
+        inputs: Sequence[tuple[str, NDArray[Any]]],
+        columns: Sequence[str] | None,
+        wanted: Sequence[str] | None,
+        *,
+        strict: bool,
+    ) -> list[tuple[str, NDArray[Any]]]:
+        outputs = _named(self._model.predict(self._features(inputs, columns, strict)))
+        if wanted is None:
+            return outputs
+        found = dict(outputs)
+        for name in wanted:
+            if name not in found:
+                raise Invalid(f"There is no output {name!r}; the model has {', '.join(found)}.")
+        return [(name, found[name]) for name in wanted]
+
+    def _features(
+        self, inputs: Sequence[tuple[str, NDArray[Any]]], columns: Sequence[str] | None, strict: bool
+    ) -> Any:
+        import pandas
+
+        arranged = self._expected.arrange(inputs, columns, strict=strict)
+        if isinstance(arranged, dict):
+            return pandas.DataFrame(arranged)
+        if columns is not None and arranged.shape[1:] == (len(columns),):
+            return pandas.DataFrame(arranged, columns=self._expected.names or list(columns))
+        if self._expected.names is not None:
+            return pandas.DataFrame(arranged, columns=self._expected.names)
+        return arranged
+
+
+def _named(result: Any) -> list[tuple[str, NDArray[Any]]]:
+    if hasattr(result, "columns"):
+        return [(str(name), np.asarray(result[name])) for name in result.columns]
+    if isinstance(result, dict):
+        return [(str(name), np.asarray(value)) for name, value in result.items()]
+    return [(PREDICT, np.asarray(result))]
