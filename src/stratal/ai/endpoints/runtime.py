@@ -1,0 +1,96 @@
+"""The port to model libraries: what can serve a model, how its replica is started, and how it is asked.
+
+Adapters live in `stratal.engines.runtimes`. A model is loaded by the replica's own process, in the
+model's environment and sandbox; what crosses this port are tensors, checksums and descriptions.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from stratal.ai.endpoints.scoring import Inputs
+from stratal.ai.endpoints.tensors import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a model is loaded: the runtime's name, and what that runtime needs to know (plain JSON values)."""
+
+    runtime: str
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What a replica runs. `files` are put into its folder before it starts; `readable` it must be able to read."""
+
+    argv: Sequence[str]
+    files: Mapping[str, bytes]
+    readable: Sequence[Path]
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a replica that is ready says of itself.
+
+    `interface`: ``inputs`` and ``outputs`` (each ``{"name", "datatype", "shape"}``), ``columns`` (names or
+    None), ``classes`` (or None), ``answers`` (the output that is the answer, or None: all). `loaded`: the
+    SHA-256 of every file it read, by path.
+    """
+
+    interface: Mapping[str, Any]
+    loaded: Mapping[str, str]
+    libraries: Mapping[str, str]
+    seconds: float
+
+
+class Broken(Exception):
+    """The connection to a replica is gone before its answer came."""
+
+
+class CannotLoad(Exception):
+    """The replica says that it cannot load the model; the message is its own."""
+
+
+class Replica(Protocol):
+    """A connected replica. Requests share its connection; `busy_since` is when the oldest unanswered one was sent."""
+
+    greeting: Greeting
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def busy_since(self) -> float | None:
+        """On the event loop's clock, in seconds; None when nothing is in flight."""
+        ...
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def infer(self, inputs: Inputs, outputs: Sequence[str] | None) -> list[Tensor]:
+        """The named outputs, all when None. Raises `Invalid` for inputs the model does not take, `Internal`
+        when the model fails, `Broken` when the replica goes away meanwhile."""
+        ...
+
+    async def wait_closed(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+    def plan(self, mlmodel: Mapping[str, Any], files: Sequence[str]) -> Plan:
+        """How to load the model with this MLmodel file and these files. Raises `Invalid` when nothing here can."""
+        ...
+
+    def command(self, plan: Plan, python: Path, model: Path, folder: Path) -> Command:
+        """What to run so that a replica of the model whose files lie in `model` listens in `folder`."""
+        ...
+
+    async def connect(self, folder: Path) -> Replica:
+        """Connect to the replica that listens in `folder` and wait for its greeting.
+
+        Raises `OSError` while nobody listens, `CannotLoad`, and `Broken` when it goes away before greeting.
+        """
+        ...

@@ -1,0 +1,92 @@
+"""`Runtimes`: which of the runtimes takes a model, the replica's command line, and connecting to it."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stratal.ai.endpoints.runtime import Command, Plan
+from stratal.engines.runtimes.link import ReplicaLink, connect
+from stratal.kernel.errors import Invalid
+
+_PROGRAM = Path(__file__).parent / "replica"
+_FORMATS = ("skops", "cloudpickle", "pickle")
+
+
+class Runtimes:
+    """Scikit-learn by plain library calls; everything else that has a ``python_function`` flavor through MLflow."""
+
+    def plan(self, mlmodel: Mapping[str, Any], files: Sequence[str]) -> Plan:
+        flavors = mlmodel.get("flavors")
+        if not isinstance(flavors, Mapping):
+            raise Invalid(
+                "The model's MLmodel file names no flavors, so nothing knows how to load it.",
+                reason="unservable",
+            )
+        signature = _signature(mlmodel.get("signature"))
+        pyfunc = flavors.get("python_function")
+        predict = pyfunc.get("predict_fn") if isinstance(pyfunc, Mapping) else None
+        sklearn = flavors.get("sklearn")
+        if isinstance(sklearn, Mapping):
+            options = _sklearn(sklearn, files)
+            if predict in (None, "predict", "predict_proba"):
+                return Plan("sklearn", {**options, "signature": signature, "predict_fn": predict})
+        if isinstance(pyfunc, Mapping):
+            return Plan("pyfunc", {"signature": signature})
+        raise Invalid(
+            f"No runtime here serves the flavors {', '.join(map(str, flavors))}.",
+            hint="Served are scikit-learn models and everything with MLflow's python_function flavor.",
+            reason="unservable",
+        )
+
+    def command(self, plan: Plan, python: Path, model: Path, folder: Path) -> Command:
+        wanted = {"runtime": plan.runtime, "model": str(model), **plan.options}
+        argv = [str(python), "-I", "-B", "-u", str(_PROGRAM / "__main__.py"), str(folder)]
+        return Command(argv, {"plan.json": orjson.dumps(wanted)}, [_PROGRAM, model])
+
+    async def connect(self, folder: Path) -> ReplicaLink:
+        return await connect(folder)
+
+
+def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    file = flavor.get("pickled_model")
+    form = flavor.get("serialization_format") or "pickle"
+    if form not in _FORMATS:
+        raise Invalid(
+            f"The model is saved as {str(form)[:40]!r}; served are {', '.join(_FORMATS)}.",
+            reason="unservable",
+        )
+    if file not in files:
+        raise Invalid(
+            f"The model's file {str(file)[:200]!r} is not among its stored files.", reason="unservable"
+        )
+    code = flavor.get("code")
+    if code is not None and not any(path.startswith(f"{code}/") for path in files):
+        raise Invalid(
+            f"The model's code folder {str(code)[:200]!r} is not among its stored files.", reason="unservable"
+        )
+    return {"file": file, "format": form, "code": code, "trusted": flavor.get("skops_trusted_types")}
+
+
+def _signature(signature: object) -> dict[str, Any] | None:
+    """The signature's inputs and outputs, which MLmodel holds as JSON text. Raises `Invalid`."""
+    if not isinstance(signature, Mapping):
+        return None
+    try:
+        return {
+            side: orjson.loads(signature[side]) if signature.get(side) else None
+            for side in ("inputs", "outputs")
+        }
+    except orjson.JSONDecodeError as error:
+        raise Invalid("The model's signature cannot be read.", hint=str(error), reason="unservable") from None
+
+
+def program_files() -> list[Path]:
+    """The replica's program, as installed (for tests and for `doctor`)."""
+    return sorted(Path(name.path) for name in os.scandir(_PROGRAM) if name.name.endswith(".py"))
+
+
+assert sys.byteorder == "little", "replicas and server exchange little-endian bytes as they are"

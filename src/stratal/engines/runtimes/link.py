@@ -1,0 +1,181 @@
+"""The server's end of a replica's socket: many requests at once over one connection."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from stratal.ai.endpoints.runtime import Broken, CannotLoad, Greeting
+from stratal.ai.endpoints.scoring import Inputs
+from stratal.ai.endpoints.tensors import Tensor
+from stratal.engines.runtimes.replica import frames
+from stratal.kernel.errors import Internal, Invalid
+
+SOCKET = "replica.sock"
+
+
+class ReplicaLink(asyncio.Protocol):
+    """A connected replica (`stratal.ai.endpoints.runtime.Replica`)."""
+
+    greeting: Greeting
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._splitter = frames.Splitter()
+        self._transport: asyncio.Transport | None = None
+        self._next = 1
+        self._waiting: dict[int, tuple[float, asyncio.Future[tuple[int, memoryview]]]] = {}
+        self.hello: asyncio.Future[Greeting] = self._loop.create_future()
+        self._lost = self._loop.create_future()
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # -- the port ------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def busy_since(self) -> float | None:
+        return next(iter(self._waiting.values()))[0] if self._waiting else None
+
+    @property
+    def closed(self) -> bool:
+        return self._lost.done()
+
+    async def infer(self, inputs: Inputs, outputs: Sequence[str] | None) -> list[Tensor]:
+        header = orjson.dumps(
+            {
+                "inputs": [(t.name, t.datatype, t.shape, len(t.data)) for t in inputs.tensors],
+                "columns": inputs.columns,
+                "outputs": outputs,
+                "strict": inputs.strict,
+            }
+        )
+        kind, body = await self._ask(header, [bytes(tensor.data) for tensor in inputs.tensors])
+        if kind == frames.ERROR:
+            error = orjson.loads(body)
+            if error["code"] == "invalid":
+                raise Invalid(error["message"], reason="bad_input")
+            raise Internal(
+                error["message"],
+                hint="The replica's log has more: stratal endpoint logs NAME",
+                reason="model_failed",
+            )
+        return _tensors(body)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._lost)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- frames --------------------------------------------------------------------------------
+
+    async def _ask(self, header: bytes, buffers: Sequence[bytes]) -> tuple[int, memoryview]:
+        await self._writable.wait()
+        if self._transport is None or self._lost.done():
+            raise Broken
+        number = self._next
+        self._next = number + 1 if number < 0xFFFFFFFF else 1
+        future: asyncio.Future[tuple[int, memoryview]] = self._loop.create_future()
+        self._waiting[number] = (self._loop.time(), future)
+        # A caller who gives up leaves its entry: the replica is still at it, and its answer falls on the floor.
+        self._transport.write(frames.pack_tensors(number, frames.INFER, header, buffers))
+        return await future
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for number, kind, body in self._splitter.feed(data):
+                self._received(number, kind, body)
+        except (ValueError, KeyError, TypeError, orjson.JSONDecodeError):
+            # What runs there is somebody's model: it may say anything, and is not listened to any more.
+            self.close()
+
+    def _received(self, number: int, kind: int, body: memoryview) -> None:
+        if kind == frames.HELLO and not self.hello.done():
+            said = orjson.loads(body)
+            self.hello.set_result(
+                Greeting(
+                    _mapping(said["interface"]),
+                    {str(k): str(v) for k, v in said["files"].items()},
+                    {str(k): str(v) for k, v in said["libraries"].items()},
+                    float(said["seconds"]),
+                )
+            )
+        elif kind == frames.FAILED and not self.hello.done():
+            self.hello.set_exception(CannotLoad(str(orjson.loads(body)["message"])[:2000]))
+        elif kind in (frames.ANSWER, frames.ERROR):
+            entry = self._waiting.pop(number, None)
+            if entry is not None and not entry[1].done():
+                entry[1].set_result((kind, body))
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._writable.set()
+        waiting, self._waiting = self._waiting, {}
+        for _, future in waiting.values():
+            if not future.done():
+                future.set_exception(Broken())
+        if not self.hello.done():
+            self.hello.set_exception(Broken())
+            self.hello.exception()  # looked at: nobody need wait for it
+        if not self._lost.done():
+            self._lost.set_result(None)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("not an object")
+    return value
+
+
+def _tensors(body: memoryview) -> list[Tensor]:
+    try:
+        header, data = frames.split_tensors(body)
+        listed = orjson.loads(header)["outputs"]
+        pieces = frames.cut(data, [int(size) for _, _, _, size in listed])
+        return [
+            Tensor(str(name), str(datatype), tuple(map(int, shape)), piece)
+            for (name, datatype, shape, _), piece in zip(listed, pieces, strict=True)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise Internal(
+            "The replica's answer cannot be read.", hint=str(error), reason="model_failed"
+        ) from error
+
+
+async def connect(folder: Path) -> ReplicaLink:
+    """Connect to the socket in `folder`, however long that path is (sun_path holds 107 bytes), and be greeted."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.setblocking(False)
+        channel.connect(f"/proc/self/fd/{descriptor}/{SOCKET}")
+        _, link = await asyncio.get_running_loop().create_unix_connection(ReplicaLink, sock=channel)
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        os.close(descriptor)
+    try:
+        link.greeting = await link.hello
+    except BaseException:
+        link.close()
+        raise
+    return link
