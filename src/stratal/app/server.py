@@ -18,29 +18,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from stratal import __version__
 from stratal.app.processes import start_time
+from stratal.app.record import check_binding, read_record, write_private
 from stratal.app.schema import ensure_schema
 from stratal.app.settings import Home, Settings
 from stratal.app.wiring import Platform, wire
-from stratal.kernel.errors import Conflict, Invalid
+from stratal.kernel.errors import Conflict
 
 log = logging.getLogger("stratal")
 _GRACE_SECONDS = 5
-
-
-def check_binding(settings: Settings) -> None:
-    """Refuse to be reachable from other machines without TLS, unless that was said to be wanted. Raises `Invalid`."""
-    if settings.tls_certificate or settings.insecure or is_loopback(settings.host):
-        return
-    raise Invalid(
-        f"Refusing to listen on {settings.host} without TLS: keys and data would cross the network in the clear.",
-        hint="Give --tls-cert and --tls-key, or say --insecure when something in front of Stratal does TLS.",
-        reason="insecure_binding",
-    )
-
-
-def is_loopback(host: str) -> bool:
-    """True for addresses only this machine can reach."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 @asynccontextmanager
@@ -69,7 +54,7 @@ def serve(settings: Settings, *, on_ready: Callable[[Platform], None]) -> None:
         unix = _listen_unix(home.platform_socket)
         ensure_schema(home.database)
         platform = wire(settings)
-        _write_private(home.admin_key, platform.founded.credential.token)
+        write_private(home.admin_key, platform.founded.credential.token)
         _run(settings, platform, [tcp, unix], on_ready)
     finally:
         with suppress(FileNotFoundError):
@@ -177,29 +162,7 @@ def _listen_unix(path: Path) -> socket.socket:
 def _write_record(settings: Settings) -> None:
     pid = os.getpid()
     record = {"pid": pid, "started": start_time(pid), "url": settings.url, "version": __version__}
-    _write_private(settings.home.server_record, json.dumps(record))
-
-
-def read_record(home: Home) -> dict[str, str | int] | None:
-    """What the running (or killed) server wrote of itself; None when there is nothing readable."""
-    try:
-        record = json.loads(home.server_record.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, whole or not at all."""
-    scratch = path.with_name(path.name + ".new")
-    with suppress(FileNotFoundError):
-        scratch.unlink()
-    descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    scratch.replace(path)
+    write_private(settings.home.server_record, json.dumps(record))
 
 
 def _log_to(path: Path, level: str) -> None:

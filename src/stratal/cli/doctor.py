@@ -10,6 +10,8 @@ from typing import Literal
 
 import click
 
+from stratal.app.processes import is_alive
+from stratal.app.record import read_record
 from stratal.app.settings import Home
 from stratal.cli.output import home_option, human_bytes, json_option, print_json
 from stratal.engines.local.probe import probe
@@ -99,8 +101,6 @@ def _home(home: Home) -> Iterator[Finding]:
 
 
 def _server(home: Home) -> Finding:
-    from stratal.app.processes import is_alive
-    from stratal.app.server import read_record
     from stratal.sdk import ApiError, Client
 
     record = read_record(home)

@@ -11,12 +11,10 @@ from pathlib import Path
 import click
 
 from stratal.app.processes import descendants, describe, end, is_alive
+from stratal.app.record import check_binding, read_record
 from stratal.app.settings import DEFAULT_PORT, Home, Settings, log_level
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
-from stratal.engines.local.adapter import LocalEngine
-from stratal.engines.local.link import keeper_lives
 from stratal.kernel.errors import Unavailable
-from stratal.sdk import ApiError, Client
 
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 10.0
@@ -75,8 +73,6 @@ def up(
 
 def _detach(settings: Settings) -> None:
     """Start the server in a session of its own and wait until it answers."""
-    from stratal.app.server import check_binding, read_record
-
     check_binding(settings)
     first = not settings.home.database.exists()
     settings.home.make()
@@ -115,6 +111,8 @@ def _detach(settings: Settings) -> None:
 
 
 def _welcome(settings: Settings, first: bool) -> None:
+    from stratal.sdk import ApiError  # the client costs a third of a second: never before the server is ready
+
     click.echo(f"Stratal is ready at {settings.url}   (data in {settings.home.root})")
     if first:
         click.echo("First start: made the instance key, the admin and the project 'default'.")
@@ -128,6 +126,8 @@ def _welcome(settings: Settings, first: bool) -> None:
 
 
 def _login_path(settings: Settings, key: str) -> str:
+    from stratal.sdk import Client
+
     return str(Client(settings.url, key).post("/login-links")["path"])
 
 
@@ -139,8 +139,6 @@ def _login_path(settings: Settings, key: str) -> str:
 @json_option
 def down(home: Path, keep_jobs: bool, as_json: bool) -> None:
     """Stop server, keeper and workloads."""
-    from stratal.app.server import read_record
-
     place = Home(home.expanduser().absolute())
     record = read_record(place)
     was_running = False
@@ -163,8 +161,6 @@ def down(home: Path, keep_jobs: bool, as_json: bool) -> None:
 @json_option
 def status(home: Path, as_json: bool) -> None:
     """Show what is running, where, and how much memory it holds. Exit code 3 when nothing is."""
-    from stratal.app.server import read_record
-
     place = Home(home.expanduser().absolute())
     record = read_record(place)
     running = record is not None and is_alive(int(record["pid"]), int(record["started"]))
@@ -203,6 +199,8 @@ def status(home: Path, as_json: bool) -> None:
 
 def _keeper_pids(place: Home) -> list[int]:
     """The keeper's pid, as it wrote it into its lock file, while it holds that lock."""
+    from stratal.engines.local.link import keeper_lives
+
     if not keeper_lives(place.keeper):
         return []
     written = (place.keeper / "keeper.lock").read_text().strip()
@@ -211,6 +209,9 @@ def _keeper_pids(place: Home) -> list[int]:
 
 def _end_keeper(place: Home) -> bool:
     """Stop every workload and the keeper; True when there was one. A killed keeper's workloads are found as well."""
+    from stratal.engines.local.adapter import LocalEngine
+    from stratal.engines.local.link import keeper_lives
+
     attempts = place.keeper / "attempts"
     if not keeper_lives(place.keeper) and not (attempts.is_dir() and any(attempts.iterdir())):
         return False

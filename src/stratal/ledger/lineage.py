@@ -9,9 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import select
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy import Connection, insert, select
 
 from stratal.identity.model import Principal
 from stratal.kernel.clock import Clock
@@ -61,13 +59,18 @@ class Lineage:
             "name": name,
             "first_at": self._clock(),
         }
-        await self._database.write(
-            lambda c: c.execute(
-                (postgres_insert if c.dialect.name == "postgresql" else sqlite_insert)(accesses)
-                .values(values)
-                .on_conflict_do_nothing()
-            )
+        same = (
+            (accesses.c.workload == who.workload)
+            & (accesses.c.mode == mode)
+            & (accesses.c.kind == kind)
+            & (accesses.c.version == version)
         )
+
+        def work(connection: Connection) -> None:
+            if connection.execute(select(accesses.c.workload).where(same)).first() is None:
+                connection.execute(insert(accesses).values(values))
+
+        await self._database.write(work)
         self._known[key] = None
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)

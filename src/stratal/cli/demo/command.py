@@ -1,13 +1,17 @@
 """The demo's command line and what it shows."""
 
 import time
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stratal.app.settings import home_directory
 from stratal.cli.demo.story import PROJECT, Story
 from stratal.cli.output import json_option, print_error, print_json
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 
 @click.command(epilog="Examples: stratal demo · stratal demo --json · stratal demo --remove")
@@ -71,6 +75,10 @@ def _tell(story: Story, *, quiet: bool) -> dict[str, Any]:
             timings[name] = round(time.monotonic() - began, 3)
             progress.update(line, description=f"{title}: {said}", total=1, completed=1)
     return {**story.result, "timings": timings, "seconds": round(sum(timings.values()), 3)}
+
+
+def _say(progress: "Progress", line: "TaskID", title: str, text: str) -> None:
+    progress.update(line, description=f"{title}: {text}")
 
 
 def _show(result: dict[str, Any]) -> None:

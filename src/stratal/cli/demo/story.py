@@ -112,7 +112,7 @@ class Story:
         answer = self._stratal(
             "sql",
             "SELECT malignant, count(*) AS patients, round(avg(mean_radius), 2) AS mean_radius, "
-            f"round(avg(mean_concavity), 3) AS mean_concavity FROM {TABLE} GROUP BY malignant ORDER BY malignant",
+            f"round(avg(mean_concavity), 3) AS mean_concavity FROM {TABLE} GROUP BY malignant ORDER BY malignant",  # noqa: S608
             "--json",
         )
         benign, malignant = answer["rows"]
