@@ -65,9 +65,7 @@ def _tell(story: Story, *, quiet: bool) -> dict[str, Any]:
             line = progress.add_task(title, total=None)
             began = time.monotonic()
             try:
-                said = step(
-                    lambda text, line=line, title=title: progress.update(line, description=f"{title}: {text}")
-                )
+                said = step(partial(_say, progress, line, title))
             except BaseException:
                 progress.update(line, description=f"[red]{title}: failed[/]")
                 progress.stop_task(line)

@@ -23,6 +23,11 @@ KEY = "wdbc/breast-cancer-wisconsin.csv"
 TABLE = "clinic.breast_cancer"
 MODEL = "breast-cancer"
 ENDPOINT = "breast-cancer"
+PROFILE = (
+    "SELECT malignant, count(*) AS patients, round(avg(mean_radius), 2) AS mean_radius, "
+    "round(avg(mean_concavity), 3) AS mean_concavity "
+    "FROM clinic.breast_cancer GROUP BY malignant ORDER BY malignant"
+)
 TRAINING = Path(__file__).parent / "training"
 
 Say = Callable[[str], None]
@@ -111,8 +116,7 @@ class Story:
     def _profile(self, say: Say) -> str:
         answer = self._stratal(
             "sql",
-            "SELECT malignant, count(*) AS patients, round(avg(mean_radius), 2) AS mean_radius, "
-            f"round(avg(mean_concavity), 3) AS mean_concavity FROM {TABLE} GROUP BY malignant ORDER BY malignant",  # noqa: S608
+            PROFILE,
             "--json",
         )
         benign, malignant = answer["rows"]
