@@ -48,7 +48,7 @@ code_files = Table(
 )
 
 snapshots = Table(
-    "snapshots",
+    "code_snapshots",
     metadata,
     Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
     Column("id", Text, nullable=False),  # SHA-256 of the canonical manifest
