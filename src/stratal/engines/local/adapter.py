@@ -1,7 +1,6 @@
 """`LocalEngine`: the `Engine` port, carried out by a keeper on this machine."""
 
 import asyncio
-import contextlib
 import os
 import re
 import sys
@@ -63,9 +62,7 @@ class LocalEngine:
 
     async def shutdown(self, *, kill: bool, grace_seconds: float = 10.0) -> None:
         """End the keeper: after all its workloads ended (`kill`), or sparing them for the next keeper."""
-        with contextlib.suppress(ConnectionError):  # it may leave before its answer does
-            await self._link.ask("shutdown", again=False, kill=kill, grace_seconds=grace_seconds)
-        await self._link.close()
+        await self._link.shutdown(kill=kill, grace_seconds=grace_seconds)
 
     @property
     def keeper_pid(self) -> int | None:

@@ -1,6 +1,6 @@
 """Attempts as their folders record them. Read by the keeper; written by keeper and launchers in turn.
 
-    no pid.json                          nothing was started: whoever claims it says so
+    no pid.json                          nothing was started, power cut or not: whoever claims it says so
     pid.json, its process lives          starting (no started.json yet) or running
     exit.json                            ended, as it says
     pid.json, dead, no exit.json         unknown, for ever: nobody saw how it ended
@@ -164,7 +164,7 @@ class Folder:
         attempt.processors = processors
         part = f"{self._trash}/{attempt.id}.{attempt.nonce}"
         os.mkdir(part, 0o700)
-        intent = {**spec, "nonce": attempt.nonce, "boot": process.boot_id(), "processors": processors}
+        intent = {**spec, "nonce": attempt.nonce, "processors": processors}
         process.write_json(f"{part}/spec.json", intent)
         os.rename(part, attempt.path)
         process.sync_folder(self._attempts)
@@ -201,10 +201,9 @@ class Folder:
         if spec is None and launcher is None:
             return False  # no intent was finished, so no launcher was spawned
         attempt.processors = (spec or {}).get("processors", [])
-        if launcher is None and (spec is None or spec["boot"] == here["boot"]):
-            if process.claim_json(f"{attempt.path}/pid.json", here):
-                return False  # its launcher, if there ever was one, can no longer take it on
-            launcher = process.read_json(f"{attempt.path}/pid.json")
+        if launcher is None and process.claim_json(f"{attempt.path}/pid.json", here):
+            return False  # its launcher, if there ever was one, can no longer take it on
+        launcher = launcher or process.read_json(f"{attempt.path}/pid.json")
         launcher = launcher or {**here, "boot": ""}
         if launcher["pid"] == 0 and launcher["boot"] == here["boot"]:
             return False  # an earlier keeper declared so

@@ -51,11 +51,15 @@ class Link:
         self._number = 0
         self._task: asyncio.Task[None] | None = None
         self._trouble: str = ""
+        self._last: int | None = None
+        """The request after whose answer the keeper leaves, and nobody is to look for another."""
+        self._over = False
         self.keeper_pid: int | None = None
 
     async def open(self) -> None:
         """Connect, and stay connected until `close`. Raises `Unavailable` when there is no way."""
         if self._task is None:
+            self._over = False
             self._task = asyncio.create_task(self._stay_connected(), name="keeper-link")
         await self._wait_connected()
 
@@ -67,18 +71,20 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def ask(self, operation: str, *, again: bool = True, **arguments: object) -> Any:
+    async def shutdown(self, *, kill: bool, grace_seconds: float) -> None:
+        """Ask the keeper to leave, until it did; then start no other one."""
+        await self.ask("shutdown", kill=kill, grace_seconds=grace_seconds)
+        await self.close()
+
+    async def ask(self, operation: str, **arguments: object) -> Any:
         """Send a request and return its answer; repeats it when the keeper died meanwhile (all are idempotent).
 
         Raises the error the keeper answered with, `Unavailable` when none answers in time.
         """
         for _ in range(8):
             await self._wait_connected()
-            try:
-                return await self._ask(operation, arguments)
-            except ConnectionError:
-                if not again:
-                    raise
+            with contextlib.suppress(ConnectionError):
+                return await self._ask(operation, arguments, last=operation == "shutdown")
         raise Unavailable("The keeper dies at each request.", hint=f"See {self._run_dir / 'keeper.log'}.")
 
     async def _wait_connected(self) -> None:
@@ -93,31 +99,40 @@ class Link:
                 hint=f"See {self._run_dir / 'keeper.log'}.",
             ) from None
 
-    async def _ask(self, operation: str, arguments: dict[str, object]) -> Any:
-        if self._writer is None:
+    async def _ask(self, operation: str, arguments: dict[str, object], *, last: bool = False) -> Any:
+        writer = self._writer
+        if writer is None:
             raise ConnectionError("not connected")
         self._number += 1
         number = self._number
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
+        if last:
+            self._last = number
         try:
-            self._writer.write(json.dumps({"id": number, "op": operation, **arguments}).encode() + b"\n")
-            await self._writer.drain()
+            writer.write(json.dumps({"id": number, "op": operation, **arguments}).encode() + b"\n")
+            await writer.drain()
             return await answer
+        except ConnectionError:
+            self._disconnect(writer)  # else the next attempt would find us connected still
+            raise
         finally:
             self._answers.pop(number, None)
+            if not answer.cancel() and not answer.cancelled():
+                answer.exception()  # seen, also when writing failed first
 
     # -- the connection ------------------------------------------------------------------------
 
     async def _stay_connected(self) -> None:
         failures = 0
-        while True:
+        while not self._over:
             await asyncio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
             reading: asyncio.Task[None] | None = None
+            writer: asyncio.StreamWriter | None = None
             try:
-                channel = await asyncio.to_thread(self._channel)
-                reader, self._writer = await asyncio.open_unix_connection(sock=channel, limit=_LINE_LIMIT)
-                reading = asyncio.create_task(self._read(reader), name="keeper-read")
+                reader, writer = await self._dial()
+                self._writer = writer
+                reading = asyncio.create_task(self._read(reader, writer), name="keeper-read")
                 await self._greet()
                 failures, self._trouble = 0, ""
                 self._connected.set()
@@ -129,7 +144,16 @@ class Link:
             finally:
                 if reading is not None:
                     reading.cancel()
-                self._disconnect()
+                self._disconnect(writer)
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        dialling = asyncio.ensure_future(asyncio.to_thread(self._channel))
+        try:
+            channel = await asyncio.shield(dialling)
+        except asyncio.CancelledError:  # the thread goes on: what it finds is not wanted any more
+            dialling.add_done_callback(_hang_up)
+            raise
+        return await asyncio.open_unix_connection(sock=channel, limit=_LINE_LIMIT)
 
     async def _greet(self) -> None:
         token = json.loads(await asyncio.to_thread((self._run_dir / "keeper.token").read_bytes))["token"]
@@ -140,7 +164,7 @@ class Link:
         self.keeper_pid = hello["pid"]
         self._on_all(await self._ask("watch", {}))
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take answers and news in until the connection ends; then nobody waits for an answer any more."""
         try:
             while line := await reader.readline():
@@ -155,16 +179,19 @@ class Link:
                     kind, text = message["error"]
                     answer.set_exception(_KINDS.get(kind, Internal)(text))
                 else:
+                    self._over = self._over or message["id"] == self._last
                     answer.set_result(message["ok"])
         finally:
-            self._disconnect()
+            self._disconnect(writer)
 
-    def _disconnect(self) -> None:
+    def _disconnect(self, writer: asyncio.StreamWriter | None) -> None:
+        """Give `writer`'s connection up, unless there is a newer one already."""
+        if writer is None or writer is not self._writer:
+            return
         self._connected.clear()
         self.keeper_pid = None
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._writer = None
+        writer.close()
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(ConnectionError("the keeper went away"))
@@ -211,6 +238,11 @@ class Link:
         )
         if done.returncode not in (0, BUSY):
             raise Unavailable(f"no keeper could be started: {done.stderr.decode(errors='replace')[-500:]}")
+
+
+def _hang_up(dialling: "asyncio.Future[socket.socket]") -> None:
+    if dialling.exception() is None:
+        dialling.result().close()
 
 
 def keeper_lives(run_dir: Path) -> bool:
