@@ -4,13 +4,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from stratal.app.settings import Settings
+from stratal.console.app import Console
 from stratal.data.objects.service import Objects
 from stratal.engines.local.adapter import LocalEngine
 from stratal.gateway.chain import Chain
+from stratal.gateway.console.door import ConsoleDoor, sign_in_with
+from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
 from stratal.gateway.native import projects as native_projects
-from stratal.gateway.native.door import NativeDoor
+from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.identity.founding import Founded, found
 from stratal.identity.keys import Keys
@@ -94,9 +97,17 @@ def wire(settings: Settings) -> Platform:
             native_projects.router(keys, projects, removal, sessions, events),
         ],
     )
+    console = Console(
+        InProcess(native, SESSION_COOKIE),
+        sign_in_with(sessions),
+        sessions.sign_out,
+        cookie=SESSION_COOKIE,
+        secure=settings.tls_certificate is not None,
+    )
     doors: list[Door] = [
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
+        ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]
     _ = work_blobs, artifact_blobs
     return Platform(

@@ -1,0 +1,39 @@
+"""The front page: what the project holds, newest first."""
+
+import asyncio
+
+from starlette.responses import Response
+
+from stratal.console.render import Ways
+from stratal.console.view import View
+
+_ROWS = 6
+
+
+async def home(view: View) -> Response:
+    """``/``: to the viewer's project."""
+    return view.redirect(view.base)
+
+
+async def overview(view: View) -> Response:
+    jobs, runs, tables, endpoints = await asyncio.gather(
+        view.attempt("/jobs", limit=_ROWS),
+        view.attempt("/runs", limit=_ROWS),
+        view.attempt("/tables"),
+        view.attempt("/endpoints"),
+    )
+    return view.page(
+        "overview.html",
+        "Overview",
+        at="",
+        live="job. run. table. endpoint. model.",
+        ways=Ways(
+            cli="stratal status\nstratal jobs",
+            python="from stratal.sdk import Client\n\nclient = Client()\nclient.get(client.path('/jobs'))",
+        ),
+        jobs=jobs,
+        runs=runs,
+        tables=tables,
+        endpoints=endpoints,
+        rows=_ROWS,
+    )

@@ -1,0 +1,138 @@
+"""How values are shown: times, durations, sizes, numbers, states. Pure functions; the templates' filters."""
+
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+# Every state anything can be in, to one of the five shapes that a state is drawn with.
+_SHAPES = {
+    "running": "run",
+    "starting": "run",
+    "deploying": "run",
+    "waking": "run",
+    "stopping": "run",
+    "succeeded": "done",
+    "finished": "done",
+    "ready": "done",
+    "verified": "done",
+    "serving": "done",
+    "active": "done",
+    "failed": "fail",
+    "broken": "fail",
+    "unhealthy": "fail",
+    "error": "fail",
+    "queued": "wait",
+    "scheduled": "wait",
+    "pending": "wait",
+    "idle": "wait",
+    "sleeping": "wait",
+}
+_NAMES = {"succeeded": "Done", "finished": "Done", "scheduled": "Queued", "killed": "Stopped"}
+
+
+def shape(state: object) -> str:
+    """``run``, ``done``, ``fail``, ``wait`` or ``off``: the shape and colour that `state` is drawn with."""
+    return _SHAPES.get(str(state or "").lower(), "off")
+
+
+def state_name(state: object) -> str:
+    """The word people read for a state: one word for one idea, whatever a protocol calls it."""
+    word = str(state or "unknown").lower()
+    return _NAMES.get(word, word.replace("_", " ").capitalize())
+
+
+def moment(value: Any) -> datetime | None:
+    """A time out of what APIs send (ISO 8601, or epoch milliseconds); None when it is neither."""
+    if isinstance(value, bool) or value in (None, "", 0):
+        return None
+    try:
+        if isinstance(value, (int, float)):
+            return datetime.fromtimestamp(value / 1000, UTC)
+        parsed = datetime.fromisoformat(str(value))
+    except (ValueError, OverflowError, OSError):
+        return None
+    return parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)
+
+
+def exact(value: Any) -> str:
+    """The time to the second, in UTC, as titles show it."""
+    at = moment(value)
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC") if at else ""
+
+
+def ago(value: Any, now: datetime) -> str:
+    """How long ago, in the one unit that matters; a date once that is more than 30 days."""
+    at = moment(value)
+    if at is None:
+        return ""
+    seconds = (now - at).total_seconds()
+    if seconds < 5:
+        return "just now" if seconds > -60 else exact(value)
+    for limit, size, unit in ((60, 1, "s"), (3600, 60, "min"), (86400, 3600, "h"), (30 * 86400, 86400, "d")):
+        if seconds < limit:
+            return f"{int(seconds // size)} {unit} ago"
+    return f"{at.day} {at:%b %Y}"
+
+
+def duration(seconds: Any) -> str:
+    """``0.8s``, ``42s``, ``10m 26s``, ``3h 05m``, ``2d 04h``; empty when unknown."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+        return ""
+    if seconds < 10:
+        return f"{max(seconds, 0):.1f}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02d}s"
+    if whole < 86400:
+        return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
+    return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
+
+
+def between(start: Any, end: Any, now: datetime) -> float | None:
+    """Seconds from `start` to `end`, or to now when it has not ended; None when it has not started."""
+    begin = moment(start)
+    if begin is None:
+        return None
+    return ((moment(end) or now) - begin).total_seconds()
+
+
+def size(count: Any) -> str:
+    """Bytes in binary units: ``512 B``, ``1.5 KiB``; empty when unknown."""
+    if isinstance(count, bool) or not isinstance(count, (int, float)):
+        return ""
+    value = float(count)
+    for unit in _UNITS:
+        if abs(value) < 1024 or unit == _UNITS[-1]:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
+        value /= 1024
+    raise AssertionError("unreachable")
+
+
+def number(value: Any) -> str:
+    """A figure people can compare in a column: four significant digits, the exponent only where it helps."""
+    if isinstance(value, str) and value in {"NaN", "Infinity", "-Infinity"}:
+        return value.replace("Infinity", "∞")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return str(value) if value is not None else ""
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e9):
+        return f"{int(value):,}".replace(",", "\u2009")
+    if not math.isfinite(value):
+        return {"nan": "NaN", "inf": "∞", "-inf": "-∞"}[str(value)]
+    if 1e-3 <= abs(value) < 1e6:
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.6g}"
+    return f"{value:.2e}"
+
+
+def short(identifier: Any, length: int = 8) -> str:
+    """The beginning of a long hash or id, enough to recognise it."""
+    text = str(identifier or "")
+    return text[:length] if len(text) > length else text
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """``1 job``, ``3 jobs``, ``1 entry``."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
