@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from stratal.app.settings import Settings
 from stratal.console.app import Console
+from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
 from stratal.engines.local.adapter import LocalEngine
 from stratal.gateway.chain import Chain
@@ -15,6 +16,7 @@ from stratal.gateway.door import Door
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.operations.door import OperationsDoor
+from stratal.gateway.s3.door import S3Door
 from stratal.identity.founding import Founded, found
 from stratal.identity.keys import Keys
 from stratal.identity.master import load_or_create
@@ -81,6 +83,7 @@ def wire(settings: Settings) -> Platform:
 
     # compute, data, collab, ai: services are made here, lower rooms first
     objects = Objects(database, object_blobs, lineage, clock)
+    uploads = Uploads(database, object_blobs, objects, clock)
     starts.append(objects.start)
     closes.append(objects.close)
 
@@ -105,6 +108,7 @@ def wire(settings: Settings) -> Platform:
         secure=settings.tls_certificate is not None,
     )
     doors: list[Door] = [
+        S3Door(keys, objects, uploads, clock),
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
         ConsoleDoor(console),  # last: it answers whatever nobody else does

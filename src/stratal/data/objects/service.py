@@ -6,7 +6,7 @@ that no row refers to. A workload's reads and writes are recorded by version bef
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 
@@ -43,6 +43,11 @@ from stratal.kernel.errors import Conflict, Denied, Internal, Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
 from stratal.ledger.lineage import Lineage, Mode
+
+
+def _nothing_more(_connection: Connection, _version_id: str) -> None:
+    """Most versions change nothing else."""
+
 
 MAX_PAGE = 1000
 _DELETE_BATCH = 100
@@ -218,8 +223,12 @@ class Objects:
         description: Description,
         condition: Condition = ALWAYS,
         parts: tuple[int, ...] = (),
+        finish: Callable[[Connection, str], None] = _nothing_more,
     ) -> ObjectVersion:
-        """Make a received blob the object's content. The blob is removed again when that fails."""
+        """Make a received blob the object's content. The blob is removed again when that fails.
+
+        `finish` gets the version's id within the transaction, for what must change together with it.
+        """
         version = ObjectVersion(
             id=new_id("obj"),
             bucket=bucket.name,
@@ -239,11 +248,13 @@ class Objects:
             created_by=who.actor,
         )
 
+        def write(connection: Connection) -> ObjectVersion:
+            finish(connection, version.id)
+            return rows.put_version(connection, bucket.id, version, condition, self._clock())
+
         async def work() -> ObjectVersion:
             try:
-                return await self._database.write(
-                    lambda c: rows.put_version(c, bucket.id, version, condition, self._clock())
-                )
+                return await self._database.write(write)
             except BaseException:
                 await self._blobs.delete(received.blob.key)
                 raise
