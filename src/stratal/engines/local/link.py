@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from stratal.kernel.errors import Conflict, Denied, Internal, Invalid, StratalEr
 _log = logging.getLogger(__name__)
 _LINE_LIMIT = 64 << 20
 _PATIENCE = 20.0
+_PERSISTENCE = 60.0
 _BACKOFF = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 _START_SECONDS = 15.0
 _KINDS: dict[str, type[StratalError]] = {
@@ -81,7 +83,8 @@ class Link:
 
         Raises the error the keeper answered with, `Unavailable` when none answers in time.
         """
-        for _ in range(8):
+        deadline = time.monotonic() + _PERSISTENCE
+        while time.monotonic() < deadline:
             await self._wait_connected()
             with contextlib.suppress(ConnectionError):
                 return await self._ask(operation, arguments, last=operation == "shutdown")
