@@ -54,7 +54,7 @@ class CannotLoad(Exception):
 
 
 class Replica(Protocol):
-    """A connected replica. Requests share its connection; `busy_since` is when the oldest unanswered one was sent."""
+    """A connected replica. Requests share its connection."""
 
     greeting: Greeting
 
@@ -63,7 +63,7 @@ class Replica(Protocol):
 
     @property
     def busy_since(self) -> float | None:
-        """On the event loop's clock, in seconds; None when nothing is in flight."""
+        """Since when it has owed an answer and given none (the event loop's clock, seconds); None: it owes nothing."""
         ...
 
     @property
@@ -80,8 +80,10 @@ class Replica(Protocol):
 
 
 class Runtime(Protocol):
-    def plan(self, mlmodel: Mapping[str, Any], files: Sequence[str]) -> Plan:
-        """How to load the model with this MLmodel file and these files. Raises `Invalid` when nothing here can."""
+    def plan(
+        self, flavors: Mapping[str, Any], signature: Mapping[str, Any] | None, files: Sequence[str]
+    ) -> Plan:
+        """How to load the model with these MLflow flavors, signature and files. Raises `Invalid` when nothing here can."""
         ...
 
     def command(self, plan: Plan, python: Path, model: Path, folder: Path) -> Command:

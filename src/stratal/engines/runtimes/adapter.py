@@ -19,14 +19,15 @@ _FORMATS = ("skops", "cloudpickle", "pickle")
 class Runtimes:
     """Scikit-learn by plain library calls; everything else that has a ``python_function`` flavor through MLflow."""
 
-    def plan(self, mlmodel: Mapping[str, Any], files: Sequence[str]) -> Plan:
-        flavors = mlmodel.get("flavors")
-        if not isinstance(flavors, Mapping):
+    def plan(
+        self, flavors: Mapping[str, Any], signature: Mapping[str, Any] | None, files: Sequence[str]
+    ) -> Plan:
+        if not flavors:
             raise Invalid(
                 "The model's MLmodel file names no flavors, so nothing knows how to load it.",
                 reason="unservable",
             )
-        signature = _signature(mlmodel.get("signature"))
+        signature = _signature(signature)
         pyfunc = flavors.get("python_function")
         predict = pyfunc.get("predict_fn") if isinstance(pyfunc, Mapping) else None
         sklearn = flavors.get("sklearn")

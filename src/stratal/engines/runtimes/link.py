@@ -11,11 +11,12 @@ import orjson
 
 from stratal.ai.endpoints.runtime import Broken, CannotLoad, Greeting
 from stratal.ai.endpoints.scoring import Inputs
-from stratal.ai.endpoints.tensors import Tensor
+from stratal.ai.endpoints.tensors import Tensor, check_size
 from stratal.engines.runtimes.replica import frames
 from stratal.kernel.errors import Internal, Invalid
 
 SOCKET = "replica.sock"
+_GREETING = 4 << 20
 
 
 class ReplicaLink(asyncio.Protocol):
@@ -30,7 +31,8 @@ class ReplicaLink(asyncio.Protocol):
         self._next = 1
         self._waiting: dict[int, tuple[float, asyncio.Future[tuple[int, memoryview]]]] = {}
         self.hello: asyncio.Future[Greeting] = self._loop.create_future()
-        self._lost = self._loop.create_future()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
+        self._last_word = 0.0
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -42,7 +44,9 @@ class ReplicaLink(asyncio.Protocol):
 
     @property
     def busy_since(self) -> float | None:
-        return next(iter(self._waiting.values()))[0] if self._waiting else None
+        if not self._waiting:
+            return None
+        return max(self._last_word, next(iter(self._waiting.values()))[0])
 
     @property
     def closed(self) -> bool:
@@ -109,7 +113,10 @@ class ReplicaLink(asyncio.Protocol):
             self.close()
 
     def _received(self, number: int, kind: int, body: memoryview) -> None:
+        self._last_word = self._loop.time()
         if kind == frames.HELLO and not self.hello.done():
+            if len(body) > _GREETING:
+                raise ValueError("a greeting over the limit")
             said = orjson.loads(body)
             self.hello.set_result(
                 Greeting(
@@ -150,11 +157,14 @@ def _tensors(body: memoryview) -> list[Tensor]:
         header, data = frames.split_tensors(body)
         listed = orjson.loads(header)["outputs"]
         pieces = frames.cut(data, [int(size) for _, _, _, size in listed])
-        return [
+        tensors = [
             Tensor(str(name), str(datatype), tuple(map(int, shape)), piece)
             for (name, datatype, shape, _), piece in zip(listed, pieces, strict=True)
         ]
-    except (ValueError, KeyError, TypeError) as error:
+        for tensor in tensors:
+            check_size(tensor.datatype, tensor.shape, tensor.data)
+        return tensors
+    except (ValueError, KeyError, TypeError, Invalid) as error:
         raise Internal(
             "The replica's answer cannot be read.", hint=str(error), reason="model_failed"
         ) from error
