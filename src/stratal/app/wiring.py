@@ -3,7 +3,9 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from stratal.app.settings import Settings
+from stratal.app.client_env import client_env
+from stratal.app.settings import Settings, package_sources
+from stratal.compute.room import furnish
 from stratal.console.app import Console
 from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
@@ -13,6 +15,8 @@ from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
+from stratal.gateway.native import jobs as native_jobs
+from stratal.gateway.native import objects as native_objects
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.operations.door import OperationsDoor
@@ -82,13 +86,26 @@ def wire(settings: Settings) -> Platform:
     closes.append(engine.close)
 
     # compute, data, collab, ai: services are made here, lower rooms first
+    compute = furnish(
+        database,
+        work_blobs,
+        keys,
+        engine,
+        clock,
+        environments=home.environments,
+        work=home.work,
+        sources=package_sources,
+        client_env=lambda credential, project: client_env(settings.url, credential, project),
+    )
+    starts.append(compute.start)
+    closes.append(compute.close)
     objects = Objects(database, object_blobs, lineage, clock)
     uploads = Uploads(database, object_blobs, objects, clock)
     starts.append(objects.start)
     closes.append(objects.close)
 
     # what removing a project means in each room, highest first
-    purges: list[Purge] = [objects.purge]
+    purges: list[Purge] = [objects.purge, compute.jobs.purge]
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)
 
@@ -98,6 +115,8 @@ def wire(settings: Settings) -> Platform:
         sessions,
         [
             native_projects.router(keys, projects, removal, sessions, events),
+            native_jobs.router(compute.jobs, compute.snapshots, compute.environments, projects),
+            native_objects.router(projects, objects),
         ],
     )
     console = Console(
@@ -113,7 +132,7 @@ def wire(settings: Settings) -> Platform:
         native,
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]
-    _ = work_blobs, artifact_blobs
+    _ = artifact_blobs
     return Platform(
         settings=settings,
         database=database,

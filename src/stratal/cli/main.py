@@ -39,6 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "whoami": ("stratal.cli.identity", "Show whose key this is and where it acts."),
     "projects": ("stratal.cli.identity", "Create and list projects."),
     "keys": ("stratal.cli.identity", "Create, list and revoke keys."),
+    "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
+    "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
 }
 
 
