@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from stratal.compute.package_sources import of_this_machine
+
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
     "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
@@ -125,6 +127,12 @@ class Settings:
 def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """STRATAL_HOME, else ~/.stratal; absolute."""
     return Path(environ.get("STRATAL_HOME") or Path.home() / ".stratal").expanduser().absolute()
+
+
+def package_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Where packages come from on this machine, as variables for uv, read anew; may hold credentials."""
+    own = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")  # uv's cache, its settings, netrc
+    return {**of_this_machine(environ), **{name: environ[name] for name in own if name in environ}}
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

@@ -1,11 +1,12 @@
 """Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
 
+from stratal.compute import tables as compute
 from stratal.data.objects import tables as objects
 from stratal.identity import tables as identity
 from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
 
-ROOMS = (events, identity, ledger, objects)
+ROOMS = (events, identity, ledger, compute, objects)
 
 __all__ = ["ROOMS", "metadata"]

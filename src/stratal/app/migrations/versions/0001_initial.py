@@ -43,6 +43,16 @@ def upgrade() -> None:
         batch_op.create_index("ix_blob_trash_due_at", ["due_at"], unique=False)
 
     op.create_table(
+        "environments",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("lock_blob", sa.Text(), nullable=False),
+        sa.Column("python", sa.Text(), nullable=False),
+        sa.Column("platform", sa.Text(), nullable=False),
+        sa.Column("packages", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_environments")),
+    )
+    op.create_table(
         "object_versions",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("bucket_id", sa.Text(), nullable=False),
@@ -120,6 +130,79 @@ def upgrade() -> None:
         batch_op.create_index("ix_buckets_project_id", ["project_id"], unique=False)
 
     op.create_table(
+        "code_files",
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("blob", sa.Text(), nullable=False),
+        sa.Column("offset", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_code_files_project_id")),
+        sa.PrimaryKeyConstraint("project_id", "sha256", name=op.f("pk_code_files")),
+    )
+    with op.batch_alter_table("code_files", schema=None) as batch_op:
+        batch_op.create_index("ix_code_files_blob", ["blob"], unique=False)
+
+    op.create_table(
+        "code_snapshots",
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("manifest_blob", sa.Text(), nullable=False),
+        sa.Column("files", sa.Integer(), nullable=False),
+        sa.Column("bytes", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_code_snapshots_project_id")),
+        sa.PrimaryKeyConstraint("project_id", "id", name=op.f("pk_code_snapshots")),
+    )
+    op.create_table(
+        "jobs",
+        sa.Column("id", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("argv", sa.Text(), nullable=False),
+        sa.Column("env", sa.Text(), nullable=False),
+        sa.Column("cpus", sa.Float(), nullable=False),
+        sa.Column("memory_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("network", sa.Text(), nullable=False),
+        sa.Column("timeout_seconds", sa.Float(), nullable=True),
+        sa.Column("requirements", sa.Text(), nullable=False),
+        sa.Column("upgrade_environment", sa.Integer(), nullable=False),
+        sa.Column("snapshot_id", sa.Text(), nullable=True),
+        sa.Column("cwd", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("diff_blob", sa.Text(), nullable=True),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("creator_id", sa.Text(), nullable=False),
+        sa.Column("creator_name", sa.Text(), nullable=False),
+        sa.Column("creator_role", sa.Text(), nullable=False),
+        sa.Column("queued_at", sa.BigInteger(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=True),
+        sa.Column("fence", sa.Integer(), nullable=False),
+        sa.Column("lease_until", sa.BigInteger(), nullable=True),
+        sa.Column("key_id", sa.Text(), nullable=True),
+        sa.Column("environment_id", sa.Text(), nullable=True),
+        sa.Column("stop_requested_at", sa.BigInteger(), nullable=True),
+        sa.Column("stopped_by", sa.Text(), nullable=True),
+        sa.Column("starting_at", sa.BigInteger(), nullable=True),
+        sa.Column("started_at", sa.BigInteger(), nullable=True),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("usage", sa.Text(), nullable=False),
+        sa.Column("isolation", sa.Text(), nullable=True),
+        sa.Column("log_blob", sa.Text(), nullable=True),
+        sa.Column("log_bytes", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_jobs_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
+        sqlite_autoincrement=True,
+    )
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index("ix_jobs_project_id_id", ["project_id", "id"], unique=False)
+        batch_op.create_index("ix_jobs_state_id", ["state", "id"], unique=False)
+
+    op.create_table(
         "keys",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -147,6 +230,16 @@ def upgrade() -> None:
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["person_id"], ["people.id"], name=op.f("fk_login_links_person_id")),
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_login_links")),
+    )
+    op.create_table(
+        "resolutions",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("environment_id", sa.Text(), nullable=False),
+        sa.Column("resolved_at", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["environment_id"], ["environments.id"], name=op.f("fk_resolutions_environment_id")
+        ),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_resolutions")),
     )
     op.create_table(
         "sessions",
@@ -217,12 +310,23 @@ def downgrade() -> None:
     op.drop_table("uploads")
     op.drop_table("objects")
     op.drop_table("sessions")
+    op.drop_table("resolutions")
     op.drop_table("login_links")
     with op.batch_alter_table("keys", schema=None) as batch_op:
         batch_op.drop_index("ix_keys_workload")
         batch_op.drop_index("ix_keys_project_id")
 
     op.drop_table("keys")
+    with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.drop_index("ix_jobs_state_id")
+        batch_op.drop_index("ix_jobs_project_id_id")
+
+    op.drop_table("jobs")
+    op.drop_table("code_snapshots")
+    with op.batch_alter_table("code_files", schema=None) as batch_op:
+        batch_op.drop_index("ix_code_files_blob")
+
+    op.drop_table("code_files")
     with op.batch_alter_table("buckets", schema=None) as batch_op:
         batch_op.drop_index("ix_buckets_project_id")
 
@@ -237,6 +341,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_object_versions_blob_key")
 
     op.drop_table("object_versions")
+    op.drop_table("environments")
     with op.batch_alter_table("blob_trash", schema=None) as batch_op:
         batch_op.drop_index("ix_blob_trash_due_at")
 

@@ -1,0 +1,162 @@
+"""What a job is: its values and its states. Pure; `jobs` and `reconciler` do the work.
+
+queued ──▶ starting ──▶ running ──▶ succeeded | failed | stopped | unknown
+   └─▶ stopped   └─▶ failed | stopped | unknown (it never ran, or ended before anybody wrote that it runs)
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from stratal.compute.engine import Isolation, Network, Usage
+from stratal.identity.model import Principal
+
+_SECRET = re.compile(r"SECRET|TOKEN|PASSW|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE", re.IGNORECASE)
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    UNKNOWN = "unknown"
+    """It ended and nobody saw how: the machine or its keeper was killed at the wrong moment."""
+
+    @property
+    def ended(self) -> bool:
+        return self in ENDED
+
+
+ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.STOPPED, JobState.UNKNOWN})
+ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING})
+
+NEXT: Mapping[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.STARTING, JobState.STOPPED}),
+    JobState.STARTING: ENDED | {JobState.RUNNING},
+    JobState.RUNNING: ENDED,
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.STOPPED: frozenset(),
+    JobState.UNKNOWN: frozenset(),
+}
+"""Which state may follow which. Nothing follows an end."""
+
+NO_SUCH_PROGRAM = 127
+"""The exit code of a job whose program cannot be found, as shells have it."""
+
+
+def before(state: JobState) -> list[str]:
+    """The states that `state` may follow, for an UPDATE's condition."""
+    return sorted(s.value for s, following in NEXT.items() if state in following)
+
+
+def outcome(exit_code: int | None, *, stopped: bool) -> JobState:
+    """The state in which a job ends. No exit code means that nobody saw it, never that it went well."""
+    if exit_code is None:
+        return JobState.UNKNOWN
+    if stopped:
+        return JobState.STOPPED
+    return JobState.SUCCEEDED if exit_code == 0 else JobState.FAILED
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a job's code came from, as its sender's git says. `kind` is ``git``, ``folder`` or ``none``.
+
+    `diff` is what ``git diff HEAD --binary`` printed (b"" when clean), cut at its limit when `diff_truncated`.
+    The snapshot holds the files themselves, so this explains and the snapshot proves.
+    """
+
+    kind: str = "none"
+    commit: str | None = None
+    branch: str | None = None
+    remote: str | None = None
+    dirty: bool = False
+    untracked: Sequence[str] = ()
+    submodules: Mapping[str, str] = field(default_factory=dict)
+    diff: bytes = b""
+    diff_truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """What somebody asks to be run. None means the default: 1 processor, a share of the memory, the platform's network."""
+
+    argv: Sequence[str]
+    name: str | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    network: Network | None = None
+    timeout_seconds: float | None = None
+    requirements: str = ""
+    upgrade_environment: bool = False
+    snapshot_id: str | None = None
+    cwd: str = ""
+    """The working directory inside the snapshot; "" is its top."""
+    source: Source = field(default_factory=Source)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A job as recorded. Times are epoch milliseconds; `source` lacks the diff's bytes (see `Jobs.diff`)."""
+
+    id: int
+    project_id: str
+    project: str
+    name: str
+    state: JobState
+    argv: Sequence[str]
+    env: Mapping[str, str]
+    cpus: float
+    memory_bytes: int
+    network: Network
+    timeout_seconds: float | None
+    requirements: str
+    upgrade_environment: bool
+    snapshot_id: str | None
+    cwd: str
+    source: Mapping[str, object]
+    created_by: str
+    queued_at: int
+    starting_at: int | None
+    started_at: int | None
+    ended_at: int | None
+    attempt: int
+    environment_id: str | None
+    exit_code: int | None
+    reason: str
+    usage: Usage
+    isolation: Isolation | None
+    log_bytes: int | None
+    stop_requested_at: int | None
+
+    @property
+    def attempt_id(self) -> str:
+        """What the engine knows it by; the same id is never started twice."""
+        return f"job-{self.id}-{self.attempt}"
+
+    @property
+    def shown_env(self) -> dict[str, str]:
+        """The job's own variables, for people to see: what is named like a secret is not shown."""
+        return {name: "***" if _SECRET.search(name) else value for name, value in self.env.items()}
+
+    @property
+    def workload(self) -> str:
+        """What its credential, its lineage and its events call it."""
+        return f"job:{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A job that this server holds, under a fence, with what is needed to run it. Never leaves the room."""
+
+    job: Job
+    owner: str
+    fence: int
+    creator: Principal
+    key_id: str | None
+    log_blob: str | None

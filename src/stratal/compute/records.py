@@ -1,0 +1,131 @@
+"""Rows of jobs and what they mean: the one place that turns the one into the other."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import Select, select
+
+from stratal.compute.engine import Isolation, Usage
+from stratal.compute.model import Held, Job, JobSpec, JobState, Source
+from stratal.compute.tables import jobs
+from stratal.identity.model import Kind, Principal, Role
+from stratal.identity.tables import projects
+
+
+def query() -> Select[Any]:
+    """SELECT of jobs with their project's name."""
+    return select(jobs, projects.c.name.label("project")).join(projects, jobs.c.project_id == projects.c.id)
+
+
+def job_of(row: Mapping[str, Any]) -> Job:
+    """The job in a row of `query()`."""
+    isolation = orjson.loads(row["isolation"]) if row["isolation"] else None
+    return Job(
+        id=row["id"],
+        project_id=row["project_id"],
+        project=row["project"],
+        name=row["name"],
+        state=JobState(row["state"]),
+        argv=orjson.loads(row["argv"]),
+        env=orjson.loads(row["env"]),
+        cpus=row["cpus"],
+        memory_bytes=row["memory_bytes"],
+        network=row["network"],
+        timeout_seconds=row["timeout_seconds"],
+        requirements=row["requirements"],
+        upgrade_environment=bool(row["upgrade_environment"]),
+        snapshot_id=row["snapshot_id"],
+        cwd=row["cwd"],
+        source=orjson.loads(row["source"]),
+        created_by=row["created_by"],
+        queued_at=row["queued_at"],
+        starting_at=row["starting_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        attempt=row["attempt"],
+        environment_id=row["environment_id"],
+        exit_code=row["exit_code"],
+        reason=row["reason"],
+        usage=Usage(**orjson.loads(row["usage"])),
+        isolation=None if isolation is None else Isolation(**isolation),
+        log_bytes=row["log_bytes"],
+        stop_requested_at=row["stop_requested_at"],
+    )
+
+
+def held_of(row: Mapping[str, Any]) -> Held:
+    """The job in a row of `query()` as its holder needs it."""
+    kind = row["created_by"].partition(":")[0]
+    creator = Principal(
+        kind=Kind(kind) if kind in list(Kind) else Kind.WORKLOAD,
+        id=row["creator_id"],
+        name=row["creator_name"],
+        project_id=row["project_id"],
+        project=row["project"],
+        role=Role(row["creator_role"]),
+        workload=None if kind in list(Kind) else row["created_by"],
+    )
+    return Held(job_of(row), row["owner"] or "", row["fence"], creator, row["key_id"], row["log_blob"])
+
+
+def values_of(spec: JobSpec, diff_sha256: str | None) -> dict[str, Any]:
+    """The columns that say what was asked, of a spec that `submission.complete` made whole."""
+    return {
+        "name": spec.name,
+        "argv": _json(list(spec.argv)),
+        "env": _json(dict(spec.env)),
+        "cpus": spec.cpus,
+        "memory_bytes": spec.memory_bytes,
+        "network": spec.network,
+        "timeout_seconds": spec.timeout_seconds,
+        "requirements": spec.requirements,
+        "upgrade_environment": int(spec.upgrade_environment),
+        "snapshot_id": spec.snapshot_id,
+        "cwd": spec.cwd,
+        "source": _json(_source(spec.source, diff_sha256)),
+    }
+
+
+def _source(source: Source, diff_sha256: str | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"kind": source.kind}
+    if source.kind == "git":
+        told |= {
+            "commit": source.commit,
+            "branch": source.branch,
+            "remote": source.remote,
+            "dirty": source.dirty,
+            "untracked": list(source.untracked),
+            "submodules": dict(source.submodules),
+            "diff_sha256": diff_sha256,
+            "diff_bytes": len(source.diff),
+            "diff_truncated": source.diff_truncated,
+        }
+    return told
+
+
+def usage_json(usage: Usage) -> str:
+    return _json(
+        {
+            "cpu_seconds": usage.cpu_seconds,
+            "peak_memory_bytes": usage.peak_memory_bytes,
+            "wall_seconds": usage.wall_seconds,
+            "memory_byte_seconds": usage.memory_byte_seconds,
+        }
+    )
+
+
+def isolation_json(isolation: Isolation) -> str:
+    return _json(
+        {
+            "sandbox": isolation.sandbox,
+            "network": isolation.network,
+            "memory": isolation.memory,
+            "landlock": isolation.landlock,
+            "other_inputs": list(isolation.other_inputs),
+        }
+    )
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

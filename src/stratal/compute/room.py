@@ -1,0 +1,66 @@
+"""The room's services, made together from what they stand on: the wiring calls `furnish` once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from uv import find_uv_bin
+
+from stratal.compute.engine import Engine
+from stratal.compute.environments import Environments, Sources
+from stratal.compute.joblogs import JobLogs
+from stratal.compute.jobs import Jobs
+from stratal.compute.reconciler import ClientEnv, Reconciler
+from stratal.compute.snapshots import Snapshots
+from stratal.compute.workloads import Workloads
+from stratal.identity.keys import Keys
+from stratal.kernel.blobs import BlobStore
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    workloads: Workloads
+    environments: Environments
+    snapshots: Snapshots
+    jobs: Jobs
+
+    async def start(self) -> None:
+        await self.workloads.start()
+        await self.environments.start()
+        await self.jobs.start()
+
+    async def close(self) -> None:
+        """Let go of everything; what runs goes on running."""
+        await self.jobs.close()
+        await self.environments.close()
+        await self.workloads.close()
+
+
+def furnish(
+    database: Database,
+    blobs: BlobStore,
+    keys: Keys,
+    engine: Engine,
+    clock: Clock,
+    *,
+    environments: Path,
+    work: Path,
+    sources: Sources,
+    client_env: ClientEnv,
+) -> Compute:
+    """The services of compute on one engine. `environments` and `work` are folders of this machine.
+
+    `sources` reads the operator's package sources, `client_env` makes the variables that point a
+    workload's clients at this instance.
+    """
+    workloads = Workloads(engine)
+    built = Environments(
+        database, blobs, workloads, environments, clock, uv=Path(find_uv_bin()), sources=sources
+    )
+    snapshots = Snapshots(database, blobs, clock)
+    logs = JobLogs(blobs, workloads, work)
+    reconciler = Reconciler(database, keys, workloads, built, snapshots, logs, work, clock, client_env)
+    return Compute(
+        workloads, built, snapshots, Jobs(database, blobs, workloads, snapshots, logs, reconciler, clock)
+    )

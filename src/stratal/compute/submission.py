@@ -1,0 +1,167 @@
+"""What may be asked of a job: every value checked before anything is recorded. Pure."""
+
+import math
+import posixpath
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from stratal.compute.engine import Capacity
+from stratal.compute.model import JobSpec
+from stratal.compute.requirements import canonical
+from stratal.kernel.errors import Invalid, TooLarge
+from stratal.kernel.names import check_name
+
+MAX_WORDS_BYTES = 128 * 1024
+MAX_WORDS = 1000
+MAX_DIFF_BYTES = 1024 * 1024
+MAX_UNTRACKED = 1000
+LEAST_MEMORY = 16 * 1024 * 1024
+MOST_SECONDS = 366 * 86400.0
+DEFAULT_CPUS = 1.0
+DEFAULT_MEMORY = 4 * 1024**3
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+
+def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
+    """`spec` with every default filled in.
+
+    The default is 1 processor and 4 GiB, or half of the machine's memory where that is less.
+    Raises `Invalid`: a value that makes no sense, or more than the machine has; `TooLarge`: too long.
+    """
+    _check_argv(spec.argv)
+    _check_env(spec.env)
+    _check_source(spec)
+    if spec.timeout_seconds is not None and not 0 < spec.timeout_seconds <= MOST_SECONDS:
+        raise Invalid("A time limit is more than 0 seconds and at most a year.", reason="bad_timeout")
+    cpus = spec.cpus if spec.cpus is not None else min(DEFAULT_CPUS, capacity.cpus)
+    memory = spec.memory_bytes
+    if memory is None:
+        memory = min(DEFAULT_MEMORY, capacity.memory_bytes // 2)
+    _check_fits(cpus, memory, capacity)
+    return replace(
+        spec,
+        name=_name_of(spec.argv) if spec.name is None else check_name("job", spec.name),
+        cpus=cpus,
+        memory_bytes=memory,
+        network=spec.network or "platform",
+        requirements=canonical(spec.requirements),
+        cwd=_cwd_of(spec.cwd),
+    )
+
+
+def _check_argv(argv: Sequence[str]) -> None:
+    if not argv or not argv[0]:
+        raise Invalid(
+            "A job needs a command.", hint="For example: stratal run -- python train.py", reason="no_command"
+        )
+    if len(argv) > MAX_WORDS:
+        raise TooLarge(f"A job's command may have {MAX_WORDS} words.")
+    if sum(len(_encoded(word, "command")) for word in argv) > MAX_WORDS_BYTES:
+        raise TooLarge(
+            f"A job's command may have {MAX_WORDS_BYTES // 1024} KiB.", hint="Put long input into a file."
+        )
+
+
+def _check_env(env: Mapping[str, str]) -> None:
+    if len(env) > MAX_WORDS:
+        raise TooLarge(f"A job may be given {MAX_WORDS} variables.")
+    for name in env:
+        if not _VARIABLE.match(name):
+            raise Invalid(
+                f"{name[:60]!r} cannot name a variable.",
+                hint="Use letters, digits and '_', not beginning with a digit.",
+                reason="bad_variable",
+            )
+    if (
+        sum(len(name) + len(_encoded(value, f"variable {name[:60]}")) for name, value in env.items())
+        > MAX_WORDS_BYTES
+    ):
+        raise TooLarge(
+            f"A job's variables may have {MAX_WORDS_BYTES // 1024} KiB.", hint="Put long values into a file."
+        )
+
+
+def _encoded(word: str, what: str) -> bytes:
+    if "\0" in word:
+        raise Invalid(f"The job's {what} holds a NUL character.", reason="nul")
+    try:
+        return word.encode()
+    except UnicodeEncodeError as error:
+        raise Invalid(f"The job's {what} is not text in UTF-8.", reason="not_utf8") from error
+
+
+def _check_source(spec: JobSpec) -> None:
+    source = spec.source
+    if source.kind not in {"git", "folder", "none"}:
+        raise Invalid("The source's kind is git, folder or none.", reason="bad_source")
+    if len(source.diff) > MAX_DIFF_BYTES:
+        raise TooLarge(f"The diff may have {MAX_DIFF_BYTES // 1024} KiB: cut it and say so.")
+    if len(source.untracked) > MAX_UNTRACKED or len(source.submodules) > MAX_UNTRACKED:
+        raise TooLarge(f"At most {MAX_UNTRACKED} untracked files or submodules are listed.")
+    words = [source.commit, source.branch, source.remote, *source.untracked, *source.submodules]
+    words += source.submodules.values()
+    for word in words:
+        if word is not None and len(_encoded(word, "source")) > 4096:
+            raise TooLarge("A word about the job's source is longer than 4096 bytes.")
+    if source.remote and re.search(r"://[^/\s@]*:[^/\s@]*@", source.remote):
+        raise Invalid("The address of the repository carries a password.", reason="bad_source")
+
+
+def _check_fits(cpus: float, memory: int, capacity: Capacity) -> None:
+    if not math.isfinite(cpus) or cpus < 0.01:
+        raise Invalid("A job needs at least 0.01 processors.", reason="bad_cpus")
+    if memory < LEAST_MEMORY:
+        raise Invalid(
+            "A job needs at least 16 MiB of memory.",
+            hint="Give a unit, e.g. --memory 2GiB.",
+            reason="bad_memory",
+        )
+    if cpus > capacity.cpus or memory > capacity.memory_bytes:
+        raise Invalid(
+            f"This job could never run here: it asks for {cpus:g} processors and {_gib(memory)}, "
+            f"and there are {capacity.cpus:g} and {_gib(capacity.memory_bytes)} in all.",
+            hint=f"What fits: --cpus {capacity.cpus:g} --memory {capacity.memory_bytes // 2**20}MiB or less.",
+            reason="never_fits",
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB of memory"
+
+
+def _cwd_of(cwd: str) -> str:
+    """The working directory inside the snapshot, normalised. Raises `Invalid` when it would leave it."""
+    if not cwd:
+        return ""
+    _encoded(cwd, "working directory")
+    plain = posixpath.normpath(cwd)
+    if (
+        len(cwd) > 1024
+        or "\n" in cwd
+        or plain.startswith(("/", "../"))
+        or plain == ".."
+        or cwd.startswith("/")
+    ):
+        raise Invalid("The working directory lies outside of the job's code.", reason="bad_cwd")
+    return "" if plain == "." else plain
+
+
+def _name_of(argv: Sequence[str]) -> str:
+    """A name for people from the command: the script's, the module's, else the program's."""
+    words = list(argv)
+    chosen = posixpath.basename(words[0])
+    if re.fullmatch(r"python[\d.]*", chosen):
+        for index, word in enumerate(words[1:], 1):
+            if word == "-m" and index + 1 < len(words):
+                chosen = words[index + 1]
+            elif word.startswith("-"):
+                if word == "-c":
+                    break
+                continue
+            else:
+                chosen = posixpath.basename(word)
+            break
+    clean = re.sub(r"\.{2,}", ".", re.sub(r"[^A-Za-z0-9._-]+", "-", chosen))[:60].strip("._-")
+    return clean or "job"
