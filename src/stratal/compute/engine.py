@@ -23,7 +23,7 @@ class WorkloadSpec:
     env: Mapping[str, str]
     """The whole environment: nothing of the server's own is inherited.
 
-    `isolate` replaces HOME by a fresh private folder (and TMPDIR, where /tmp cannot be made private).
+    `isolate` replaces HOME by a fresh private folder (and TMPDIR, where /tmp is out of reach).
     ``STRATAL_URL`` says which loopback port must lead to the platform when `network` is ``platform``.
     """
     cwd: Path

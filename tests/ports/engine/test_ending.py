@@ -1,8 +1,10 @@
 """How workloads are ended: politely, then not; by limits; and always with all that they started."""
 
+import dataclasses
+
 import pytest
 
-from .conftest import Bench, processes, until
+from .conftest import PYTHON, Bench, processes, until
 
 pytestmark = pytest.mark.anyio
 
@@ -29,6 +31,22 @@ async def test_a_tree_that_ignores_the_request_is_killed_after_the_grace(bench: 
     status = await bench.ended(spec.attempt_id)
     assert (status.state, status.exit_code, status.reason) == ("exited", 137, "stopped")
     assert processes(marker) == []
+
+
+async def test_what_a_shell_waits_for_has_its_grace_too(bench: Bench) -> None:
+    save = (
+        "import signal, time, sys\n"
+        "def save(*_):\n    time.sleep(0.4); print('saved', flush=True); sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, save); print('up', flush=True); time.sleep(600)"
+    )
+    spec = bench.sh(f"'{PYTHON}' -I -c \"$1\"; echo next; sleep 600")
+    spec = dataclasses.replace(spec, argv=[*spec.argv, "sh", save])
+    await bench.engine.start(spec)
+    await bench.said(spec.attempt_id, "up")
+    await bench.engine.stop(spec.attempt_id, 20)
+    status = await bench.ended(spec.attempt_id)
+    assert (status.exit_code, status.reason) == (143, "stopped")
+    assert await bench.log(spec.attempt_id) == "up\nsaved\nstratal: stopped\n"
 
 
 async def test_a_second_stop_shortens_the_grace(bench: Bench) -> None:

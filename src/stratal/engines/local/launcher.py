@@ -38,7 +38,9 @@ STATUS_FD = 3
 WALL_GRACE = 10.0
 _SETUP_SECONDS = 30.0
 _REPORT_EVERY = 5.0
+_SHORTLY = 0.02
 _FILES = 65536
+_SHELLS = frozenset(("sh", "dash", "bash", "zsh", "ash", "ksh", "busybox"))
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
 
 
@@ -76,6 +78,7 @@ class Launcher:
         self.listener: socket.socket | None = None
         self.reason = ""
         self.kill_at: float | None = None
+        self.frozen = 0
         self.status: int | None = None
         self.started_at = 0
         self.isolation: dict[str, Any] = {}
@@ -271,7 +274,13 @@ class Launcher:
                 self.kill_at = None
                 self._end_tree()
                 continue
-            alarms = [census.due, *(t for t in (wall_at, self.kill_at) if t is not None)]
+            if self.frozen:
+                self._thaw_shell()
+            alarms = [
+                census.due,
+                *([now + _SHORTLY] if self.frozen else []),
+                *(t for t in (wall_at, self.kill_at) if t is not None),
+            ]
             told = signal.sigtimedwait(_SIGNALS, max(0.0, min(alarms) - time.monotonic()))
             if told is not None and told.si_signo != signal.SIGCHLD:
                 self._asked_to_stop()
@@ -306,7 +315,24 @@ class Launcher:
         self.kill_at = kill_at if self.kill_at is None else min(self.kill_at, kill_at)
         if first:
             self.reason = self.reason or reason
-            process.signal_all(self._workload(), signal.SIGTERM)
+            workload = self._workload()
+            self._freeze_shell(workload)
+            process.signal_all([pid for pid in workload if pid != self.frozen], signal.SIGTERM)
+
+    def _freeze_shell(self, workload: list[int]) -> None:
+        """A shell dies of SIGTERM at once, and its end would cut short what it waits for (a box dies with its
+        first process): hold it until its children have used their grace, and ask it then.
+        """
+        first = workload[0] if workload else 0
+        if first and process.program_name(first) in _SHELLS and process.children(first):
+            self.frozen = first
+            process.signal_all([first], signal.SIGSTOP)
+
+    def _thaw_shell(self) -> None:
+        if self.frozen and not any(process.start_time(child) for child in process.children(self.frozen)):
+            process.signal_all([self.frozen], signal.SIGTERM)
+            process.signal_all([self.frozen], signal.SIGCONT)
+            self.frozen = 0
 
     def _workload(self) -> list[int]:
         """The workload's processes, without bubblewrap's two, whose end would be everybody's at once."""

@@ -142,11 +142,12 @@ def find_cgroup(
 
 def _second_version(top: Path, path: str, user: int) -> ControlGroup:
     own = top / path
-    why_not = f"{own} was not handed over (start the platform with systemd-run --user -p Delegate=yes)"
+    why_not = f"{own} was not handed over (systemd does with: systemd-run --user -p Delegate=yes …)"
     for folder in (own, own.parent):
         if folder != top and top not in folder.parents:
             break
-        if not _handed_over(folder, user, "cgroup.type"):
+        # The machine's own top has no `cgroup.type`; the top of a container's view has.
+        if not _handed_over(folder, user, whole=folder == top and (folder / "cgroup.type").exists()):
             continue
         if "memory" not in _words(folder / "cgroup.controllers"):
             why_not = f"{folder} has no memory controller"
@@ -164,12 +165,14 @@ def _second_version(top: Path, path: str, user: int) -> ControlGroup:
 
 def _first_version(top: Path, path: str, user: int) -> ControlGroup:
     folder = top / path
-    if _handed_over(folder, user, "memory.limit_in_bytes"):
+    # The machine's own top has a `release_agent`; the top of a container's view has not.
+    if _handed_over(folder, user, whole=folder == top and not (folder / "release_agent").exists()):
         return ControlGroup(1, folder)
     return ControlGroup(why_not=f"{folder} was not handed over")
 
 
-def _handed_over(folder: Path, user: int, not_at_the_top: str) -> bool:
+def _handed_over(folder: Path, user: int, *, whole: bool) -> bool:
+    """`whole`: it is all that can be seen of the hierarchy from here."""
     if not os.access(folder, os.W_OK) or not os.access(folder / "cgroup.procs", os.W_OK):
         return False
     for mark in ("trusted.delegate", "user.delegate"):
@@ -178,11 +181,7 @@ def _handed_over(folder: Path, user: int, not_at_the_top: str) -> bool:
                 return True
         except OSError:
             continue
-    if user != 0:
-        return folder.stat().st_uid == user
-    # The top of the machine itself lacks `release_agent`'s absence (v1) or this file (v2); a container's has it.
-    at_own_top = folder == Path("/sys/fs/cgroup") or folder.parent == Path("/sys/fs/cgroup")
-    return at_own_top and (folder / not_at_the_top).exists() and not (folder / "release_agent").exists()
+    return whole or (user != 0 and folder.stat().st_uid == user)
 
 
 def _words(path: Path) -> list[str]:

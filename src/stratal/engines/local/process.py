@@ -79,6 +79,14 @@ def lives(pid: int, started: int) -> bool:
     return pid > 0 and start_time(pid) == started
 
 
+def program_name(pid: int) -> str:
+    """The file name of the program that `pid` runs; "" when that cannot be seen."""
+    try:
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe"))
+    except OSError:
+        return ""
+
+
 # -- trees -----------------------------------------------------------------------------------------
 
 

@@ -228,7 +228,8 @@ def plan(spec: dict[str, Any], private: str, *, boxed: bool) -> list[Sequence[st
             readable = ["/"]
             writable = [*own, "/tmp", "/var/tmp", HOME, "/dev", "/proc"]
         else:
-            environment["TMPDIR"] = f"{private}/tmp"
+            if engine["landlock"] and any(path.startswith("/tmp/") for path in engine["hidden"]):
+                environment["TMPDIR"] = f"{private}/tmp"  # /tmp itself is out of reach
             readable = [*spec["read_only"], *pythons(spec)]
             writable = [*own, f"{private}/tmp", f"{private}/home"]
             writable += landlock.everything_but(engine["hidden"]) if engine["landlock"] else []
