@@ -19,5 +19,5 @@ swan tern toad trout turtle vole wasp whale wolf worm wren yak zebra
 
 
 def random_name() -> str:
-""For example ``keen-otter-417``.""
+    """For example ``keen-otter-417``."""
     return f"{secrets.choice(_ADJECTIVES.split())}-{secrets.choice(_NOUNS.split())}-{secrets.randbelow(1000)}"
