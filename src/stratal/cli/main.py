@@ -25,7 +25,7 @@ Exit codes:
   5  not allowed
   6  no such thing
   130 interrupted
-`stratal run --follow` ends with the job's own exit code.
+`stratal run` ends with the job's own exit code, 125 when it has none.
 """
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -39,6 +39,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "whoami": ("stratal.cli.identity", "Show whose key this is and where it acts."),
     "projects": ("stratal.cli.identity", "Create and list projects."),
     "keys": ("stratal.cli.identity", "Create, list and revoke keys."),
+    "run": ("stratal.cli.jobs", "Run a command as a job, with this folder's code."),
+    "jobs": ("stratal.cli.jobs", "List the project's jobs."),
+    "job": ("stratal.cli.jobs", "Look at one job, read its log, stop it."),
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
 }
