@@ -81,11 +81,7 @@ def _endpoint(row: RowMapping) -> Endpoint:
 def insert_revision(c: Connection, endpoint_id: str, values: Mapping[str, Any]) -> Revision:
     """Add the endpoint's next revision; older ones that are not ready yet are superseded by it."""
     of_it = endpoint_revisions.c.endpoint_id == endpoint_id
-    c.execute(
-        update(endpoint_revisions)
-        .where(of_it, endpoint_revisions.c.state.in_([s.value for s in PENDING]))
-        .values(state=RevisionState.SUPERSEDED.value, failure="A newer revision was deployed meanwhile.")
-    )
+    supersede_pending(c, endpoint_id, "A newer revision was deployed meanwhile.")
     last = c.execute(select(func.max(endpoint_revisions.c.number)).where(of_it)).scalar()
     row = (
         c.execute(
@@ -103,6 +99,18 @@ def insert_revision(c: Connection, endpoint_id: str, values: Mapping[str, Any]) 
         .one()
     )
     return _revision(row)
+
+
+def supersede_pending(c: Connection, endpoint_id: str, why: str) -> None:
+    """Give up the endpoint's revisions that are not ready yet."""
+    c.execute(
+        update(endpoint_revisions)
+        .where(
+            endpoint_revisions.c.endpoint_id == endpoint_id,
+            endpoint_revisions.c.state.in_([s.value for s in PENDING]),
+        )
+        .values(state=RevisionState.SUPERSEDED.value, failure=why)
+    )
 
 
 def revision(c: Connection, seq: int) -> Revision | None:

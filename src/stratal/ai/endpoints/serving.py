@@ -29,7 +29,7 @@ _TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An endpoint's answer, recorded under `prediction_id`. `answers`: the output that MLflow's shape shows, None: all."""
+    """An endpoint's answer, recorded under `prediction_id`."""
 
     prediction_id: str
     outputs: Sequence[Tensor]

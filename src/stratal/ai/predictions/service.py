@@ -140,6 +140,18 @@ class Predictions:
                 problem=str(torn),
             )
 
+    async def purge(self, project_id: str) -> None:
+        """Overwrite every row of the project. Call it when nothing of the project predicts any more."""
+
+        def work() -> None:
+            for segment in self._spool.segments():
+                for offset, row in self._spool.rows(segment):
+                    (length,) = _COUNT.unpack_from(row)
+                    if length and orjson.loads(row[4 : 4 + length])["project_id"] == project_id:
+                        self._spool.blank(segment, offset)
+
+        await anyio.to_thread.run_sync(work)
+
     def _read(self, prediction_id: str, place: Place) -> Prediction:
         row = self._spool.read(place.segment, place.offset)
         if hashlib.sha256(row).digest()[:DIGEST_BYTES] != place.digest:

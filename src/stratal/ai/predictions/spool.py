@@ -140,6 +140,13 @@ class Spool:
                 yield offset, row
                 offset += _HEAD.size + len(row)
 
+    def blank(self, segment: int, offset: int) -> None:
+        """Overwrite a row with zeros, in its place; rows behind it stay where they are. Raises `Torn`."""
+        with self._path(segment).open("r+b") as file:
+            zeros = bytes(len(_record(file.fileno(), offset)))
+            os.pwrite(file.fileno(), _HEAD.pack(len(zeros), zlib.crc32(zeros)) + zeros, offset)
+            os.fdatasync(file.fileno())
+
     def segments(self) -> list[int]:
         """The numbers of all segments, oldest first."""
         return sorted(int(path.stem) for path in self._folder.glob("*.seg") if path.stem.isdigit())
