@@ -1,12 +1,14 @@
 """Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
 
 from stratal.compute import tables as compute
+from stratal.data.lake import tables as lake
 from stratal.data.objects import tables as objects
+from stratal.data.queries import tables as queries
 from stratal.identity import tables as identity
 from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
 
-ROOMS = (events, identity, ledger, compute, objects)
+ROOMS = (events, identity, ledger, compute, objects, lake, queries)
 
 __all__ = ["ROOMS", "metadata"]

@@ -3,21 +3,27 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from stratal.app.client_env import client_env
+from stratal.app.client_env import REGION, client_env
 from stratal.app.settings import Settings, package_sources
 from stratal.compute.room import furnish
 from stratal.console.app import Console
+from stratal.data.lake.lake import Lake
 from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
+from stratal.data.queries.service import Warehouse
+from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.local.adapter import LocalEngine
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
+from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import objects as native_objects
 from stratal.gateway.native import projects as native_projects
+from stratal.gateway.native import sql as native_sql
+from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.s3.door import S3Door
@@ -103,9 +109,24 @@ def wire(settings: Settings) -> Platform:
     uploads = Uploads(database, object_blobs, objects, clock)
     starts.append(objects.start)
     closes.append(objects.close)
+    lake = Lake(database, objects, lineage, clock)
+    starts.append(lake.start)
+    closes.append(lake.close)
+    warehouse = Warehouse(
+        database,
+        objects,
+        lake,
+        DuckDBEngine(home.work / "queries"),
+        lineage,
+        clock,
+        spool=home.work / "imports",
+        limits=machine_limits(),
+    )
+    starts.append(warehouse.start)
+    closes.append(warehouse.close)
 
     # what removing a project means in each room, highest first
-    purges: list[Purge] = [objects.purge, compute.jobs.purge]
+    purges: list[Purge] = [warehouse.purge, lake.purge, objects.purge, compute.jobs.purge]
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)
 
@@ -117,6 +138,8 @@ def wire(settings: Settings) -> Platform:
             native_projects.router(keys, projects, removal, sessions, events),
             native_jobs.router(compute.jobs, compute.snapshots, compute.environments, projects),
             native_objects.router(projects, objects),
+            native_tables.router(projects, lake, warehouse),
+            native_sql.router(projects, warehouse),
         ],
     )
     console = Console(
@@ -130,6 +153,7 @@ def wire(settings: Settings) -> Platform:
         S3Door(keys, objects, uploads, clock),
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
+        IcebergDoor(bearer, keys, projects, lake, region=REGION),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]
     _ = artifact_blobs

@@ -224,6 +224,13 @@ def upgrade() -> None:
         batch_op.create_index("ix_keys_workload", ["workload"], unique=False)
 
     op.create_table(
+        "lakes",
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("bucket", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_lakes_project_id")),
+        sa.PrimaryKeyConstraint("project_id", name=op.f("pk_lakes")),
+    )
+    op.create_table(
         "login_links",
         sa.Column("token_sha256", sa.Text(), nullable=False),
         sa.Column("person_id", sa.Text(), nullable=False),
@@ -231,6 +238,40 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["person_id"], ["people.id"], name=op.f("fk_login_links_person_id")),
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_login_links")),
     )
+    op.create_table(
+        "namespaces",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("properties", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_namespaces_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_namespaces")),
+    )
+    with op.batch_alter_table("namespaces", schema=None) as batch_op:
+        batch_op.create_index("uq_namespaces_project_id_name", ["project_id", "name"], unique=True)
+
+    op.create_table(
+        "queries",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("workload", sa.Text(), nullable=True),
+        sa.Column("sql", sa.Text(), nullable=False),
+        sa.Column("tables", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("error", sa.Text(), nullable=True),
+        sa.Column("row_count", sa.BigInteger(), nullable=True),
+        sa.Column("byte_count", sa.BigInteger(), nullable=True),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("duration_ms", sa.Float(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_queries_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_queries")),
+    )
+    with op.batch_alter_table("queries", schema=None) as batch_op:
+        batch_op.create_index("ix_queries_project_id_started_at", ["project_id", "started_at"], unique=False)
+
     op.create_table(
         "resolutions",
         sa.Column("key", sa.Text(), nullable=False),
@@ -251,6 +292,38 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_sessions")),
     )
     op.create_table(
+        "tables",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("namespace", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("uuid", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("metadata_location", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("snapshot_id", sa.BigInteger(), nullable=True),
+        sa.Column("row_count", sa.BigInteger(), nullable=True),
+        sa.Column("byte_count", sa.BigInteger(), nullable=True),
+        sa.Column("file_count", sa.BigInteger(), nullable=True),
+        sa.Column("fields", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("dropped_at", sa.BigInteger(), nullable=True),
+        sa.Column("purging", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_tables_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_tables")),
+    )
+    with op.batch_alter_table("tables", schema=None) as batch_op:
+        batch_op.create_index(
+            "uq_tables_live_name",
+            ["project_id", "namespace", "name"],
+            unique=True,
+            sqlite_where=sa.text("dropped_at IS NULL"),
+            postgresql_where=sa.text("dropped_at IS NULL"),
+        )
+
+    op.create_table(
         "objects",
         sa.Column("bucket_id", sa.Text(), nullable=False),
         sa.Column("key", sa.LargeBinary(), nullable=False),
@@ -258,6 +331,35 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["bucket_id"], ["buckets.id"], name=op.f("fk_objects_bucket_id")),
         sa.ForeignKeyConstraint(["version_id"], ["object_versions.id"], name=op.f("fk_objects_version_id")),
         sa.PrimaryKeyConstraint("bucket_id", "key", name=op.f("pk_objects")),
+    )
+    op.create_table(
+        "snapshots",
+        sa.Column("table_id", sa.Text(), nullable=False),
+        sa.Column("snapshot_id", sa.BigInteger(), nullable=False),
+        sa.Column("parent_id", sa.BigInteger(), nullable=True),
+        sa.Column("sequence_number", sa.BigInteger(), nullable=True),
+        sa.Column("schema_id", sa.Integer(), nullable=True),
+        sa.Column("manifest_list", sa.Text(), nullable=False),
+        sa.Column("manifest_list_version", sa.Text(), nullable=False),
+        sa.Column("operation", sa.Text(), nullable=True),
+        sa.Column("summary", sa.Text(), nullable=False),
+        sa.Column("made_at", sa.BigInteger(), nullable=False),
+        sa.Column("committed_at", sa.BigInteger(), nullable=False),
+        sa.Column("committed_by", sa.Text(), nullable=False),
+        sa.Column("workload", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["table_id"], ["tables.id"], name=op.f("fk_snapshots_table_id")),
+        sa.PrimaryKeyConstraint("table_id", "snapshot_id", name=op.f("pk_snapshots")),
+    )
+    with op.batch_alter_table("snapshots", schema=None) as batch_op:
+        batch_op.create_index("ix_snapshots_manifest_list_version", ["manifest_list_version"], unique=False)
+
+    op.create_table(
+        "table_files",
+        sa.Column("table_id", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("version_id", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["table_id"], ["tables.id"], name=op.f("fk_table_files_table_id")),
+        sa.PrimaryKeyConstraint("table_id", "location", name=op.f("pk_table_files")),
     )
     op.create_table(
         "uploads",
@@ -308,10 +410,32 @@ def downgrade() -> None:
         batch_op.drop_index("ix_uploads_bucket_id_key")
 
     op.drop_table("uploads")
+    op.drop_table("table_files")
+    with op.batch_alter_table("snapshots", schema=None) as batch_op:
+        batch_op.drop_index("ix_snapshots_manifest_list_version")
+
+    op.drop_table("snapshots")
     op.drop_table("objects")
+    with op.batch_alter_table("tables", schema=None) as batch_op:
+        batch_op.drop_index(
+            "uq_tables_live_name",
+            sqlite_where=sa.text("dropped_at IS NULL"),
+            postgresql_where=sa.text("dropped_at IS NULL"),
+        )
+
+    op.drop_table("tables")
     op.drop_table("sessions")
     op.drop_table("resolutions")
+    with op.batch_alter_table("queries", schema=None) as batch_op:
+        batch_op.drop_index("ix_queries_project_id_started_at")
+
+    op.drop_table("queries")
+    with op.batch_alter_table("namespaces", schema=None) as batch_op:
+        batch_op.drop_index("uq_namespaces_project_id_name")
+
+    op.drop_table("namespaces")
     op.drop_table("login_links")
+    op.drop_table("lakes")
     with op.batch_alter_table("keys", schema=None) as batch_op:
         batch_op.drop_index("ix_keys_workload")
         batch_op.drop_index("ix_keys_project_id")

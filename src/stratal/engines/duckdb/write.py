@@ -1,0 +1,296 @@
+"""Rows as new files of an Iceberg table, and the commit that would add them.
+
+Runs in the worker: files go to its scratch folder, and what pyiceberg would send to a catalogue
+(requirements and updates) is handed back. The server stores the files, then commits. So this process
+needs no network and no credential, and a commit that is refused leaves nothing visible.
+"""
+
+import itertools
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.catalog import Catalog
+from pyiceberg.catalog.noop import NoopCatalog
+from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
+from pyiceberg.io.pyarrow import _dataframe_to_data_files, schema_to_pyarrow
+from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
+from pyiceberg.schema import Schema
+from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
+from pyiceberg.table.metadata import TableMetadataUtil, new_table_metadata
+from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+
+from stratal.engines.duckdb.arrow_types import Shape, storable
+from stratal.engines.duckdb.statement import Refused, runnable
+
+Json = dict[str, Any]
+_CHUNK_BYTES = 96 * 1024 * 1024
+_BATCH_ROWS = 65_536
+
+
+def write(database: duckdb.DuckDBPyConnection, request: Json, scratch: Path) -> Json:
+    """Make the files; see `WritePlan` and `Written` of the port. Raises `Refused` and DuckDB's errors."""
+    folder = scratch / f"write-{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        return _write(database, request, _Scratch(folder, request["known"]))
+    except pa.ArrowException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise Refused("source_unreadable", f"The rows could not be read: {error}") from error
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch") -> Json:
+    schema, batches = _rows(database, request)
+    if not schema.names:
+        raise Refused("no_columns", "The rows have no columns.")
+    kept = storable(schema)
+    transaction = _transaction(request, kept, files)
+    metadata = transaction.table_metadata
+    target = _plain(schema_to_pyarrow(metadata.schema(), include_field_ids=False))
+    positional = request.get("sql") is not None and not request["by_name"] and request["metadata"] is not None
+    shape = Shape(schema, target, columns=request["columns"], positional=positional)
+    count = 0
+    replacing = request["mode"] == "replace" and request["metadata"] is not None
+    update = transaction.update_snapshot()
+    with update.overwrite() if replacing else update.fast_append() as snapshot:
+        if replacing and metadata.current_snapshot() is not None:
+            for task in transaction._scan().plan_files():
+                snapshot.delete_data_file(task.file)
+        for table in _chunks(batches, shape):
+            count += table.num_rows
+            for data_file in _dataframe_to_data_files(
+                table_metadata=metadata,
+                df=table,
+                io=files,
+                write_uuid=snapshot.commit_uuid,
+                counter=files.numbers,
+            ):
+                snapshot.append_data_file(data_file)
+    create = isinstance(transaction, CreateTableTransaction)
+    requirements = [] if create else [_plain_json(r) for r in transaction._requirements]
+    return {
+        "files": {location: str(path) for location, path in files.written.items()},
+        "requirements": [{"type": "assert-create"}] if create else requirements,
+        "updates": [_plain_json(u) for u in transaction._updates],
+        "row_count": count,
+    }
+
+
+# -- where rows come from ----------------------------------------------------------------------------
+
+
+def _rows(database: duckdb.DuckDBPyConnection, request: Json) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    if request.get("sql") is not None:
+        reader = database.execute(runnable(request), request["params"] or None).to_arrow_reader(_BATCH_ROWS)
+        assert reader is not None
+        return reader.schema, iter(reader)
+    path = request["source"]
+    match request["source_format"]:
+        case "parquet":
+            return _parquet(path)
+        case "arrow":
+            return _arrow(path)
+        case "csv":
+            return _sniffed(database, path, "read_csv")
+        case "json":
+            return _sniffed(database, path, "read_json_auto")
+        case other:
+            raise Refused("unknown_format", f"Files of the format {other!r} cannot be read.")
+
+
+def _parquet(path: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise Refused("source_unreadable", f"That is not a Parquet file: {error}") from error
+    return file.schema_arrow, file.iter_batches(_BATCH_ROWS)
+
+
+def _arrow(path: str) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    try:
+        stream = pa.ipc.open_stream(path)
+        return stream.schema, iter(stream)
+    except pa.ArrowException:
+        pass
+    try:
+        file = pa.ipc.open_file(path)
+    except pa.ArrowException as error:
+        raise Refused("source_unreadable", f"That is not an Arrow file: {error}") from error
+    return file.schema, (file.get_batch(index) for index in range(file.num_record_batches))
+
+
+def _sniffed(
+    database: duckdb.DuckDBPyConnection, path: str, function: str
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """CSV and JSON, with types from the first rows; when a later row disagrees, from all of them."""
+    with Path(path).open("rb") as file:
+        compression = "gzip" if file.read(2) == b"\x1f\x8b" else "none"
+    source = f"{function}($1, compression=$2, sample_size=$3)"  # which of two functions is ours to say
+    size = 20_480
+    try:
+        database.execute(f"SELECT count(COLUMNS(*)) FROM {source}", [path, compression, size])  # noqa: S608
+    except duckdb.ConversionException:
+        size = -1
+    reader = database.execute(f"SELECT * FROM {source}", [path, compression, size]).to_arrow_reader(  # noqa: S608
+        _BATCH_ROWS
+    )
+    assert reader is not None
+    return reader.schema, iter(reader)
+
+
+def _chunks(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[pa.Table]:
+    """Tables of about `_CHUNK_BYTES`, so that memory stays bounded however many rows there are."""
+    held: list[pa.RecordBatch] = []
+    size = 0
+    for batch in batches:
+        shaped = shape.apply(batch)
+        held.append(shaped)
+        size += shaped.nbytes
+        if size >= _CHUNK_BYTES:
+            yield pa.Table.from_batches(held)
+            held, size = [], 0
+    if held and any(batch.num_rows for batch in held):
+        yield pa.Table.from_batches(held)
+
+
+# -- what they become part of ------------------------------------------------------------------------
+
+
+def _transaction(request: Json, schema: pa.Schema, files: "_Scratch") -> Transaction:
+    catalog = NoopCatalog("stratal")
+    if request["metadata"] is None:
+        metadata = new_table_metadata(
+            schema=_iceberg(schema),
+            partition_spec=UNPARTITIONED_PARTITION_SPEC,
+            sort_order=UNSORTED_SORT_ORDER,
+            location=request["location"],
+            properties={},
+        )
+        return CreateTableTransaction(StagedTable(("ns", "table"), metadata, "", files, catalog))
+    metadata = TableMetadataUtil.parse_raw(request["metadata"])
+    transaction = Table(("ns", "table"), metadata, "", files, catalog).transaction()
+    if request["mode"] == "replace":
+        _adapt(transaction, schema)
+    return transaction
+
+
+def _adapt(transaction: Transaction, schema: pa.Schema) -> None:
+    """Give a table that is replaced the new rows' columns: new ones are added, missing ones dropped, wider types taken."""
+    present = transaction.table_metadata.schema()
+    try:
+        with transaction.update_schema(allow_incompatible_changes=True) as update:
+            for name in [field.name for field in present.fields]:
+                if name not in schema.names:
+                    update.delete_column((name,))
+            update.union_by_name(_iceberg(schema))
+    except ValueError as error:
+        raise Refused(
+            "columns_do_not_match",
+            f"The table's columns cannot become those of the new rows: {error}",
+            "Drop the table first, or import under another name.",
+        ) from error
+
+
+def _iceberg(schema: pa.Schema) -> Schema:
+    try:
+        converted = Catalog._convert_schema_if_needed(schema)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise Refused("type_not_storable", f"A table cannot hold these columns: {error}") from error
+    return converted
+
+
+def _plain(schema: pa.Schema) -> pa.Schema:
+    """pyiceberg gives large types where small ones do; DuckDB and files use the small ones."""
+    return pa.schema([field.with_type(_small(field.type)).remove_metadata() for field in schema])
+
+
+def _small(kind: pa.DataType) -> pa.DataType:
+    if pa.types.is_large_string(kind):
+        return pa.string()
+    if pa.types.is_large_binary(kind):
+        return pa.binary()
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_small(field.type)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(
+            kind.key_field.with_type(_small(kind.key_type)), kind.item_field.with_type(_small(kind.item_type))
+        )
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.list_(kind.value_field.with_type(_small(kind.value_type)))
+    return kind
+
+
+def _plain_json(model: Any) -> Any:
+    return orjson.loads(model.model_dump_json())
+
+
+# -- files -------------------------------------------------------------------------------------------
+
+
+class _Scratch(FileIO):
+    """Writes below one folder and reads what it wrote, and the files that the server named."""
+
+    def __init__(self, folder: Path, known: dict[str, str]) -> None:
+        super().__init__()
+        self._folder = folder
+        self._known = known
+        self.written: dict[str, Path] = {}
+        self.numbers = itertools.count()
+
+    def new_input(self, location: str) -> InputFile:
+        path = self.written.get(location) or self._known.get(location)
+        if path is None:
+            raise FileNotFoundError(location)
+        return _Input(location, Path(path))
+
+    def new_output(self, location: str) -> OutputFile:
+        path = self.written.setdefault(location, self._folder / f"{len(self.written)}")
+        return _Output(location, path)
+
+    def delete(self, location: str | InputFile | OutputFile) -> None:
+        name = location if isinstance(location, str) else location.location
+        path = self.written.pop(name, None)
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+class _Input(InputFile):
+    def __init__(self, location: str, path: Path) -> None:
+        super().__init__(location)
+        self._path = path
+
+    def __len__(self) -> int:
+        return self._path.stat().st_size
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def open(self, seekable: bool = True) -> InputStream:
+        return self._path.open("rb")
+
+
+class _Output(OutputFile):
+    def __init__(self, location: str, path: Path) -> None:
+        super().__init__(location)
+        self._path = path
+
+    def __len__(self) -> int:
+        return self._path.stat().st_size
+
+    def exists(self) -> bool:
+        return self._path.exists()
+
+    def to_input_file(self) -> InputFile:
+        return _Input(self.location, self._path)
+
+    def create(self, overwrite: bool = False) -> OutputStream:
+        return self._path.open("wb" if overwrite else "xb")
