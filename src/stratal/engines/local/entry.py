@@ -13,6 +13,7 @@ Standard library only, and little of it.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # `signal` without its enums, which cost milliseconds
 import _socket
 import array
 import os
@@ -44,6 +45,9 @@ def enter(channel: _socket.socket) -> None:
         if fence:
             landlocked = _fence(fence, readable, writable)
         os.chdir(cwd)
+        for signum in range(1, 32):  # Python ignores some, and a server started in the background others
+            if _signal.getsignal(signum) == _signal.SIG_IGN:
+                _signal.signal(signum, _signal.SIG_DFL)
         channel.sendall(wire.pack([["ready", "landlock" if landlocked else ""]]))
         os.execvpe(argv[0], argv, dict(pair.split("=", 1) for pair in environment))
     except OSError as error:

@@ -152,7 +152,6 @@ class Launcher:
             os.closerange(entry.CHANNEL_FD + 1, 1024)
             self._limit()
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)
             if self.boxed:
                 argv = sandbox.command(self.spec, self.private)
                 os.execve(argv[0], argv, {})
