@@ -10,6 +10,7 @@ configured with (uv, which installs them, does not read pip's settings by itself
 import hashlib
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 import venv
@@ -32,7 +33,13 @@ def main(goal: str) -> None:
     python = VENV / "bin" / "python"
     if not python.exists():
         print("Creating .venv …", flush=True)
-        venv.create(VENV, with_pip=True)
+        try:
+            venv.create(VENV, with_pip=True)
+        except subprocess.CalledProcessError:
+            shutil.rmtree(VENV, ignore_errors=True)
+            sys.exit(
+                f"{sys.executable} cannot make a virtual environment: install its venv package (python3-venv)."
+            )
     if not (VENV / "bin" / "uv").exists():
         pinned = next(
             line for line in (ROOT / "constraints.txt").read_text().splitlines() if line.startswith("uv==")
@@ -40,7 +47,7 @@ def main(goal: str) -> None:
         print(f"Installing {pinned} …", flush=True)
         run([str(python), "-m", "pip", "install", "--quiet", pinned], dict(os.environ))
     sources = runpy.run_path(str(ROOT / "src" / "stratal" / "compute" / "package_sources.py"))
-    environ = {**os.environ, **sources["uv_environment"](os.environ)}
+    environ = {**os.environ, **sources["of_this_machine"](os.environ)}
     environ.pop("VIRTUAL_ENV", None)
     print(f"Installing Stratal and what `make {goal}` needs …", flush=True)
     command = [str(VENV / "bin" / "uv"), "pip", "install", "--quiet", "--python", str(python)]
