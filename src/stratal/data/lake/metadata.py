@@ -144,8 +144,9 @@ def _parse(data: bytes) -> TableMetadata:
 
 
 def _empty() -> TableMetadata:
-    # Version 1, since the updates that create a table begin by upgrading it to theirs.
-    return TableMetadataV1(location="", last_column_id=-1, schema=Schema())  # type: ignore[call-arg]
+    # Version 1, since the updates that create a table begin by upgrading it to theirs; not validated, since it
+    # must hold no schema yet that theirs would come second to.
+    return TableMetadataV1.model_construct(last_column_id=-1, schema=Schema())
 
 
 def _forgiving(base: TableMetadata, updates: Sequence[TableUpdate]) -> tuple[TableUpdate, ...]:
