@@ -64,9 +64,9 @@ def run(command: list[str], environ: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036  # it is run by whatever python3 is there
         sys.exit(
-            f"Stratal needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}. Try: make PYTHON=python3.11 …"
+            f"Stratal needs Python 3.11 or newer, not {sys.version.split()[0]}. Try: make PYTHON=python3.11"
         )
     if len(sys.argv) != 2 or sys.argv[1] not in WANTED:
         sys.exit(f"Usage: {sys.argv[0]} {'|'.join(WANTED)}")

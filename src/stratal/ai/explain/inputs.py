@@ -1,0 +1,109 @@
+"""What a job read: table snapshots and object versions, as links with every hash computed again."""
+
+from collections.abc import Sequence
+
+from stratal.ai.explain.model import Hash, Link, Status
+from stratal.data.lake.lake import Lake
+from stratal.data.lake.model import FileVerdict, SnapshotInfo
+from stratal.data.objects.model import Verification
+from stratal.data.objects.service import Objects
+from stratal.kernel.clock import iso
+from stratal.kernel.errors import NotFound
+from stratal.ledger.lineage import Access, Lineage
+
+_STATUS = {
+    "verified": Status.VERIFIED,
+    "broken": Status.BROKEN,
+    "missing": Status.BROKEN,
+    "deleted": Status.UNPROVEN,
+    "dropped": Status.UNPROVEN,
+    "unproven": Status.UNPROVEN,
+}
+_NOTES = {
+    "missing": "the bytes are gone, though nobody deleted them",
+    "deleted": "deleted by its owner",
+    "dropped": "overwritten before anything referred to it",
+    "unproven": "its bytes were not recorded when it was committed",
+}
+
+
+class Inputs:
+    def __init__(self, lineage: Lineage, objects: Objects, lake: Lake) -> None:
+        self._lineage = lineage
+        self._objects = objects
+        self._lake = lake
+
+    async def of(self, workload: str) -> list[Link]:
+        """The links of everything the workload read through any door: snapshots first, then objects."""
+        reads = await self._lineage.of_workload(workload, "read")
+        snapshots = await self._snapshots(reads)
+        links, covered = [], set[str]()
+        for table_id, snapshot_id in snapshots:
+            link, versions = await self._snapshot(table_id, snapshot_id)
+            links.append(link)
+            covered |= versions
+        written = {access.version for access in await self._lineage.of_workload(workload, "write")}
+        objects = [access for access in reads if access.kind == "object" and access.version not in covered]
+        return links + [
+            await self._object(access, made_itself=access.version in written) for access in objects
+        ]
+
+    async def _snapshots(self, reads: Sequence[Access]) -> list[tuple[str, int]]:
+        """The snapshots read: said outright by SQL, or known from the manifest list that an Iceberg client fetched."""
+        found: dict[tuple[str, int], None] = {}
+        for access in reads:
+            if access.kind == "snapshot":
+                table_id, _, snapshot_id = access.version.rpartition("@")
+                found[table_id, int(snapshot_id)] = None
+            elif access.kind == "object":
+                place = await self._lake.snapshot_of_object(access.version)
+                if place is not None:
+                    found[place.table_id, place.snapshot_id] = None
+        return list(found)
+
+    async def _snapshot(self, table_id: str, snapshot_id: int) -> tuple[Link, set[str]]:
+        id_ = f"{table_id}@{snapshot_id}"
+        try:
+            table = await self._lake.by_id(table_id)
+            snapshot: SnapshotInfo = await self._lake.snapshot(table_id, snapshot_id)
+            verdicts: Sequence[FileVerdict] = await self._lake.verify_snapshot(table_id, snapshot_id)
+        except NotFound as error:
+            gone = Link("table snapshot", id_, id_, (("gone", error.message),), claim=Status.UNPROVEN)
+            return gone, set()
+        facts = [
+            ("committed", f"{iso(snapshot.committed_at)} by {snapshot.committed_by}"),
+            ("operation", str(snapshot.operation)),
+            ("files", str(len(verdicts))),
+        ]
+        if table.dropped_at is not None:
+            facts.append(("dropped", iso(table.dropped_at)))
+        hashes = [
+            Hash(
+                f"{verdict.file.kind} {verdict.file.location.rsplit('/', 1)[-1]}",
+                verdict.expected,
+                verdict.found,
+                _STATUS[verdict.status],
+                _NOTES.get(verdict.status, ""),
+            )
+            for verdict in verdicts
+        ]
+        covered = {verdict.file.version_id for verdict in verdicts if verdict.file.version_id is not None}
+        return Link("table snapshot", id_, f"{table.name} @ {snapshot_id}", facts, hashes), covered
+
+    async def _object(self, access: Access, *, made_itself: bool) -> Link:
+        try:
+            checked: Verification = await self._objects.verify(access.version)
+        except NotFound:
+            lost = (("lost", "nothing is recorded of this version any more"),)
+            return Link("object", access.version, access.name, lost, claim=Status.UNPROVEN)
+        version = checked.version
+        facts = [
+            ("stored", f"{iso(version.created_at)} by {version.created_by}"),
+            ("bytes", f"{version.size:,}"),
+        ]
+        if made_itself:
+            facts.append(("note", "written by the job itself"))
+        bytes_ = Hash(
+            "bytes", checked.expected, checked.found, _STATUS[checked.status], _NOTES.get(checked.status, "")
+        )
+        return Link("object", version.id, f"s3://{access.name}", facts, [bytes_])

@@ -1,0 +1,231 @@
+"""``why``: builds the chain of a prediction from what doors recorded, hashing every stored byte again.
+
+prediction → endpoint revision → model version → run → job → code, environment, and each table snapshot
+and object version the job read.
+"""
+
+import hashlib
+
+from stratal.ai.endpoints.model import Revision
+from stratal.ai.endpoints.service import Endpoints
+from stratal.ai.explain.inputs import Inputs
+from stratal.ai.explain.model import Explanation, Hash, Link, Status
+from stratal.ai.models.model import ModelVersion, State
+from stratal.ai.models.registry import Models
+from stratal.ai.predictions.service import Prediction, Predictions
+from stratal.collab.runs import Runs
+from stratal.compute.environments import Environments
+from stratal.compute.jobs import Jobs
+from stratal.compute.model import Job
+from stratal.compute.snapshots import Snapshots
+from stratal.identity.model import Principal
+from stratal.identity.permissions import require
+from stratal.kernel.clock import iso
+from stratal.kernel.errors import NotFound
+
+_METRICS_SHOWN = 8
+_MODEL = {State.VERIFIED: Status.VERIFIED, State.BROKEN: Status.BROKEN, State.MISSING: Status.BROKEN}
+
+
+class Why:
+    """Explains predictions. Reading it changes nothing."""
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        endpoints: Endpoints,
+        models: Models,
+        runs: Runs,
+        jobs: Jobs,
+        snapshots: Snapshots,
+        environments: Environments,
+        inputs: Inputs,
+    ) -> None:
+        self._predictions = predictions
+        self._endpoints = endpoints
+        self._models = models
+        self._runs = runs
+        self._jobs = jobs
+        self._snapshots = snapshots
+        self._environments = environments
+        self._inputs = inputs
+
+    async def explain(self, who: Principal, prediction_id: str) -> Explanation:
+        """The chain of one prediction. Raises `NotFound` for an id that is not one, or of another project."""
+        prediction = await self._predictions.get(who, prediction_id)
+        require(who, "predictions.read", prediction.project_id, what=f"prediction {prediction_id[:60]!r}")
+        revision = await self._endpoints.revision(prediction.revision)
+        chain = [_prediction(prediction), _revision(prediction, revision)]
+        try:
+            version = await self._models.by_id(prediction.model_version_id)
+        except NotFound:
+            gone = (("gone", "the version was deleted from the registry"),)
+            chain.append(
+                Link("model version", prediction.model_version_id, "deleted", gone, claim=Status.UNPROVEN)
+            )
+            return Explanation(prediction_id, who.project, chain, ("what the deleted model was made of",))
+        chain.append(await self._model(version, revision))
+        chain.append(await self._run(who, version))
+        job = await self._job_of(version)
+        if job is None:
+            made = (("made by", version.created_by), ("outside", "no job of this platform made it"))
+            chain.append(Link("job", "none", "none", made, claim=Status.UNPROVEN))
+            return Explanation(prediction_id, who.project, chain, ("everything: it was not made in a job",))
+        chain.append(_job(job))
+        chain.append(await self._code(who, job))
+        chain.append(await self._environment(job, revision))
+        chain += await self._inputs.of(job.workload)
+        return Explanation(prediction_id, job.project, chain, _other_inputs(job))
+
+    # -- links -------------------------------------------------------------------------------
+
+    async def _model(self, version: ModelVersion, revision: Revision) -> Link:
+        checks = await self._models.verify(version)
+        hashes = [Hash(check.path, check.expected, check.found, _MODEL[check.state]) for check in checks]
+        pinned = {file.path: file.sha256 for file in version.files}
+        for path, loaded in sorted(revision.loaded.items()):
+            same = pinned.get(path) == loaded
+            hashes.append(
+                Hash(
+                    f"{path} as loaded", pinned.get(path), loaded, Status.VERIFIED if same else Status.BROKEN
+                )
+            )
+        facts = [
+            ("registered", f"{iso(version.created_at)} by {version.created_by}"),
+            ("files", str(len(version.files))),
+            ("formats", ", ".join(version.facts.formats) or "unknown"),
+            *(("label", label) for label in version.facts.labels),
+        ]
+        return Link("model version", version.id, f"{version.name}/{version.version}", facts, hashes)
+
+    async def _run(self, who: Principal, version: ModelVersion) -> Link:
+        if version.run_id is None:
+            said = (("none", "the model was registered without a run"),)
+            return Link("run", "none", "none", said, claim=Status.UNPROVEN)
+        try:
+            run = await self._runs.get(who, version.project_id, version.run_id)
+        except NotFound:
+            gone = (("gone", "the run was deleted for good"),)
+            return Link("run", version.run_id, version.run_id, gone, claim=Status.UNPROVEN)
+        facts = [("experiment", run.experiment_id), ("started", iso(run.start_time)), ("by", run.created_by)]
+        facts += [(metric.key, f"{metric.value:.6g}") for metric in run.metrics[:_METRICS_SHOWN]]
+        return Link("run", run.id, run.name, facts)
+
+    async def _job_of(self, version: ModelVersion) -> Job | None:
+        if version.workload is None:
+            return None
+        try:
+            return await self._jobs.by_workload(version.workload)
+        except NotFound:
+            return None
+
+    async def _code(self, who: Principal, job: Job) -> Link:
+        source = job.source
+        commit = str(source.get("commit") or "none: not a git repository")
+        facts = [("commit", commit)]
+        facts += [(name, str(source[name])) for name in ("branch", "remote") if source.get(name)]
+        facts.append(("working tree", "with uncommitted changes" if source.get("dirty") else "clean"))
+        untracked = source.get("untracked")
+        if isinstance(untracked, list) and untracked:
+            facts.append(
+                ("untracked", ", ".join(map(str, untracked[:5])) + (" …" if len(untracked) > 5 else ""))
+            )
+        if job.snapshot_id is None:
+            facts.append(("files", "none were sent along"))
+            return Link("code", "none", "none", facts, claim=Status.UNPROVEN)
+        proof = await self._snapshots.prove(job.project_id, job.snapshot_id)
+        facts.append(("files", str(proof.files)))
+        whole = Status.VERIFIED if proof.manifest_ok else Status.BROKEN
+        hashes = [Hash("manifest", job.snapshot_id, job.snapshot_id if proof.manifest_ok else None, whole)]
+        hashes += [
+            Hash(path, None, None, Status.BROKEN, "its bytes are not those recorded") for path in proof.broken
+        ]
+        if proof.manifest_ok and not proof.broken:
+            hashes.append(Hash(f"{proof.files} files", job.snapshot_id, job.snapshot_id, Status.VERIFIED))
+        hashes += await self._diff(who, job)
+        name = commit[:12] if source.get("commit") else job.snapshot_id[:12]
+        return Link("code", job.snapshot_id, name, facts, hashes)
+
+    async def _diff(self, who: Principal, job: Job) -> list[Hash]:
+        recorded = job.source.get("diff_sha256")
+        if not isinstance(recorded, str):
+            return []
+        try:
+            found = hashlib.sha256(await self._jobs.diff(who, job.project_id, job.id)).hexdigest()
+        except NotFound:
+            return [Hash("uncommitted changes", recorded, None, Status.BROKEN, "the stored diff is gone")]
+        same = Status.VERIFIED if found == recorded else Status.BROKEN
+        return [Hash("uncommitted changes", recorded, found, same)]
+
+    async def _environment(self, job: Job, revision: Revision) -> Link:
+        if job.environment_id is None:
+            return Link(
+                "environment", "none", "none", (("none", "none was recorded"),), claim=Status.UNPROVEN
+            )
+        facts = []
+        try:
+            environment = await self._environments.describe(job.environment_id)
+            facts += [("python", environment.python_version), ("packages", str(environment.packages))]
+            found = hashlib.sha256(await self._environments.lock(job.environment_id)).hexdigest()
+        except NotFound:
+            lost = Hash("lock", job.environment_id, None, Status.BROKEN, "the stored lock is gone")
+            return Link("environment", job.environment_id, job.environment_id[:12], facts, [lost])
+        served = revision.environment_id == job.environment_id
+        facts.append(
+            ("served in", "the same environment" if served else f"another one, {revision.environment_id}")
+        )
+        same = Status.VERIFIED if found == job.environment_id else Status.BROKEN
+        hashes = [Hash("lock", job.environment_id, found, same)]
+        return Link("environment", job.environment_id, job.environment_id[:12], facts, hashes)
+
+
+def _prediction(prediction: Prediction) -> Link:
+    facts = [("endpoint", prediction.endpoint)]
+    if prediction.at is not None:
+        facts += [
+            ("answered", iso(prediction.at)),
+            ("asked by", prediction.actor or ""),
+            ("rows", str(prediction.rows)),
+            ("took", f"{prediction.latency_ms} ms"),
+        ]
+    status = Status.VERIFIED if prediction.intact else Status.BROKEN
+    row = Hash(
+        "recorded row",
+        prediction.id,
+        prediction.id if prediction.intact else None,
+        status,
+        prediction.problem or "",
+    )
+    return Link("prediction", prediction.id, prediction.id, facts, [row])
+
+
+def _revision(prediction: Prediction, revision: Revision) -> Link:
+    facts = [("deployed", f"{iso(revision.created_at)} by {revision.created_by}")]
+    if revision.libraries:
+        facts.append(
+            ("libraries", ", ".join(f"{name} {version}" for name, version in revision.libraries.items()))
+        )
+    return Link(
+        "endpoint", str(prediction.revision), f"{prediction.endpoint} revision {revision.number}", facts
+    )
+
+
+def _job(job: Job) -> Link:
+    facts = [
+        ("command", " ".join(job.argv)),
+        ("state", f"{job.state} (exit code {job.exit_code})"),
+        ("by", job.created_by),
+        ("queued", iso(job.queued_at)),
+    ]
+    isolation = job.isolation
+    if isolation is None or isolation.sandbox == "none":
+        facts.append(("isolation", "not isolated"))
+    else:
+        facts.append(("isolation", f"{isolation.sandbox}, network: {isolation.network}"))
+    return Link("job", str(job.id), f"{job.id} ({job.name})" if job.name else str(job.id), facts)
+
+
+def _other_inputs(job: Job) -> tuple[str, ...]:
+    if job.isolation is None:
+        return ("the machine's files", "the network")
+    return tuple(job.isolation.other_inputs)
