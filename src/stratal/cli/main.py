@@ -44,6 +44,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "job": ("stratal.cli.jobs", "Look at one job, read its log, stop it."),
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
+    "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),
+    "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),
 }
 
 
