@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from stratal.collab.model import Artifact, Entry, Root, RootKind
 from stratal.collab.tables import artifact_roots, artifact_trash, artifacts
@@ -120,6 +120,13 @@ class Artifacts:
 
         await self._drop(await self._database.write(work))
 
+    async def drop_trash(self) -> None:
+        """Unlink what committed writes released (`release`). Cut off, it is done at the next start."""
+        keys = await self._database.read(
+            lambda c: list(c.execute(select(artifact_trash.c.blob_key).limit(1000)).scalars())
+        )
+        await self._drop(keys)
+
     async def location_of(self, who: Principal, project_id: str, root_id: str) -> str:
         """The location of a root by its id. Raises `NotFound`."""
         root = await self._database.read(lambda c: find_root(c, project_id, root_id))
@@ -204,6 +211,11 @@ def insert_files(
     """Name stored bytes in a directory that does not have these paths yet."""
     if files:
         connection.execute(insert(artifacts), [_row(root_id, file, now, actor) for file in files])
+
+
+def rename_root(connection: Connection, root_id: str, name: str) -> None:
+    """Change what a directory is called in lineage and messages; its id and location stay."""
+    connection.execute(update(artifact_roots).where(artifact_roots.c.id == root_id).values(name=name))
 
 
 def find_root(connection: Connection, project_id: str, root_id: str) -> Root:

@@ -1,0 +1,100 @@
+"""What a model's own files say about it: its ``MLmodel`` and its requirements, read as text.
+
+The files are anybody's, so they are parsed without running anything (YAML's safe subset), within
+limits, and what cannot be understood is left out: a strange file makes a model poorer in facts,
+never unregistrable.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from stratal.ai.models.model import Facts
+
+DESCRIPTION = "MLmodel"
+REQUIREMENTS = "requirements.txt"
+READ = (DESCRIPTION, REQUIREMENTS)
+MAX_BYTES = 1024 * 1024
+
+_MAX_VALUES = 100_000
+_PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".cpkl", ".cloudpickle")
+_PICKLE_FORMATS = {"pickle", "cloudpickle", "joblib", "dill"}
+_BY_SUFFIX = {".skops": "skops", ".onnx": "onnx", ".safetensors": "safetensors", ".ubj": "ubj"}
+
+
+def read_facts(texts: Mapping[str, bytes], paths: Sequence[str]) -> Facts:
+    """The facts of a model with the files `paths`; `texts` holds the contents of those of `READ` it has.
+
+    Takes CPU time in proportion to the texts: not for the event loop.
+    """
+    described = _yaml(texts.get(DESCRIPTION, b""))
+    flavors = {
+        str(name): _plain(settings)
+        for name, settings in _mapping(described.get("flavors")).items()
+        if isinstance(settings, dict)
+    }
+    formats = {str(f["serialization_format"]) for f in flavors.values() if "serialization_format" in f}
+    formats |= {kind for path in paths for suffix, kind in _BY_SUFFIX.items() if path.endswith(suffix)}
+    pickled = any(path.lower().endswith(_PICKLES) for path in paths) or bool(formats & _PICKLE_FORMATS)
+    if pickled and not formats & _PICKLE_FORMATS:
+        formats.add("pickle")
+    return Facts(
+        flavors=flavors,
+        formats=tuple(sorted(formats)),
+        signature=_signature(described.get("signature")),
+        requirements=texts.get(REQUIREMENTS, b"").decode(errors="replace"),
+        python_version=str(_mapping(flavors.get("python_function")).get("python_version", "")),
+        labels=("contains pickle",) if pickled else (),
+    )
+
+
+def _yaml(data: bytes) -> dict[str, Any]:
+    import yaml
+
+    try:
+        return _mapping(yaml.safe_load(data))
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+
+
+def _signature(value: object) -> dict[str, object] | None:
+    """MLflow writes inputs, outputs and params as JSON inside YAML; they are kept unfolded."""
+    parts = _mapping(value)
+    result: dict[str, object] = {}
+    for name in ("inputs", "outputs", "params"):
+        text = parts.get(name)
+        if isinstance(text, str):
+            try:
+                result[name] = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                continue
+    return result or None
+
+
+def _plain(settings: dict[Any, Any]) -> dict[str, object]:
+    """The settings as JSON can hold them; nothing of them when they are too many.
+
+    YAML knows dates, numbers as keys, and aliases, by which a few lines can stand for billions of values.
+    """
+    seen = 0
+
+    def copy(value: object) -> object:
+        nonlocal seen
+        seen += 1
+        if seen > _MAX_VALUES:
+            raise OverflowError
+        if isinstance(value, dict):
+            return {str(key): copy(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [copy(item) for item in value]
+        return value if isinstance(value, str | int | float | None) else str(value)
+
+    try:
+        return _mapping(copy(settings))
+    except (OverflowError, RecursionError):
+        return {}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

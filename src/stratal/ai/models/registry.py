@@ -1,0 +1,571 @@
+"""The registry's versions: made, found, resolved by name and alias, and checked byte by byte.
+
+Making a version copies the *names* of its files into a sealed directory of its own; the bytes are
+shared with the run and stay for as long as any name holds them. So a version costs no space, and
+nothing that happens to the run afterwards changes it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import anyio.to_thread
+from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
+
+from stratal.ai.models.model import Facts, FileCheck, ModelFile, ModelVersion, RegisteredModel, State
+from stratal.ai.models.reading import MAX_BYTES, READ, read_facts
+from stratal.ai.models.rows import (
+    alias_target,
+    facts_text,
+    find_model,
+    find_version,
+    version_number,
+    version_of,
+    with_files,
+    with_labels,
+)
+from stratal.ai.models.sources import Source, logged_model_of, open_source, parse_named
+from stratal.ai.models.tables import (
+    logged_models,
+    model_aliases,
+    model_version_tags,
+    model_versions,
+    registered_models,
+)
+from stratal.collab.artifacts import Artifacts, insert_files, insert_root, remove_root
+from stratal.collab.conditions import compare
+from stratal.collab.loading import find as find_run
+from stratal.collab.model import Artifact, Page, Root, RootKind
+from stratal.collab.rules import check_tag_key, check_value
+from stratal.collab.search import Condition, Entity, Grammar, offset_of, page_token, parse_filter, parse_order
+from stratal.collab.upsert import upsert
+from stratal.identity.model import Principal
+from stratal.identity.permissions import require
+from stratal.kernel.blobs import BlobStore
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
+from stratal.kernel.errors import Invalid, NotFound
+from stratal.kernel.events import emit
+from stratal.kernel.ids import new_id
+from stratal.ledger.lineage import Lineage, Mode
+from stratal.ledger.tables import accesses
+
+MAX_PAGE = 200_000
+STAGES = ("None", "Staging", "Production", "Archived")
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+
+Held = Callable[[Connection, str], bool]
+"""Does somebody above still need the files of the version with this id (an endpoint's revision, say)?"""
+
+_GRAMMAR = Grammar(
+    frozenset({Entity.ATTRIBUTE, Entity.TAG}),
+    text={"name": "name", "run_id": "run_id", "source_path": "source"},
+    numbers={
+        "version_number": "version",
+        "creation_timestamp": "created_at",
+        "last_updated_timestamp": "updated_at",
+    },
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What a client says of a version. `source`: see `sources.open_source`."""
+
+    source: str
+    run_id: str = ""
+    run_link: str = ""
+    logged_model_id: str = ""
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_prompt(self) -> bool:
+        """MLflow keeps prompts as versions whose text is a tag; they have no files."""
+        return self.tags.get(PROMPT_TAG, "").lower() == "true"
+
+
+class Models:
+    """`blobs` holds the bytes of pinned files (`ModelFile.blob_key`)."""
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: Artifacts,
+        lineage: Lineage,
+        clock: Clock,
+        *,
+        is_held: Held = lambda _connection, _version_id: False,
+    ) -> None:
+        self.blobs: BlobStore = artifacts.blobs
+        self._database = database
+        self._artifacts = artifacts
+        self._lineage = lineage
+        self._clock = clock
+        self._is_held = is_held
+
+    # -- for rooms that use models ---------------------------------------------------------------
+
+    async def resolve(self, who: Principal, project_id: str, uri: str) -> ModelVersion:
+        """The version that a URI names now, with its files.
+
+        ``models:/NAME/VERSION``, ``models:/NAME@ALIAS``, ``models:/NAME/latest`` and
+        ``models:/NAME/STAGE`` name one; ``runs:/RUN/PATH`` and ``models:/m-…`` stand for the newest
+        version that was registered from there. Raises `NotFound`, and `Invalid` for anything else.
+        A workload's asking is recorded as reading the model.
+        """
+        require(who, "models.read", project_id)
+
+        def work(connection: Connection) -> ModelVersion:
+            if uri.startswith("runs:/") or logged_model_of(uri) is not None:
+                found = _registered_from(connection, project_id, uri)
+            else:
+                found = _named(connection, project_id, uri)
+            return with_files(connection, with_labels(connection, [found])[0])
+
+        version = await self._database.read(work)
+        await self._record(who, "read", version)
+        return version
+
+    async def by_id(self, version_id: str) -> ModelVersion:
+        """The version with this id and its files, also a deleted one that is still referred to.
+
+        For services that have authorised their caller. Raises `NotFound`.
+        """
+
+        def work(connection: Connection) -> ModelVersion:
+            row = connection.execute(
+                select(model_versions).where(model_versions.c.id == version_id)
+            ).one_or_none()
+            if row is None:
+                raise NotFound(f"There is no model version {version_id[:60]!r}.", reason="no_such_version")
+            return with_files(connection, with_labels(connection, [version_of(row)])[0])
+
+        return await self._database.read(work)
+
+    async def files(self, version: ModelVersion) -> tuple[ModelFile, ...]:
+        """The pinned files, by path."""
+        return (await self._database.read(lambda c: with_files(c, version))).files
+
+    async def verify(self, version: ModelVersion) -> list[FileCheck]:
+        """Hash every pinned file's stored bytes now, and say which are what they were."""
+        checks = []
+        for file in await self.files(version):
+            try:
+                found = await self.blobs.sha256(file.blob_key)
+            except NotFound:
+                checks.append(FileCheck(file.path, file.sha256, None, State.MISSING))
+                continue
+            state = State.VERIFIED if found == file.sha256 else State.BROKEN
+            checks.append(FileCheck(file.path, file.sha256, found, state))
+        return checks
+
+    # -- versions --------------------------------------------------------------------------------
+
+    async def create(self, who: Principal, project_id: str, name: str, new: NewVersion) -> ModelVersion:
+        """Register the files at a source as the next version of `name`, pinning them.
+
+        Raises `NotFound` for a model, run or source that is not the project's, `Invalid` for a source
+        without files or of another run than the one named.
+        """
+        require(who, "models.write", project_id)
+        check_value("the description", new.description)
+        check_value("the source", new.source, 2000)
+        check_value("the run link", new.run_link, 2000)
+        for key, value in new.tags.items():
+            check_value(f"tag {check_tag_key(key)!r}", value)
+        facts, read = Facts(), None
+        while True:
+            if not new.is_prompt:
+                read = await self._database.read(lambda c: open_source(c, project_id, new.source))
+                facts = await self._read_facts(read)
+            known = read
+            made = await self._database.write(
+                lambda c, f=facts, s=known: self._insert(c, who, project_id, name, new, f, s)  # type: ignore[misc]
+            )
+            if made is not None:
+                break  # else the source was logged to in between: look again
+        await self._record(who, "write", made)
+        return made
+
+    async def get(self, who: Principal, project_id: str, name: str, version: str) -> ModelVersion:
+        """A version with its tags and aliases, without its files. Raises `NotFound`."""
+        require(who, "models.read", project_id)
+        return await self._database.read(
+            lambda c: with_labels(c, [find_version(c, project_id, name, version)])[0]
+        )
+
+    async def get_by_alias(self, who: Principal, project_id: str, name: str, alias: str) -> ModelVersion:
+        """The version that an alias names. Raises `NotFound`."""
+        require(who, "models.read", project_id)
+
+        def work(connection: Connection) -> ModelVersion:
+            number = alias_target(connection, find_model(connection, project_id, name), alias)
+            return with_labels(connection, [find_version(connection, project_id, name, number)])[0]
+
+        return await self._database.read(work)
+
+    async def download_location(self, who: Principal, project_id: str, name: str, version: str) -> str:
+        """Where the version's pinned files lie among the artifacts."""
+        return location_of(await self.get(who, project_id, name, version))
+
+    async def describe(
+        self, who: Principal, project_id: str, name: str, version: str, description: str
+    ) -> ModelVersion:
+        check_value("the description", description)
+        return await self._update(who, project_id, name, version, description=description)
+
+    async def transition(
+        self, who: Principal, project_id: str, name: str, version: str, stage: str, *, archive: bool
+    ) -> ModelVersion:
+        """Move a version to another stage; with `archive` those that were in it are archived."""
+        final = {known.lower(): known for known in STAGES}.get(stage.lower())
+        if final is None:
+            raise Invalid(f"{stage[:60]!r} is not a stage.", hint=f"There are {', '.join(STAGES)}.")
+        if archive and final in {"None", "Archived"}:
+            raise Invalid("Versions are archived only in favour of one in Staging or Production.")
+        return await self._update(who, project_id, name, version, stage=final, archive=archive)
+
+    async def _update(
+        self,
+        who: Principal,
+        project_id: str,
+        name: str,
+        version: str,
+        *,
+        archive: bool = False,
+        **values: str,
+    ) -> ModelVersion:
+        require(who, "models.write", project_id)
+
+        def work(connection: Connection) -> ModelVersion:
+            found = find_version(connection, project_id, name, version)
+            now = self._clock()
+            if archive:
+                model = find_model(connection, project_id, name)
+                others = (
+                    model_versions.c.model_id == model.id,
+                    model_versions.c.stage == values["stage"],
+                    model_versions.c.id != found.id,
+                )
+                connection.execute(
+                    update(model_versions).where(*others).values(stage="Archived", updated_at=now)
+                )
+            connection.execute(
+                update(model_versions).where(model_versions.c.id == found.id).values(updated_at=now, **values)
+            )
+            if "stage" in values:
+                emit(
+                    connection,
+                    "model_version.moved",
+                    found.id,
+                    actor=who.actor,
+                    project_id=project_id,
+                    name=f"{name}/{found.version}",
+                    stage=values["stage"],
+                )
+            return with_labels(connection, [find_version(connection, project_id, name, version)])[0]
+
+        return await self._database.write(work)
+
+    async def set_tag(
+        self, who: Principal, project_id: str, name: str, version: str, key: str, value: str
+    ) -> None:
+        require(who, "models.write", project_id)
+        check_value(f"tag {check_tag_key(key)!r}", value)
+
+        def work(connection: Connection) -> None:
+            found = find_version(connection, project_id, name, version)
+            row = {"version_id": found.id, "key": key, "value": value}
+            upsert(connection, model_version_tags, [row], ("version_id", "key"))
+
+        await self._database.write(work)
+
+    async def delete_tag(self, who: Principal, project_id: str, name: str, version: str, key: str) -> None:
+        """Remove a tag; one that is not there is fine."""
+        require(who, "models.write", project_id)
+
+        def work(connection: Connection) -> None:
+            found = find_version(connection, project_id, name, version)
+            connection.execute(
+                delete(model_version_tags).where(
+                    model_version_tags.c.version_id == found.id, model_version_tags.c.key == key
+                )
+            )
+
+        await self._database.write(work)
+
+    async def delete(self, who: Principal, project_id: str, name: str, version: str) -> None:
+        """Take a version out of the registry, with its aliases.
+
+        Its files go with it, unless a workload read it or an endpoint holds it: then they stay, so that
+        what was answered with it can still be explained.
+        """
+        require(who, "models.write", project_id)
+        await self._database.write(
+            lambda c: self.delete_within(c, who, find_version(c, project_id, name, version))
+        )
+        await self.drop_released()
+
+    def delete_within(self, connection: Connection, who: Principal, version: ModelVersion) -> None:
+        """As `delete`, in the caller's write; afterwards call `drop_released`."""
+        mine = model_versions.c.id == version.id
+        model_id = connection.execute(select(model_versions.c.model_id).where(mine)).scalar_one()
+        connection.execute(
+            delete(model_aliases).where(
+                model_aliases.c.model_id == model_id, model_aliases.c.version == version.version
+            )
+        )
+        if _is_read(connection, version.id) or self._is_held(connection, version.id):
+            connection.execute(update(model_versions).where(mine).values(deleted_at=self._clock()))
+        else:
+            remove_root(connection, version.id)
+            connection.execute(
+                delete(model_version_tags).where(model_version_tags.c.version_id == version.id)
+            )
+            connection.execute(delete(model_versions).where(mine))
+        emit(
+            connection,
+            "model_version.deleted",
+            version.id,
+            actor=who.actor,
+            project_id=version.project_id,
+            name=f"{version.name}/{version.version}",
+        )
+
+    async def drop_released(self) -> None:
+        """Unlink bytes that nothing names any more."""
+        await self._artifacts.drop_trash()
+
+    async def search(
+        self,
+        who: Principal,
+        project_id: str,
+        *,
+        text: str = "",
+        order_by: Sequence[str] = (),
+        limit: int = 1000,
+        token: str = "",
+    ) -> Page[ModelVersion]:
+        """The versions a filter finds, last changed first unless ordered otherwise; without their files."""
+        require(who, "models.read", project_id)
+        if not 1 <= limit <= MAX_PAGE:
+            raise Invalid(f"max_results must be between 1 and {MAX_PAGE}, not {limit}.")
+        conditions = parse_filter(text, _GRAMMAR)
+        orders = parse_order(order_by, _GRAMMAR)
+        offset = offset_of(token)
+
+        def work(connection: Connection) -> Page[ModelVersion]:
+            query = select(model_versions).where(
+                model_versions.c.project_id == project_id, model_versions.c.deleted_at.is_(None)
+            )
+            for condition in conditions:
+                query = query.where(_clause(condition, connection.dialect.name))
+            for order in orders:
+                column = model_versions.c[order.key]
+                query = query.order_by(column if order.ascending else column.desc())
+            if not orders:
+                query = query.order_by(model_versions.c.updated_at.desc())
+            query = query.order_by(model_versions.c.name, model_versions.c.version.desc())
+            rows = connection.execute(query.limit(limit + 1).offset(offset)).all()
+            found = with_labels(connection, [version_of(row) for row in rows[:limit]])
+            return Page(found, page_token(offset + limit) if len(rows) > limit else "")
+
+        return await self._database.read(work)
+
+    # -- making one ------------------------------------------------------------------------------
+
+    async def _read_facts(self, source: Source) -> Facts:
+        texts: dict[str, bytes] = {}
+        for file in source.files:
+            if file.path in READ and file.size <= MAX_BYTES:
+                texts[file.path] = await self.blobs.read_all(file.blob_key)
+        paths = [file.path for file in source.files]
+        return await anyio.to_thread.run_sync(read_facts, texts, paths)
+
+    def _insert(
+        self,
+        connection: Connection,
+        who: Principal,
+        project_id: str,
+        name: str,
+        new: NewVersion,
+        facts: Facts,
+        read: Source | None,
+    ) -> ModelVersion | None:
+        """The new version's rows; None when the source's files are not those that `facts` were read from."""
+        model = find_model(connection, project_id, name)
+        files: tuple[Artifact, ...] = ()
+        if read is not None:
+            now_there = open_source(connection, project_id, new.source)
+            if now_there.files != read.files:
+                return None
+            files = now_there.files
+        origin = _origin(connection, who, project_id, new, read.root if read else None)
+        number = connection.execute(
+            update(registered_models)
+            .where(registered_models.c.id == model.id)
+            .values(last_version=registered_models.c.last_version + 1, updated_at=self._clock())
+            .returning(registered_models.c.last_version)
+        ).scalar_one()
+        made = self._version(who, model, number, new, facts, origin)
+        values = {slot: getattr(made, slot) for slot in ModelVersion.__slots__ if slot in model_versions.c}
+        connection.execute(
+            insert(model_versions).values({**values, "model_id": model.id, "facts": facts_text(facts)})
+        )
+        rows = [{"version_id": made.id, "key": key, "value": value} for key, value in new.tags.items()]
+        upsert(connection, model_version_tags, rows, ("version_id", "key"))
+        label = f"{model.name}/{number}"
+        insert_root(
+            connection,
+            Root(made.id, project_id, RootKind.MODEL_VERSION, location_of(made), label, sealed=True),
+        )
+        insert_files(connection, made.id, files, self._clock(), who.actor)
+        emit(connection, "model_version.created", made.id, actor=who.actor, project_id=project_id, name=label)
+        return with_files(connection, made)
+
+    def _version(
+        self,
+        who: Principal,
+        model: RegisteredModel,
+        number: int,
+        new: NewVersion,
+        facts: Facts,
+        origin: "_Origin",
+    ) -> ModelVersion:
+        now = self._clock()
+        return ModelVersion(
+            id=new_id("mv"),
+            project_id=model.project_id,
+            name=model.name,
+            version=number,
+            source=new.source,
+            run_id=origin.run_id,
+            run_link=new.run_link,
+            logged_model_id=origin.logged_model_id,
+            workload=origin.workload,
+            description=new.description,
+            stage=STAGES[0],
+            created_at=now,
+            updated_at=now,
+            created_by=who.actor,
+            facts=facts,
+            tags=new.tags,
+        )
+
+    async def _record(self, who: Principal, mode: Mode, version: ModelVersion) -> None:
+        await self._lineage.record(
+            who,
+            mode,
+            "model",
+            version.id,
+            project_id=version.project_id,
+            name=f"{version.name}/{version.version}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    run_id: str | None
+    logged_model_id: str | None
+    workload: str | None
+
+
+def location_of(version: ModelVersion) -> str:
+    """Where a version's pinned files lie among the artifacts."""
+    return f"versions/{version.id}/artifacts"
+
+
+def _origin(
+    connection: Connection, who: Principal, project_id: str, new: NewVersion, root: Root | None
+) -> _Origin:
+    """Who made the files: told by where they lie, not by what the client says. Raises `Invalid` on a difference."""
+    run_id, logged_id, workload = None, None, None
+    if root is not None and root.kind is RootKind.RUN:
+        run_id = root.id
+    elif root is not None and root.kind is RootKind.LOGGED_MODEL:
+        row = connection.execute(select(logged_models).where(logged_models.c.id == root.id)).one()
+        run_id, logged_id, workload = row.source_run_id, row.id, row.workload
+    elif root is not None:
+        row = connection.execute(select(model_versions).where(model_versions.c.id == root.id)).one()
+        run_id, logged_id, workload = row.run_id, row.logged_model_id, row.workload
+    for said, known, what in ((new.run_id, run_id, "run"), (new.logged_model_id, logged_id, "logged model")):
+        if said and known and said != known:
+            raise Invalid(
+                f"The source {new.source[:200]!r} is of {what} {known}, not {said[:100]!r}.",
+                reason="bad_source",
+            )
+    if new.run_id:
+        run_id = run_id or find_run(connection, project_id, new.run_id).id
+    if run_id is not None and workload is None:
+        workload = find_run(connection, project_id, run_id).workload
+    return _Origin(run_id, logged_id, workload or (who.workload if run_id is None else None))
+
+
+def _named(connection: Connection, project_id: str, uri: str) -> ModelVersion:
+    named = parse_named(uri)
+    model = find_model(connection, project_id, named.name)
+    if named.alias:
+        number = alias_target(connection, model, named.alias)
+        return find_version(connection, project_id, named.name, number)
+    if version_number(named.version) is not None:
+        return find_version(connection, project_id, named.name, named.version)
+    query = select(model_versions).where(
+        model_versions.c.model_id == model.id, model_versions.c.deleted_at.is_(None)
+    )
+    stage = {known.lower(): known for known in STAGES}.get(named.version.lower())
+    if stage is not None:
+        query = query.where(model_versions.c.stage == stage)
+    elif named.version.lower() != "latest":
+        raise NotFound(
+            f"Model {named.name!r} has no version {named.version[:60]!r}.", reason="no_such_version"
+        )
+    row = connection.execute(query.order_by(model_versions.c.version.desc()).limit(1)).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"Model {named.name!r} has no version for {named.version!r} yet.", reason="no_such_version"
+        )
+    return version_of(row)
+
+
+def _registered_from(connection: Connection, project_id: str, uri: str) -> ModelVersion:
+    source = open_source(connection, project_id, uri)
+    wanted = {(file.path, file.blob_key) for file in source.files}
+    query = select(model_versions).where(
+        model_versions.c.project_id == project_id, model_versions.c.deleted_at.is_(None)
+    )
+    if source.root.kind is RootKind.RUN:
+        query = query.where(model_versions.c.run_id == source.root.id)
+    else:
+        query = query.where(model_versions.c.logged_model_id == source.root.id)
+    for row in connection.execute(
+        query.order_by(model_versions.c.created_at.desc(), model_versions.c.id.desc())
+    ):
+        version = with_files(connection, version_of(row))
+        if {(file.path, file.blob_key) for file in version.files} == wanted:
+            return version
+    raise NotFound(
+        f"No version was registered from {uri[:200]!r}.",
+        hint="Register it first: mlflow.register_model(uri, name).",
+        reason="not_registered",
+    )
+
+
+def _is_read(connection: Connection, version_id: str) -> bool:
+    query = select(accesses.c.workload).where(
+        accesses.c.kind == "model", accesses.c.version == version_id, accesses.c.mode == "read"
+    )
+    return connection.execute(query.limit(1)).scalar() is not None
+
+
+def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:
+    if condition.entity is Entity.ATTRIBUTE:
+        return compare(model_versions.c[condition.key], condition, dialect)
+    tags = model_version_tags
+    here = (tags.c.version_id == model_versions.c.id, tags.c.key == condition.key)
+    if condition.op == "IS NULL":
+        return ~exists().where(*here)
+    if condition.op == "IS NOT NULL":
+        return exists().where(*here)
+    if condition.key == PROMPT_TAG and condition.op == "!=":
+        return ~exists().where(*here, tags.c.value == condition.value)
+    return exists().where(*here, compare(tags.c.value, condition, dialect))
