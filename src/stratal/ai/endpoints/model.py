@@ -52,7 +52,8 @@ class Revision:
     """One immutable deployment of a model version to an endpoint. Times are epoch milliseconds.
 
     `seq` is unique in the instance and part of prediction ids; `number` counts within the endpoint.
-    `interface`, `loaded` and `libraries` are what its replica told when it last started (see `Greeting`).
+    `interface`, `loaded` and `libraries` are what its replica told when it last started
+    (see `Greeting`); None and empty before.
     """
 
     seq: int
@@ -69,8 +70,8 @@ class Revision:
     state: RevisionState
     failure: str
     interface: Mapping[str, Any] | None
-    loaded: Mapping[str, str] | None
-    libraries: Mapping[str, str] | None
+    loaded: Mapping[str, str]
+    libraries: Mapping[str, str]
     created_at: int
     created_by: str
 

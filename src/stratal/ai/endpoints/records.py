@@ -199,8 +199,8 @@ def _revision(row: RowMapping) -> Revision:
         state=RevisionState(row["state"]),
         failure=row["failure"],
         interface=_read(row["interface"]),
-        loaded=_read(row["loaded"]),
-        libraries=_read(row["libraries"]),
+        loaded=_read(row["loaded"]) or {},
+        libraries=_read(row["libraries"]) or {},
         created_at=row["created_at"],
         created_by=row["created_by"],
     )

@@ -84,7 +84,7 @@ class Endpoints:
             version.facts.flavors, version.facts.signature, [file.path for file in version.files]
         )
         environment_id = await self._environment_of(version)
-        values = {
+        values: dict[str, object] = {
             "model_version_id": version.id,
             "model_name": version.name,
             "model_version": str(version.version),

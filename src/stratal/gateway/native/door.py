@@ -51,7 +51,10 @@ class NativeDoor:
         await self._app(scope, receive, send)
 
     def error(self, error: StratalError, scope: Scope) -> Response:
-        return JSONResponse(error_body(error, scope), error.status)
+        headers = {}
+        if "retry_after_seconds" in error.details:
+            headers["Retry-After"] = str(error.details["retry_after_seconds"])
+        return JSONResponse(error_body(error, scope), error.status, headers)
 
 
 def same_origin(request: Request) -> bool:
