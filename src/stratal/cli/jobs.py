@@ -49,7 +49,7 @@ stopped before, or nobody saw its end); 130 after Ctrl-C; 0 with --detach.
 """
 
 
-class _Size(click.ParamType["int"]):
+class _Size(click.ParamType):  # type: ignore[type-arg]
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
@@ -59,7 +59,7 @@ class _Size(click.ParamType["int"]):
         return int(float(match[1]) * _BYTES[match[2].lower()])
 
 
-class _Duration(click.ParamType["float"]):
+class _Duration(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:

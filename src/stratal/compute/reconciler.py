@@ -180,9 +180,11 @@ class Reconciler:
         held = {f"job-{job_id}-" for job_id in self._carried}
         for attempt_id, status in known.items():
             if attempt_id.startswith("job-") and not attempt_id.startswith(tuple(held) or "\0"):
-                if status.state == "running":
-                    with contextlib.suppress(StratalError):
+                if status.state == "running":  # its job's row is gone, or somebody else wrote its end
+                    with contextlib.suppress(StratalError, TimeoutError):
                         await self._workloads.engine.stop(attempt_id, 0)
+                        async with asyncio.timeout(_STOP_GRACE_SECONDS):
+                            await self._workloads.ended(attempt_id)
                 await self._workloads.forget(attempt_id)
 
         def sweep() -> None:
@@ -424,28 +426,30 @@ class Reconciler:
             stopping.cancel()
             await asyncio.gather(ending, stopping, return_exceptions=True)
         exit_code = status.exit_code if status.state == "exited" else None
-        # One that ended well before it heard of the stop was not stopped.
-        stopped = stop.is_set() and (exit_code != 0 or bool(status.reason))
+        # One that ended well before it heard of the stop was not stopped; one that the engine stopped (the
+        # whole platform went down) was, without anybody's request.
+        stopped = status.reason.startswith("stopped") or (stop.is_set() and exit_code != 0)
         await self._finish(held, outcome(exit_code, stopped=stopped), exit_code, status.reason, status)
 
     async def _record_running(self, held: Held, status: WorkloadStatus, stop: asyncio.Event) -> Held:
         job = held.job
 
-        def work(c: Connection) -> int | None:
-            change = self._mine(held).values(
+        def work(c: Connection) -> bool:
+            change = self._mine(held).where(jobs.c.state.in_(before(JobState.RUNNING)))
+            change = change.values(
                 state=JobState.RUNNING.value,
                 started_at=status.started_at or self._clock(),
                 isolation=self._isolation(job, status),
+                reason="",
             )
             row = c.execute(change.returning(jobs.c.stop_requested_at)).first()
             if row is None:
                 raise Superseded
-            emit(
-                c, "job.started", str(job.id), actor=job.created_by, project_id=job.project_id, name=job.name
-            )
-            return row.stop_requested_at  # type: ignore[no-any-return]
+            news = {"name": job.name}
+            emit(c, "job.started", str(job.id), actor=job.created_by, project_id=job.project_id, **news)
+            return row.stop_requested_at is not None
 
-        if await self._database.write(work) is not None:
+        if await self._database.write(work):
             stop.set()
         self.changed.ring()
         return replace(held, job=replace(job, state=JobState.RUNNING))

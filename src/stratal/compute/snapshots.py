@@ -29,6 +29,7 @@ from stratal.kernel.events import emit
 
 _ENTRY = 32 + 8
 _ASKED_AT_ONCE = 500
+_HASHED_HERE = 4096  # a thread hop costs more than hashing so little
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +136,10 @@ class Snapshots:
         writer = await self._blobs.create()
         try:
             async for chunk in pack:
-                await anyio.to_thread.run_sync(reader.feed, chunk)
+                if len(chunk) > _HASHED_HERE:
+                    await anyio.to_thread.run_sync(reader.feed, chunk)
+                else:
+                    reader.feed(chunk)
                 await writer.write(chunk)
             reader.finish()
             if not reader.entries:
