@@ -1,5 +1,8 @@
 """Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
 
+from stratal.ai.endpoints import tables as endpoints
+from stratal.ai.models import tables as models
+from stratal.collab import tables as collab
 from stratal.compute import tables as compute
 from stratal.data.lake import tables as lake
 from stratal.data.objects import tables as objects
@@ -9,6 +12,6 @@ from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
 
-ROOMS = (events, identity, ledger, compute, objects, lake, queries)
+ROOMS = (events, identity, ledger, compute, objects, lake, queries, collab, models, endpoints)
 
 __all__ = ["ROOMS", "metadata"]

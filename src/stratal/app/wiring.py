@@ -3,8 +3,12 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from stratal.ai.endpoints.records import holds_model
+from stratal.ai.endpoints.room import furnish as furnish_endpoints
+from stratal.ai.models.registry import Models
 from stratal.app.client_env import REGION, client_env
 from stratal.app.settings import Settings, package_sources
+from stratal.collab.artifacts import Artifacts
 from stratal.compute.room import furnish
 from stratal.console.app import Console
 from stratal.data.lake.lake import Lake
@@ -13,14 +17,18 @@ from stratal.data.objects.service import Objects
 from stratal.data.queries.service import Warehouse
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.runtimes.adapter import Runtimes
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
 from stratal.gateway.iceberg.door import IcebergDoor
+from stratal.gateway.inference.door import InferenceDoor
+from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import objects as native_objects
+from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import tables as native_tables
@@ -82,7 +90,8 @@ def wire(settings: Settings) -> Platform:
     object_blobs = LocalBlobs(home.blobs / "objects")
     work_blobs = LocalBlobs(home.blobs / "work")  # code snapshots, environment locks, job logs
     artifact_blobs = LocalBlobs(home.blobs / "artifacts")  # runs' artifacts and models' files
-    for store in (object_blobs, work_blobs, artifact_blobs):
+    replica_blobs = LocalBlobs(home.blobs / "replicas")  # what ended replicas wrote
+    for store in (object_blobs, work_blobs, artifact_blobs, replica_blobs):
         store.clear_scratch()
         closes.append(store.close)
 
@@ -125,8 +134,32 @@ def wire(settings: Settings) -> Platform:
     starts.append(warehouse.start)
     closes.append(warehouse.close)
 
+    artifacts = Artifacts(database, artifact_blobs, lineage, clock)
+    models = Models(database, artifacts, lineage, clock, is_held=holds_model)
+    serving = furnish_endpoints(
+        database,
+        replica_blobs,
+        engine,
+        compute.environments,
+        compute.jobs,
+        models,
+        Runtimes(),
+        clock,
+        spool=home.spool,
+        layouts=home.models,
+        sockets=home.run / "replicas",
+    )
+    starts.append(serving.start)
+    closes.append(serving.close)
+
     # what removing a project means in each room, highest first
-    purges: list[Purge] = [warehouse.purge, lake.purge, objects.purge, compute.jobs.purge]
+    purges: list[Purge] = [
+        serving.endpoints.purge,
+        warehouse.purge,
+        lake.purge,
+        objects.purge,
+        compute.jobs.purge,
+    ]
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)
 
@@ -140,6 +173,8 @@ def wire(settings: Settings) -> Platform:
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
             native_sql.router(projects, warehouse),
+            native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
+            native_predictions.router(serving.predictions),
         ],
     )
     console = Console(
@@ -154,9 +189,9 @@ def wire(settings: Settings) -> Platform:
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
+        InferenceDoor(bearer, serving.serving),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]
-    _ = artifact_blobs
     return Platform(
         settings=settings,
         database=database,

@@ -206,6 +206,12 @@ def _revision(row: RowMapping) -> Revision:
     )
 
 
+def holds_model(c: Connection, model_version_id: str) -> bool:
+    """Does a revision, of a removed endpoint too, stand on this model version? Its predictions are explained by it."""
+    query = select(endpoint_revisions.c.seq).where(endpoint_revisions.c.model_version_id == model_version_id)
+    return c.execute(query.limit(1)).first() is not None
+
+
 # -- replicas ------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,30 @@ def upgrade() -> None:
         batch_op.create_index("ix_accesses_kind_version", ["kind", "version"], unique=False)
 
     op.create_table(
+        "artifact_roots",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("location", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_artifact_roots")),
+    )
+    with op.batch_alter_table("artifact_roots", schema=None) as batch_op:
+        batch_op.create_index("ix_artifact_roots_project_id", ["project_id"], unique=False)
+
+    op.create_table(
+        "artifact_sweeps",
+        sa.Column("store", sa.Text(), nullable=False),
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("store", name=op.f("pk_artifact_sweeps")),
+    )
+    op.create_table(
+        "artifact_trash",
+        sa.Column("blob_key", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("blob_key", name=op.f("pk_artifact_trash")),
+    )
+    op.create_table(
         "blob_sweeps",
         sa.Column("store", sa.Text(), nullable=False),
         sa.Column("mark", sa.Text(), nullable=False),
@@ -52,6 +76,31 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_environments")),
     )
+    op.create_table(
+        "model_versions",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=True),
+        sa.Column("run_link", sa.Text(), nullable=False),
+        sa.Column("logged_model_id", sa.Text(), nullable=True),
+        sa.Column("workload", sa.Text(), nullable=True),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("stage", sa.Text(), nullable=False),
+        sa.Column("facts", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("deleted_at", sa.BigInteger(), nullable=True),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_model_versions")),
+        sa.UniqueConstraint("model_id", "version", name=op.f("uq_model_versions_model_id_version")),
+    )
+    with op.batch_alter_table("model_versions", schema=None) as batch_op:
+        batch_op.create_index("ix_model_versions_project_id_run_id", ["project_id", "run_id"], unique=False)
+
     op.create_table(
         "object_versions",
         sa.Column("id", sa.Text(), nullable=False),
@@ -115,6 +164,21 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
     )
     op.create_table(
+        "artifacts",
+        sa.Column("root_id", sa.Text(), nullable=False),
+        sa.Column("path", sa.Text(), nullable=False),
+        sa.Column("blob_key", sa.Text(), nullable=False),
+        sa.Column("size", sa.BigInteger(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["root_id"], ["artifact_roots.id"], name=op.f("fk_artifacts_root_id")),
+        sa.PrimaryKeyConstraint("root_id", "path", name=op.f("pk_artifacts")),
+    )
+    with op.batch_alter_table("artifacts", schema=None) as batch_op:
+        batch_op.create_index("ix_artifacts_blob_key", ["blob_key"], unique=False)
+
+    op.create_table(
         "buckets",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
@@ -153,6 +217,46 @@ def upgrade() -> None:
         sa.Column("created_by", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_code_snapshots_project_id")),
         sa.PrimaryKeyConstraint("project_id", "id", name=op.f("pk_code_snapshots")),
+    )
+    op.create_table(
+        "endpoints",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("idle_ms", sa.BigInteger(), nullable=False),
+        sa.Column("stopped", sa.Integer(), nullable=False),
+        sa.Column("active_revision", sa.Integer(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("removed_at", sa.BigInteger(), nullable=True),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_endpoints_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_endpoints")),
+    )
+    with op.batch_alter_table("endpoints", schema=None) as batch_op:
+        batch_op.create_index(
+            "uq_endpoints_live_name",
+            ["project_id", "name"],
+            unique=True,
+            sqlite_where=sa.text("removed_at IS NULL"),
+            postgresql_where=sa.text("removed_at IS NULL"),
+        )
+
+    op.create_table(
+        "experiments",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False
+        ),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("is_default", sa.Integer(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("lifecycle", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_experiments_project_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_experiments")),
+        sa.UniqueConstraint("project_id", "name", name=op.f("uq_experiments_project_id_name")),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "jobs",
@@ -239,6 +343,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("token_sha256", name=op.f("pk_login_links")),
     )
     op.create_table(
+        "model_version_tags",
+        sa.Column("version_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["version_id"], ["model_versions.id"], name=op.f("fk_model_version_tags_version_id")
+        ),
+        sa.PrimaryKeyConstraint("version_id", "key", name=op.f("pk_model_version_tags")),
+    )
+    op.create_table(
         "namespaces",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("project_id", sa.Text(), nullable=False),
@@ -272,6 +386,22 @@ def upgrade() -> None:
     with op.batch_alter_table("queries", schema=None) as batch_op:
         batch_op.create_index("ix_queries_project_id_started_at", ["project_id", "started_at"], unique=False)
 
+    op.create_table(
+        "registered_models",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("last_version", sa.Integer(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["project_id"], ["projects.id"], name=op.f("fk_registered_models_project_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_registered_models")),
+        sa.UniqueConstraint("project_id", "name", name=op.f("uq_registered_models_project_id_name")),
+    )
     op.create_table(
         "resolutions",
         sa.Column("key", sa.Text(), nullable=False),
@@ -324,6 +454,94 @@ def upgrade() -> None:
         )
 
     op.create_table(
+        "datasets",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("experiment_id", sa.BigInteger(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("digest", sa.Text(), nullable=False),
+        sa.Column("source_type", sa.Text(), nullable=False),
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("schema", sa.Text(), nullable=True),
+        sa.Column("profile", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.id"], name=op.f("fk_datasets_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_datasets")),
+        sa.UniqueConstraint(
+            "experiment_id", "name", "digest", name=op.f("uq_datasets_experiment_id_name_digest")
+        ),
+    )
+    op.create_table(
+        "endpoint_revisions",
+        sa.Column("seq", sa.Integer(), autoincrement=True, nullable=False),
+        sa.Column("endpoint_id", sa.Text(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
+        sa.Column("model_version_id", sa.Text(), nullable=False),
+        sa.Column("model_name", sa.Text(), nullable=False),
+        sa.Column("model_version", sa.Text(), nullable=False),
+        sa.Column("files", sa.Text(), nullable=False),
+        sa.Column("plan", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.Text(), nullable=True),
+        sa.Column("requirements", sa.Text(), nullable=False),
+        sa.Column("environment_id", sa.Text(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("failure", sa.Text(), nullable=False),
+        sa.Column("interface", sa.Text(), nullable=True),
+        sa.Column("loaded", sa.Text(), nullable=True),
+        sa.Column("libraries", sa.Text(), nullable=True),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"], ["endpoints.id"], name=op.f("fk_endpoint_revisions_endpoint_id")
+        ),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_endpoint_revisions")),
+        sa.UniqueConstraint("endpoint_id", "number", name=op.f("uq_endpoint_revisions_endpoint_id_number")),
+        sqlite_autoincrement=True,
+    )
+    op.create_table(
+        "experiment_tags",
+        sa.Column("experiment_id", sa.BigInteger(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.id"], name=op.f("fk_experiment_tags_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("experiment_id", "key", name=op.f("pk_experiment_tags")),
+    )
+    op.create_table(
+        "logged_models",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("experiment_id", sa.BigInteger(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("model_type", sa.Text(), nullable=False),
+        sa.Column("source_run_id", sa.Text(), nullable=True),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("lifecycle", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("updated_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("workload", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(
+            ["experiment_id"], ["experiments.id"], name=op.f("fk_logged_models_experiment_id")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_logged_models")),
+    )
+    with op.batch_alter_table("logged_models", schema=None) as batch_op:
+        batch_op.create_index("ix_logged_models_experiment_id", ["experiment_id", "created_at"], unique=False)
+        batch_op.create_index("ix_logged_models_source_run_id", ["source_run_id"], unique=False)
+
+    op.create_table(
+        "model_aliases",
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("alias", sa.Text(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["registered_models.id"], name=op.f("fk_model_aliases_model_id")
+        ),
+        sa.PrimaryKeyConstraint("model_id", "alias", name=op.f("pk_model_aliases")),
+    )
+    op.create_table(
         "objects",
         sa.Column("bucket_id", sa.Text(), nullable=False),
         sa.Column("key", sa.LargeBinary(), nullable=False),
@@ -332,6 +550,44 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["version_id"], ["object_versions.id"], name=op.f("fk_objects_version_id")),
         sa.PrimaryKeyConstraint("bucket_id", "key", name=op.f("pk_objects")),
     )
+    op.create_table(
+        "registered_model_tags",
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["registered_models.id"], name=op.f("fk_registered_model_tags_model_id")
+        ),
+        sa.PrimaryKeyConstraint("model_id", "key", name=op.f("pk_registered_model_tags")),
+    )
+    op.create_table(
+        "runs",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("experiment_id", sa.BigInteger(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("user_id", sa.Text(), nullable=False),
+        sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("start_time", sa.BigInteger(), nullable=False),
+        sa.Column("end_time", sa.BigInteger(), nullable=True),
+        sa.Column("lifecycle", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("workload", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["experiment_id"], ["experiments.id"], name=op.f("fk_runs_experiment_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
+    )
+    with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.create_index(
+            "ix_runs_experiment_id_lifecycle_start_time",
+            ["experiment_id", "lifecycle", "start_time", "id"],
+            unique=False,
+        )
+        batch_op.create_index(
+            "ix_runs_project_id_start_time", ["project_id", "start_time", "id"], unique=False
+        )
+        batch_op.create_index("ix_runs_workload", ["workload"], unique=False)
+
     op.create_table(
         "snapshots",
         sa.Column("table_id", sa.Text(), nullable=False),
@@ -383,6 +639,124 @@ def upgrade() -> None:
         batch_op.create_index("ix_uploads_bucket_id_key", ["bucket_id", "key", "id"], unique=False)
 
     op.create_table(
+        "latest_metrics",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
+        sa.Column("is_nan", sa.Integer(), nullable=False),
+        sa.Column("timestamp", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_latest_metrics_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "key", name=op.f("pk_latest_metrics")),
+    )
+    with op.batch_alter_table("latest_metrics", schema=None) as batch_op:
+        batch_op.create_index("ix_latest_metrics_key_value", ["key", "value", "run_id"], unique=False)
+
+    op.create_table(
+        "logged_model_params",
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["logged_models.id"], name=op.f("fk_logged_model_params_model_id")
+        ),
+        sa.PrimaryKeyConstraint("model_id", "key", name=op.f("pk_logged_model_params")),
+    )
+    op.create_table(
+        "logged_model_tags",
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["model_id"], ["logged_models.id"], name=op.f("fk_logged_model_tags_model_id")
+        ),
+        sa.PrimaryKeyConstraint("model_id", "key", name=op.f("pk_logged_model_tags")),
+    )
+    op.create_table(
+        "metric_chunks",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("seq", sa.Integer(), nullable=False),
+        sa.Column("points", sa.Integer(), nullable=False),
+        sa.Column("data", sa.LargeBinary(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_metric_chunks_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "key", "seq", name=op.f("pk_metric_chunks")),
+    )
+    op.create_table(
+        "model_metrics",
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("dataset_name", sa.Text(), nullable=False),
+        sa.Column("dataset_digest", sa.Text(), nullable=False),
+        sa.Column("project_id", sa.Text(), nullable=False),
+        sa.Column("value", sa.Double(), nullable=True),
+        sa.Column("is_nan", sa.Integer(), nullable=False),
+        sa.Column("timestamp", sa.BigInteger(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_model_metrics_run_id")),
+        sa.PrimaryKeyConstraint(
+            "model_id", "run_id", "key", "dataset_name", "dataset_digest", name=op.f("pk_model_metrics")
+        ),
+    )
+    with op.batch_alter_table("model_metrics", schema=None) as batch_op:
+        batch_op.create_index("ix_model_metrics_run_id", ["run_id"], unique=False)
+
+    op.create_table(
+        "replicas",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("revision", sa.Integer(), nullable=False),
+        sa.Column("started_at", sa.BigInteger(), nullable=False),
+        sa.Column("ended_at", sa.BigInteger(), nullable=True),
+        sa.Column("exit_code", sa.Integer(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("isolation", sa.Text(), nullable=True),
+        sa.Column("log_blob", sa.Text(), nullable=True),
+        sa.ForeignKeyConstraint(["revision"], ["endpoint_revisions.seq"], name=op.f("fk_replicas_revision")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_replicas")),
+    )
+    with op.batch_alter_table("replicas", schema=None) as batch_op:
+        batch_op.create_index("ix_replicas_revision", ["revision"], unique=False)
+
+    op.create_table(
+        "run_datasets",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("dataset_id", sa.Text(), nullable=False),
+        sa.Column("context", sa.Text(), nullable=True),
+        sa.Column("tags", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_run_datasets_dataset_id")),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_datasets_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "dataset_id", name=op.f("pk_run_datasets")),
+    )
+    op.create_table(
+        "run_models",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("direction", sa.Text(), nullable=False),
+        sa.Column("model_id", sa.Text(), nullable=False),
+        sa.Column("step", sa.BigInteger(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_models_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "direction", "model_id", name=op.f("pk_run_models")),
+    )
+    with op.batch_alter_table("run_models", schema=None) as batch_op:
+        batch_op.create_index("ix_run_models_model_id", ["model_id"], unique=False)
+
+    op.create_table(
+        "run_params",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_params_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "key", name=op.f("pk_run_params")),
+    )
+    op.create_table(
+        "run_tags",
+        sa.Column("run_id", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("value", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(["run_id"], ["runs.id"], name=op.f("fk_run_tags_run_id")),
+        sa.PrimaryKeyConstraint("run_id", "key", name=op.f("pk_run_tags")),
+    )
+    op.create_table(
         "upload_parts",
         sa.Column("upload_id", sa.Text(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
@@ -406,6 +780,28 @@ def downgrade() -> None:
         batch_op.drop_index("ix_upload_parts_blob_key")
 
     op.drop_table("upload_parts")
+    op.drop_table("run_tags")
+    op.drop_table("run_params")
+    with op.batch_alter_table("run_models", schema=None) as batch_op:
+        batch_op.drop_index("ix_run_models_model_id")
+
+    op.drop_table("run_models")
+    op.drop_table("run_datasets")
+    with op.batch_alter_table("replicas", schema=None) as batch_op:
+        batch_op.drop_index("ix_replicas_revision")
+
+    op.drop_table("replicas")
+    with op.batch_alter_table("model_metrics", schema=None) as batch_op:
+        batch_op.drop_index("ix_model_metrics_run_id")
+
+    op.drop_table("model_metrics")
+    op.drop_table("metric_chunks")
+    op.drop_table("logged_model_tags")
+    op.drop_table("logged_model_params")
+    with op.batch_alter_table("latest_metrics", schema=None) as batch_op:
+        batch_op.drop_index("ix_latest_metrics_key_value")
+
+    op.drop_table("latest_metrics")
     with op.batch_alter_table("uploads", schema=None) as batch_op:
         batch_op.drop_index("ix_uploads_bucket_id_key")
 
@@ -415,7 +811,23 @@ def downgrade() -> None:
         batch_op.drop_index("ix_snapshots_manifest_list_version")
 
     op.drop_table("snapshots")
+    with op.batch_alter_table("runs", schema=None) as batch_op:
+        batch_op.drop_index("ix_runs_workload")
+        batch_op.drop_index("ix_runs_project_id_start_time")
+        batch_op.drop_index("ix_runs_experiment_id_lifecycle_start_time")
+
+    op.drop_table("runs")
+    op.drop_table("registered_model_tags")
     op.drop_table("objects")
+    op.drop_table("model_aliases")
+    with op.batch_alter_table("logged_models", schema=None) as batch_op:
+        batch_op.drop_index("ix_logged_models_source_run_id")
+        batch_op.drop_index("ix_logged_models_experiment_id")
+
+    op.drop_table("logged_models")
+    op.drop_table("experiment_tags")
+    op.drop_table("endpoint_revisions")
+    op.drop_table("datasets")
     with op.batch_alter_table("tables", schema=None) as batch_op:
         batch_op.drop_index(
             "uq_tables_live_name",
@@ -426,6 +838,7 @@ def downgrade() -> None:
     op.drop_table("tables")
     op.drop_table("sessions")
     op.drop_table("resolutions")
+    op.drop_table("registered_models")
     with op.batch_alter_table("queries", schema=None) as batch_op:
         batch_op.drop_index("ix_queries_project_id_started_at")
 
@@ -434,6 +847,7 @@ def downgrade() -> None:
         batch_op.drop_index("uq_namespaces_project_id_name")
 
     op.drop_table("namespaces")
+    op.drop_table("model_version_tags")
     op.drop_table("login_links")
     op.drop_table("lakes")
     with op.batch_alter_table("keys", schema=None) as batch_op:
@@ -446,6 +860,15 @@ def downgrade() -> None:
         batch_op.drop_index("ix_jobs_project_id_id")
 
     op.drop_table("jobs")
+    op.drop_table("experiments")
+    with op.batch_alter_table("endpoints", schema=None) as batch_op:
+        batch_op.drop_index(
+            "uq_endpoints_live_name",
+            sqlite_where=sa.text("removed_at IS NULL"),
+            postgresql_where=sa.text("removed_at IS NULL"),
+        )
+
+    op.drop_table("endpoints")
     op.drop_table("code_snapshots")
     with op.batch_alter_table("code_files", schema=None) as batch_op:
         batch_op.drop_index("ix_code_files_blob")
@@ -455,6 +878,10 @@ def downgrade() -> None:
         batch_op.drop_index("ix_buckets_project_id")
 
     op.drop_table("buckets")
+    with op.batch_alter_table("artifacts", schema=None) as batch_op:
+        batch_op.drop_index("ix_artifacts_blob_key")
+
+    op.drop_table("artifacts")
     op.drop_table("projects")
     op.drop_table("people")
     with op.batch_alter_table("outbox", schema=None) as batch_op:
@@ -465,12 +892,22 @@ def downgrade() -> None:
         batch_op.drop_index("ix_object_versions_blob_key")
 
     op.drop_table("object_versions")
+    with op.batch_alter_table("model_versions", schema=None) as batch_op:
+        batch_op.drop_index("ix_model_versions_project_id_run_id")
+
+    op.drop_table("model_versions")
     op.drop_table("environments")
     with op.batch_alter_table("blob_trash", schema=None) as batch_op:
         batch_op.drop_index("ix_blob_trash_due_at")
 
     op.drop_table("blob_trash")
     op.drop_table("blob_sweeps")
+    op.drop_table("artifact_trash")
+    op.drop_table("artifact_sweeps")
+    with op.batch_alter_table("artifact_roots", schema=None) as batch_op:
+        batch_op.drop_index("ix_artifact_roots_project_id")
+
+    op.drop_table("artifact_roots")
     with op.batch_alter_table("accesses", schema=None) as batch_op:
         batch_op.drop_index("ix_accesses_kind_version")
 

@@ -1,0 +1,67 @@
+"""The room's services, made together from what they stand on: the wiring calls `furnish` once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from stratal.ai.endpoints.layout import Layouts
+from stratal.ai.endpoints.replicas import PREFIX, Replicas
+from stratal.ai.endpoints.rollout import Rollouts
+from stratal.ai.endpoints.runtime import Runtime
+from stratal.ai.endpoints.service import Endpoints
+from stratal.ai.endpoints.serving import Serving
+from stratal.ai.models.registry import Models
+from stratal.ai.predictions.service import Predictions
+from stratal.ai.predictions.spool import Spool
+from stratal.compute.engine import Engine
+from stratal.compute.environments import Environments
+from stratal.compute.jobs import Jobs
+from stratal.compute.workloads import Workloads
+from stratal.kernel.blobs import BlobStore
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    endpoints: Endpoints
+    serving: Serving
+    predictions: Predictions
+    spool: Spool
+    rollouts: Rollouts
+
+    async def start(self) -> None:
+        await self.spool.start()
+        await self.rollouts.start()
+
+    async def close(self) -> None:
+        """Let go; replicas go on and are found again."""
+        await self.rollouts.close()
+        await self.spool.close()
+
+
+def furnish(
+    database: Database,
+    logs: BlobStore,
+    engine: Engine,
+    environments: Environments,
+    jobs: Jobs,
+    models: Models,
+    runtime: Runtime,
+    clock: Clock,
+    *,
+    spool: Path,
+    layouts: Path,
+    sockets: Path,
+) -> Room:
+    """`logs` keeps what ended replicas wrote; `spool`, `layouts` (model files) and `sockets` are folders of this machine."""
+    rows = Spool(spool)
+    predictions = Predictions(rows, database)
+    workloads = Workloads(engine, prefixes=(PREFIX,))
+    laid_out = Layouts(layouts, models.blobs)
+    replicas = Replicas(database, logs, workloads, environments, laid_out, runtime, sockets, clock)
+    serving = Serving(predictions, clock)
+    rollouts = Rollouts(database, logs, workloads, environments, laid_out, replicas, serving)
+    endpoints = Endpoints(
+        database, models.resolve, jobs, runtime, rollouts, replicas, serving, predictions, clock
+    )
+    return Room(endpoints, serving, predictions, rows, rollouts)
