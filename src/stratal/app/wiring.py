@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 
 from stratal.ai.endpoints.records import holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
+from stratal.ai.explain.inputs import Inputs
+from stratal.ai.explain.why import Why
 from stratal.ai.models.registry import Models
 from stratal.app.client_env import REGION, client_env
 from stratal.app.settings import Settings, package_sources
 from stratal.collab.artifacts import Artifacts
+from stratal.collab.experiments import Experiments
+from stratal.collab.runs import Runs
 from stratal.compute.room import furnish
 from stratal.console.app import Console
 from stratal.data.lake.lake import Lake
@@ -32,6 +36,7 @@ from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import tables as native_tables
+from stratal.gateway.native import why as native_why
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.s3.door import S3Door
@@ -134,6 +139,8 @@ def wire(settings: Settings) -> Platform:
     starts.append(warehouse.start)
     closes.append(warehouse.close)
 
+    experiments = Experiments(database, clock)
+    runs = Runs(database, experiments, lineage, clock)
     artifacts = Artifacts(database, artifact_blobs, lineage, clock)
     models = Models(database, artifacts, lineage, clock, is_held=holds_model)
     serving = furnish_endpoints(
@@ -151,6 +158,17 @@ def wire(settings: Settings) -> Platform:
     )
     starts.append(serving.start)
     closes.append(serving.close)
+
+    why = Why(
+        serving.predictions,
+        serving.endpoints,
+        models,
+        runs,
+        compute.jobs,
+        compute.snapshots,
+        compute.environments,
+        Inputs(lineage, objects, lake),
+    )
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
@@ -175,6 +193,7 @@ def wire(settings: Settings) -> Platform:
             native_sql.router(projects, warehouse),
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
             native_predictions.router(serving.predictions),
+            native_why.router(why),
         ],
     )
     console = Console(
