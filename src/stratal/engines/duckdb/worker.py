@@ -80,7 +80,7 @@ class Worker:
         except CannotRead as error:
             self._fail("table_unreadable", str(error))
         except duckdb.OutOfMemoryException as error:
-            self._fail("query_out_of_memory", _cleaned(str(error), paths))
+            self._fail("query_out_of_memory", str(error).partition("\n")[0])
         except duckdb.PermissionException as error:
             self._fail("files_refused", _cleaned(str(error), paths), "SQL reads tables only.")
         except (duckdb.IOException, duckdb.InternalException, duckdb.FatalException) as error:
@@ -93,9 +93,11 @@ class Worker:
     def _query(self, request: Json) -> None:
         started = time.perf_counter()
         with self._database(request) as database:
-            cursor = database.execute(runnable(request), request["params"] or None)
             if request["listing_only"]:
-                cursor = database.execute(_TABLES)
+                names = [".".join(table["path"]) for table in request["listing"]]
+                cursor = database.execute("SELECT unnest($1::VARCHAR[]) AS name", [names])
+            else:
+                cursor = database.execute(runnable(request), request["params"] or None)
             rows = render.Rows(cursor, request["limit"], request["max_bytes"])
             produce = {"json": rows.json, "csv": rows.csv, "arrow": rows.arrow}[request["format"]]
             head = {"columns": render.columns(cursor)}
@@ -161,13 +163,6 @@ class Worker:
 
     def _fail(self, code: str, message: str, hint: str = "") -> None:
         self._send(frames.ERROR, {"code": code, "message": message, "hint": hint})
-
-
-_TABLES = (
-    "SELECT CASE WHEN schema_name = 'main' THEN table_name ELSE schema_name || '.' || table_name END AS name "
-    "FROM (SELECT schema_name, table_name FROM duckdb_tables() UNION ALL "
-    "SELECT schema_name, view_name FROM duckdb_views() WHERE NOT internal) ORDER BY name"
-)
 
 
 def _described(statement: Statement) -> Json:

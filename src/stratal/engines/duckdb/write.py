@@ -18,13 +18,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.noop import NoopCatalog
+from pyiceberg.exceptions import ResolveError
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
 from pyiceberg.io.pyarrow import _dataframe_to_data_files, schema_to_pyarrow
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
-from pyiceberg.schema import Schema
+from pyiceberg.schema import Schema, promote
 from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
 from pyiceberg.table.metadata import TableMetadataUtil, new_table_metadata
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.types import IcebergType
 
 from stratal.engines.duckdb.arrow_types import Shape, storable
 from stratal.engines.duckdb.statement import Refused, runnable
@@ -184,20 +186,38 @@ def _transaction(request: Json, schema: pa.Schema, files: "_Scratch") -> Transac
 
 
 def _adapt(transaction: Transaction, schema: pa.Schema) -> None:
-    """Give a table that is replaced the new rows' columns: new ones are added, missing ones dropped, wider types taken."""
-    present = transaction.table_metadata.schema()
+    """Give a table that is replaced the new rows' columns.
+
+    Missing ones are dropped, new ones added, wider types taken. A column whose type has nothing to do with
+    the former one is another column of that name: it gets an id of its own, so that old snapshots stay readable.
+    """
+    wanted = _iceberg(schema)
     try:
-        with transaction.update_schema(allow_incompatible_changes=True) as update:
-            for name in [field.name for field in present.fields]:
-                if name not in schema.names:
-                    update.delete_column((name,))
-            update.union_by_name(_iceberg(schema))
+        with transaction.update_schema() as update:
+            for old in transaction.table_metadata.schema().fields:
+                if old.name not in schema.names or not _related(old.field_type, wanted.find_type(old.name)):
+                    update.delete_column((old.name,))
+        with transaction.update_schema() as update:
+            update.union_by_name(wanted)
     except ValueError as error:
         raise Refused(
             "columns_do_not_match",
             f"The table's columns cannot become those of the new rows: {error}",
             "Drop the table first, or import under another name.",
         ) from error
+
+
+def _related(old: IcebergType, new: IcebergType) -> bool:
+    """Can values of one of the types be held by the other?"""
+    if not old.is_primitive or not new.is_primitive:
+        return type(old) is type(new)
+    for narrow, wide in ((old, new), (new, old)):
+        try:
+            promote(narrow, wide)
+        except ResolveError:
+            continue
+        return True
+    return False
 
 
 def _iceberg(schema: pa.Schema) -> Schema:
