@@ -50,17 +50,19 @@ def _remove(story: Story, as_json: bool) -> None:
 
 
 def _tell(story: Story, *, quiet: bool) -> dict[str, Any]:
+    """Run the steps, showing live what each is at; without a terminal a line when each is done."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
     console = Console(stderr=quiet)
     timings: dict[str, float] = {}
     columns = (
         SpinnerColumn(finished_text="[green]●[/]"),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", table_column=Column(overflow="ellipsis", no_wrap=True)),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         for name, title, step in story.steps():
             line = progress.add_task(title, total=None)
             began = time.monotonic()
@@ -72,6 +74,8 @@ def _tell(story: Story, *, quiet: bool) -> dict[str, Any]:
                 raise
             timings[name] = round(time.monotonic() - began, 3)
             progress.update(line, description=f"{title}: {said}", total=1, completed=1)
+            if not console.is_terminal:
+                console.print(f"● {title}: {said}  ({timings[name]:.1f} s)", soft_wrap=True, highlight=False)
     return {**story.result, "timings": timings, "seconds": round(sum(timings.values()), 3)}
 
 

@@ -130,7 +130,7 @@ class Story:
                 *(
                     "run",
                     "--name",
-                    "train breast-cancer",
+                    "train-breast-cancer",
                     "--requirements",
                     "requirements.txt",
                     "--detach",
