@@ -62,6 +62,7 @@ class Templates:
                 "state_name": shown.state_name,
             }
         )
+        environment.tests["numeric_type"] = shown.is_numeric_type
         environment.globals.update({"asset": self._assets.url, "plural": shown.plural, "query": _query})
         return environment
 

@@ -12,6 +12,7 @@ _SHAPES = {
     "starting": "run",
     "deploying": "run",
     "waking": "run",
+    "preparing": "run",
     "stopping": "run",
     "succeeded": "done",
     "finished": "done",
@@ -21,6 +22,7 @@ _SHAPES = {
     "active": "done",
     "failed": "fail",
     "broken": "fail",
+    "missing": "fail",
     "unhealthy": "fail",
     "error": "fail",
     "queued": "wait",
@@ -77,11 +79,13 @@ def ago(value: Any, now: datetime) -> str:
 
 
 def duration(seconds: Any) -> str:
-    """``0.8s``, ``42s``, ``10m 26s``, ``3h 05m``, ``2d 04h``; empty when unknown."""
+    """``80ms``, ``4.2s``, ``42s``, ``10m 26s``, ``3h 05m``, ``2d 04h``; empty when unknown."""
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
         return ""
+    if seconds < 1:
+        return f"{max(round(seconds * 1000), 0)}ms"
     if seconds < 10:
-        return f"{max(seconds, 0):.1f}s"
+        return f"{seconds:.1f}s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -136,3 +140,10 @@ def short(identifier: Any, length: int = 8) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """``1 job``, ``3 jobs``, ``1 entry``."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def is_numeric_type(name: str) -> bool:
+    """Is a SQL type one whose values are compared as figures, and so stand to the right?"""
+    return name.upper().startswith(
+        ("TINYINT", "SMALLINT", "INT", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL")
+    ) and not (name.upper().startswith(("UUID", "UNION", "INTERVAL")))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.requests import Request
@@ -77,6 +77,10 @@ class View:
     def fragment(self, template: str, **context: Any) -> Response:
         """Render a piece that is put into a page already open."""
         return HTMLResponse(self.templates.render(template, base=self.base, project=self.project, **context))
+
+    def of(self, project: str) -> "View":
+        """The same look, at another project that the viewer sees."""
+        return replace(self, project=project)
 
     def redirect(self, path: str) -> Response:
         return RedirectResponse(path, 303)

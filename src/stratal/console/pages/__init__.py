@@ -1,11 +1,21 @@
 """The pages, one module per noun; `PAGES` is every address with what answers it."""
 
-from stratal.console.pages import overview, predictions
+from stratal.console.pages import jobs, objects, overview, predictions, search, tables
 from stratal.console.view import Page
 
 PAGES: dict[str, Page] = {
     "/": overview.home,
     "/projects/{project}": overview.overview,
+    "/projects/{project}/jobs": jobs.jobs,
+    "/projects/{project}/jobs/{job}": jobs.job,
+    "/projects/{project}/jobs/{job}/code": jobs.code,
+    "/projects/{project}/buckets": objects.buckets,
+    "/projects/{project}/buckets/{bucket}": objects.bucket,
+    "/projects/{project}/tables": tables.tables,
+    "/projects/{project}/tables/{table}": tables.table,
+    "/projects/{project}/tables/{table}/preview": tables.preview,
+    "/projects/{project}/tables/{table}/snapshots/{snapshot}": tables.snapshot,
+    "/projects/{project}/search": search.search,
     "/projects/{project}/why": predictions.ask,
     "/predictions/{prediction}": predictions.why,
 }

@@ -4,6 +4,7 @@ import asyncio
 
 from starlette.responses import Response
 
+from stratal.console.native import Refused
 from stratal.console.render import Ways
 from stratal.console.view import View
 
@@ -22,6 +23,10 @@ async def overview(view: View) -> Response:
         view.attempt("/tables"),
         view.attempt("/endpoints"),
     )
+    bare = not any(
+        isinstance(part, Refused) or part.get(noun)
+        for noun, part in (("jobs", jobs), ("runs", runs), ("tables", tables), ("endpoints", endpoints))
+    )
     return view.page(
         "overview.html",
         "Overview",
@@ -36,4 +41,5 @@ async def overview(view: View) -> Response:
         tables=tables,
         endpoints=endpoints,
         rows=_ROWS,
+        bare=bare,
     )

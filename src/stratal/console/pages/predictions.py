@@ -1,10 +1,12 @@
 """Why a prediction came out as it did: the chain behind it, every hash recomputed on the spot."""
 
+from collections.abc import Callable
 from shlex import quote
+from typing import Any
 
 from starlette.responses import Response
 
-from stratal.console.native import segment
+from stratal.console.native import Json, segment
 from stratal.console.render import Ways
 from stratal.console.view import View
 
@@ -28,8 +30,36 @@ async def why(view: View) -> Response:
     """The chain of one prediction: a page, or the side panel's piece of it."""
     prediction = view.part("prediction")
     told = await view.native.get(f"/predictions/{segment(prediction)}/why")
+    project = str(told.get("project") or view.project)
+    context: dict[str, Any] = {"told": told, "prediction": prediction, "link_to": _addresses(project)}
     if "panel" in view.request.query_params:
-        return view.fragment("why_chain.html", told=told, prediction=prediction)
-    return view.page(
-        "why.html", "Prediction", at="why", ways=_ways(prediction), told=told, prediction=prediction
-    )
+        return view.fragment("why_chain.html", **context)
+    seen = view.of(project) if project in view.projects else view
+    return seen.page("why.html", "Prediction", at="why", ways=_ways(prediction), **context)
+
+
+def _addresses(project: str) -> Callable[[Json], str]:
+    """Where each link of a chain has its page, as far as it has one."""
+    base = f"/projects/{segment(project)}"
+
+    def address(link: Json) -> str:
+        kind, id_, name = str(link.get("kind")), str(link.get("id")), str(link.get("name"))
+        if id_ == "none" or name == "deleted":
+            return ""
+        if kind == "prediction":
+            return f"/predictions/{segment(id_)}"
+        if kind in {"job", "run"}:
+            return f"{base}/{kind}s/{segment(id_)}"
+        if kind == "model version" and "/" in name:
+            model, _, version = name.rpartition("/")
+            return f"{base}/models/{segment(model)}/versions/{segment(version)}"
+        if kind == "endpoint":
+            return f"{base}/endpoints/{segment(name.rpartition(' revision ')[0] or name)}"
+        if kind == "table snapshot" and " @ " in name:
+            return f"{base}/tables/{segment(name.rpartition(' @ ')[0])}"
+        if kind == "object" and name.startswith("s3://"):
+            bucket, _, key = name[5:].partition("/")
+            return f"{base}/buckets/{segment(bucket)}?object={segment(key)}"
+        return ""
+
+    return address

@@ -1,0 +1,99 @@
+"""Jobs: the list, and one job with its log as it is written, its code, environment and fences."""
+
+from shlex import join, quote
+
+from starlette.responses import Response
+
+from stratal.console.listing import Column, arrange
+from stratal.console.native import Json, Refused, segment
+from stratal.console.render import Ways
+from stratal.console.shown import between, moment
+from stratal.console.view import View
+
+LOOKED_THROUGH = 500
+
+COLUMNS = (
+    Column("id", "Job", lambda job: job["id"], numeric=True),
+    Column("name", "Name", lambda job: job.get("name") or ""),
+    Column("state", "State", lambda job: job["state"]),
+    Column("command", "Command", lambda job: join(job.get("argv") or ())),
+    Column("exit", "Exit", lambda job: job.get("exit_code"), numeric=True),
+    Column("time", "Time", lambda job: _seconds(job), numeric=True),
+    Column("by", "By", lambda job: job.get("created_by")),
+    Column("queued", "Queued", lambda job: job.get("queued_at")),
+)
+
+
+FILES = (
+    Column("path", "File", lambda file: file["path"]),
+    Column("size", "Size", lambda file: file["size"], numeric=True),
+    Column("sha256", "SHA-256", lambda file: file["sha256"]),
+)
+
+
+def _seconds(job: Json) -> float | None:
+    """How long an ended job ran; a running one's time is told by the page, not sorted by."""
+    ended = moment(job.get("ended_at"))
+    return between(job.get("started_at"), job.get("ended_at"), ended) if ended else None
+
+
+async def jobs(view: View) -> Response:
+    """The project's newest jobs."""
+    answer = await view.get("/jobs", limit=LOOKED_THROUGH)
+    listing = arrange(answer["jobs"], COLUMNS, view.query, more=answer.get("next") is not None)
+    return view.page(
+        "jobs.html",
+        "Jobs",
+        at="jobs",
+        live="job.",
+        ways=Ways(
+            cli=f"stratal jobs --project {quote(view.project)}\nstratal run --with scikit-learn -- python train.py",
+            python="from stratal.sdk import Client\n\n"
+            f"client = Client(project={view.project!r})\nclient.get(client.path('/jobs'))",
+        ),
+        listing=listing,
+    )
+
+
+async def job(view: View) -> Response:
+    """One job."""
+    number = view.part("job")
+    told = await view.get(f"/jobs/{segment(number)}")
+    return view.page(
+        "job.html",
+        f"Job {told['id']}",
+        at="jobs",
+        live="job.",
+        ways=Ways(
+            cli=f"stratal job show {quote(number)}\nstratal job logs {quote(number)} --follow",
+            python="from stratal.sdk import Client\n\n"
+            f"client = Client(project={view.project!r})\nclient.get(client.path('/jobs/{segment(number)}'))",
+        ),
+        job=told,
+        command=join(told.get("argv") or ()),
+        ended=told.get("ended_at") is not None,
+    )
+
+
+async def code(view: View) -> Response:
+    """The files of the code snapshot that a job ran."""
+    number = view.part("job")
+    told = await view.get(f"/jobs/{segment(number)}")
+    snapshot = told.get("snapshot")
+    if not snapshot:
+        raise Refused(404, "no_code", f"Job {number[:20]} ran without code of its own.", "See its command.")
+    found = await view.get(f"/code/snapshots/{segment(str(snapshot))}")
+    return view.page(
+        "code.html",
+        f"Code of job {told['id']}",
+        at="jobs",
+        ways=Ways(
+            cli=f"stratal job show {quote(number)} --json",
+            python="from stratal.sdk import Client\n\n"
+            f"client = Client(project={view.project!r})\n"
+            f"client.get(client.path('/code/snapshots/{segment(str(snapshot))}'))",
+        ),
+        job=told,
+        snapshot=found,
+        listing=arrange(found["files"], FILES, view.query),
+    )
