@@ -162,6 +162,7 @@ class Database:
 
     def _run_group(self, connection: Connection, group: list[tuple[Work[Any], "Future[Any]"]]) -> None:
         answers: list[tuple[Future[Any], Any]] = []
+        refusals: list[tuple[Future[Any], Exception]] = []
         self._once.clear()
         try:
             with connection.begin():
@@ -170,9 +171,11 @@ class Database:
                         continue
                     try:
                         with connection.begin_nested():
-                            answers.append((future, work(connection)))
+                            answer = work(connection)
+                        answers.append((future, answer))
                     except Exception as error:
-                        future.set_exception(error)
+                        # Answered after COMMIT too: it may fail because of what another of the group did.
+                        refusals.append((future, error))
         except Exception as error:  # BEGIN or COMMIT itself failed: nothing of this group happened
             for _, future in group:
                 if not future.done():
@@ -183,6 +186,8 @@ class Database:
                 callback()
         for future, answer in answers:
             future.set_result(answer)
+        for future, refusal in refusals:
+            future.set_exception(refusal)
 
 
 def is_ready(database: Database) -> bool:

@@ -82,7 +82,8 @@ class Collector:
             except Exception:
                 log.exception("collecting unreachable objects failed; trying again")
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause)
+                async with asyncio.timeout(pause):  # wait_for would lose a cancellation that meets a wake
+                    await self._wake.wait()
 
     def _seconds_to_next(self, connection: Connection) -> float:
         due = connection.execute(select(blob_trash.c.due_at).order_by(blob_trash.c.due_at).limit(1)).scalar()

@@ -37,6 +37,7 @@ from stratal.kernel.errors import Conflict, Invalid, NotFound, StratalError, Too
 from stratal.kernel.ids import new_id
 
 MAX_PARTS = 10_000
+_LAST_ID = "~"  # sorts behind every upload's id
 MIN_PART_BYTES = 5 * 1024**2
 
 
@@ -291,7 +292,7 @@ class Uploads:
 
         def work(connection: Connection) -> UploadsPage:
             place = rows.find_bucket(connection, who, "objects.read", bucket)
-            start = _cursor(after.encode(), after_id) if after_id else after.encode()
+            start = _cursor(after.encode(), after_id or _LAST_ID) if after else b""
             page = list_page(
                 lambda low, high, count: _scan(connection, place, low, high, count),
                 prefix=prefix.encode(),

@@ -12,7 +12,7 @@ from stratal.gateway.door import principal
 from stratal.gateway.s3 import buckets, listing, multipart, objects, sigv2, sigv4
 from stratal.gateway.s3.answers import Answer
 from stratal.gateway.s3.call import Call
-from stratal.gateway.s3.errors import error_response, refusal
+from stratal.gateway.s3.errors import error_response, refusal, sts_error_response
 from stratal.gateway.s3.request import Head, S3Request, head_of, parse
 from stratal.identity.keys import Keys
 from stratal.identity.model import Principal
@@ -111,6 +111,9 @@ class S3Door:
         await answer(scope, receive, stamped)
 
     def error(self, error: StratalError, scope: Scope) -> Response:
+        parts = sigv4.scope_of(head_of(scope)) or ()
+        if len(parts) == 5 and parts[3] == "sts":
+            return sts_error_response(error, scope)
         return error_response(error, scope)
 
 

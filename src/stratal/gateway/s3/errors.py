@@ -174,3 +174,15 @@ def error_response(error: StratalError, scope: Scope) -> Response:
         element("HostId", "stratal"),
     )
     return Response(body.encode(), STATUS[code], headers, "application/xml")
+
+
+def sts_error_response(error: StratalError, scope: Scope) -> Response:
+    """The error in the shape that clients of STS read."""
+    code = code_of(error)
+    request_id = scope["state"]["request_id"]
+    body = DECLARATION + element(
+        "ErrorResponse",
+        element("Error", element("Type", "Sender"), element("Code", code), element("Message", str(error))),
+        element("RequestId", request_id),
+    )
+    return Response(body.encode(), STATUS[code], {"x-amz-request-id": request_id}, "text/xml")
