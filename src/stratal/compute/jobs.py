@@ -26,6 +26,7 @@ from stratal.kernel.events import emit
 _POLL_SECONDS = 0.15
 _PURGE_SECONDS = 30.0
 MOST_AT_ONCE = 1000
+_BEYOND = 2**62  # what a database's integer still holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Jobs:
         if states:
             query = query.where(jobs.c.state.in_([state.value for state in states]))
         if before is not None:
-            query = query.where(jobs.c.id < before)
+            query = query.where(jobs.c.id < min(max(before, 0), _BEYOND))
         query = query.order_by(jobs.c.id.desc()).limit(limit + 1)
         rows = await self._database.read(lambda c: [dict(r) for r in c.execute(query).mappings()])
         found = [records.job_of(row) for row in rows[:limit]]
@@ -287,7 +288,7 @@ def _find(c: Connection, project_id: str | None, job_id: int) -> Job:
     query = records.query().where(jobs.c.id == job_id)
     if project_id is not None:
         query = query.where(jobs.c.project_id == project_id)
-    row = c.execute(query).mappings().one_or_none() if 0 < job_id < 2**63 else None
+    row = c.execute(query).mappings().one_or_none() if 0 < job_id < _BEYOND else None
     if row is None:
         raise NotFound(
             f"There is no job {job_id} in this project.",
