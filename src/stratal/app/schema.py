@@ -7,6 +7,8 @@ recognised without it.
 import sqlite3
 from pathlib import Path
 
+from stratal.kernel.errors import Conflict
+
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -29,9 +31,16 @@ def current_revision(database: Path) -> str | None:
 
 
 def ensure_schema(database: Path) -> None:
-    """Bring the database to the newest revision. Raises Alembic's error when it comes from a newer Stratal."""
-    if current_revision(database) == newest_revision():
+    """Bring the database to the newest revision. Raises `Conflict` when it was written by a newer Stratal."""
+    current = current_revision(database)
+    if current == newest_revision():
         return
+    if current is not None and current > newest_revision():
+        raise Conflict(
+            f"{database} was written by a newer Stratal (revision {current}; this one knows {newest_revision()}).",
+            hint="Install that version, or choose another data directory with --home.",
+            reason="newer_schema",
+        )
     from alembic import command
     from alembic.config import Config
 

@@ -22,7 +22,7 @@ from stratal.app.record import check_binding, read_record, write_private
 from stratal.app.schema import ensure_schema
 from stratal.app.settings import Home, Settings
 from stratal.app.wiring import Platform, wire
-from stratal.kernel.errors import Conflict
+from stratal.kernel.errors import Conflict, Unavailable
 
 log = logging.getLogger("stratal")
 _GRACE_SECONDS = 5
@@ -105,8 +105,13 @@ def _run(
     # uvicorn raises the signal that ended it once more when all is closed; by then it has done its work.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(Server(config).serve(sockets=sockets))
+    server = Server(config)
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, suppress(SystemExit):
+        runner.run(server.serve(sockets=sockets))
+    if not server.started:
+        raise Unavailable(
+            "The platform could not start.", hint=f"The reason is at the end of {settings.home.log}."
+        )
 
 
 def _take_lock(home: Home) -> IO[str]:
