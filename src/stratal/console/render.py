@@ -60,6 +60,7 @@ class Templates:
                 "short": shown.short,
                 "size": shown.size,
                 "state_name": shown.state_name,
+                "written": shown.written,
             }
         )
         environment.tests["numeric_type"] = shown.is_numeric_type

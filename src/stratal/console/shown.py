@@ -1,5 +1,6 @@
 """How values are shown: times, durations, sizes, numbers, states. Pure functions; the templates' filters."""
 
+import json
 import math
 from datetime import UTC, datetime
 from typing import Any
@@ -142,8 +143,22 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+def written(value: Any, most: int = 20_000) -> str:
+    """A value as JSON, a list's items each on a line, cut where it grows past `most` characters.
+
+    Plain text, which templates escape. (Jinja's own ``tojson`` marks its text as safe: in an attribute it is not.)
+    """
+    if isinstance(value, list):
+        text = "[\n" + ",\n".join(f"  {json.dumps(item, ensure_ascii=False)}" for item in value) + "\n]"
+    else:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
+    return text if len(text) <= most else text[:most] + "\n…"
+
+
+_NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER")
+_NUMERIC += ("UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+
+
 def is_numeric_type(name: str) -> bool:
     """Is a SQL type one whose values are compared as figures, and so stand to the right?"""
-    return name.upper().startswith(
-        ("TINYINT", "SMALLINT", "INT", "BIGINT", "HUGEINT", "U", "FLOAT", "DOUBLE", "DECIMAL")
-    ) and not (name.upper().startswith(("UUID", "UNION", "INTERVAL")))
+    return name.upper().partition("(")[0] in _NUMERIC

@@ -1,6 +1,6 @@
 """The pages, one module per noun; `PAGES` is every address with what answers it."""
 
-from stratal.console.pages import jobs, objects, overview, predictions, search, tables
+from stratal.console.pages import endpoints, jobs, objects, overview, predictions, search, tables
 from stratal.console.view import Page
 
 PAGES: dict[str, Page] = {
@@ -15,6 +15,8 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/tables/{table}": tables.table,
     "/projects/{project}/tables/{table}/preview": tables.preview,
     "/projects/{project}/tables/{table}/snapshots/{snapshot}": tables.snapshot,
+    "/projects/{project}/endpoints": endpoints.endpoints,
+    "/projects/{project}/endpoints/{endpoint}": endpoints.endpoint,
     "/projects/{project}/search": search.search,
     "/projects/{project}/why": predictions.ask,
     "/predictions/{prediction}": predictions.why,

@@ -31,7 +31,7 @@ async def overview(view: View) -> Response:
         "overview.html",
         "Overview",
         at="",
-        live="job. run. table. endpoint. model.",
+        live="job. run. table. endpoint. replica. model.",
         ways=Ways(
             cli="stratal status\nstratal jobs",
             python="from stratal.sdk import Client\n\nclient = Client()\nclient.get(client.path('/jobs'))",

@@ -1,5 +1,6 @@
 """Why a prediction came out as it did: the chain behind it, every hash recomputed on the spot."""
 
+import asyncio
 from collections.abc import Callable
 from shlex import quote
 from typing import Any
@@ -29,9 +30,17 @@ async def ask(view: View) -> Response:
 async def why(view: View) -> Response:
     """The chain of one prediction: a page, or the side panel's piece of it."""
     prediction = view.part("prediction")
-    told = await view.native.get(f"/predictions/{segment(prediction)}/why")
+    told, row = await asyncio.gather(
+        view.native.get(f"/predictions/{segment(prediction)}/why"),
+        view.native.attempt(f"/predictions/{segment(prediction)}"),
+    )
     project = str(told.get("project") or view.project)
-    context: dict[str, Any] = {"told": told, "prediction": prediction, "link_to": _addresses(project)}
+    context: dict[str, Any] = {
+        "told": told,
+        "prediction": prediction,
+        "row": row,
+        "link_to": _addresses(project),
+    }
     if "panel" in view.request.query_params:
         return view.fragment("why_chain.html", **context)
     seen = view.of(project) if project in view.projects else view

@@ -9,7 +9,7 @@ from stratal.console.native import Json, Refused, segment
 from stratal.console.render import Ways
 from stratal.console.view import View
 
-_PREVIEW_ROWS = 50
+_PREVIEW_ROWS = 20
 
 COLUMNS = (
     Column("name", "Table", lambda table: table["name"]),

@@ -1,0 +1,102 @@
+"""Endpoints: the list, and one with its revisions, what it takes and gives, and how to call it."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from shlex import quote
+from typing import Any
+
+from starlette.responses import Response
+
+from stratal.console.listing import Column, arrange
+from stratal.console.native import Json, segment
+from stratal.console.render import Ways
+from stratal.console.view import View
+
+COLUMNS = (
+    Column("name", "Endpoint", lambda endpoint: endpoint["name"]),
+    Column("state", "State", lambda endpoint: endpoint["state"]),
+    Column("model", "Model", lambda endpoint: f"{endpoint.get('model')}/{endpoint.get('version')}"),
+    Column("revision", "Revision", lambda endpoint: endpoint.get("revision"), numeric=True),
+    Column("made", "Made", lambda endpoint: endpoint.get("created_at")),
+)
+
+
+async def endpoints(view: View) -> Response:
+    answer = await view.get("/endpoints")
+    return view.page(
+        "endpoints.html",
+        "Endpoints",
+        at="endpoints",
+        live="endpoint. replica.",
+        ways=Ways(
+            cli="stratal endpoints\nstratal deploy models:/NAME/1 --name my-endpoint",
+            python="from stratal.sdk import Client\n\n"
+            f"client = Client(project={view.project!r})\nclient.get(client.path('/endpoints'))",
+        ),
+        listing=arrange(answer["endpoints"], COLUMNS, view.query),
+    )
+
+
+async def endpoint(view: View) -> Response:
+    name = view.part("endpoint")
+    path = f"/endpoints/{segment(name)}"
+    told, history = await asyncio.gather(view.get(path), view.attempt(f"{path}/revisions"))
+    body = _example(told.get("interface"))
+    return view.page(
+        "endpoint.html",
+        str(told["name"]),
+        at="endpoints",
+        live="endpoint. replica.",
+        ways=_calls(str(told["invocations_url"]), body),
+        endpoint=told,
+        history=history,
+        inputs=_described(told, "inputs"),
+        outputs=_described(told, "outputs"),
+    )
+
+
+def _calls(url: str, body: Json) -> Ways:
+    """How to ask it, from a shell and from Python, with what it takes."""
+    text = json.dumps(body)
+    return Ways(
+        cli='eval "$(stratal env)"\n'
+        f'curl -H "Authorization: Bearer $STRATAL_API_KEY" -H "Content-Type: application/json" \\\n'
+        f"  -d {quote(text)} \\\n  {quote(url)}",
+        python="import os, httpx  # with the variables of `stratal env`\n\n"
+        "answer = httpx.post(\n"
+        f"    {url!r},\n"
+        '    headers={"Authorization": f"Bearer {os.environ[\'STRATAL_API_KEY\']}"},\n'
+        f"    json={body!r},\n"
+        ")\n"
+        "answer.json()['prediction_id']  # explains it: stratal why ID",
+    )
+
+
+def _example(interface: Any) -> Json:
+    """A request of one row that has the right shape: zeros, or empty text where text is wanted."""
+    said: Mapping[str, Any] = interface if isinstance(interface, Mapping) else {}
+    inputs: Sequence[Any] = said.get("inputs") or ()
+    columns = said.get("columns")
+    if isinstance(columns, list) and columns:
+        kinds = {str(i.get("name")): str(i.get("datatype")) for i in inputs if isinstance(i, Mapping)}
+        row = [_zero(kinds.get(str(column), "FP64")) for column in columns]
+        return {"dataframe_split": {"columns": columns, "data": [row]}}
+    shape = inputs[0].get("shape") if inputs and isinstance(inputs[0], Mapping) else None
+    width = shape[-1] if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[-1], int) else 1
+    kind = str(inputs[0].get("datatype", "FP64")) if shape else "FP64"
+    return {"inputs": [[_zero(kind)] * min(max(width, 1), 1000)]}
+
+
+def _zero(datatype: str) -> float | int | str | bool:
+    if datatype == "BYTES":
+        return ""
+    if datatype == "BOOL":
+        return False
+    return 0 if datatype.startswith(("INT", "UINT")) else 0.0
+
+
+def _described(endpoint: Json, which: str) -> list[Json]:
+    interface = endpoint.get("interface")
+    found = interface.get(which) if isinstance(interface, Mapping) else None
+    return [item for item in found or () if isinstance(item, dict)]
