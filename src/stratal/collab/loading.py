@@ -28,7 +28,11 @@ _BATCH = 500
 def run_query(project_id: str) -> Select[Any]:
     """SQL: the rows of a project's runs, as `run_of` reads them."""
     return (
-        select(runs, wire_id(experiments.c.is_default, experiments.c.id).label("experiment"))
+        select(
+            runs,
+            wire_id(experiments.c.is_default, experiments.c.id).label("wire_experiment_id"),
+            experiments.c.name.label("experiment_name"),
+        )
         .join(experiments, experiments.c.id == runs.c.experiment_id)
         .where(runs.c.project_id == project_id)
     )
@@ -39,7 +43,8 @@ def run_of(row: Any) -> Run:
     return Run(
         row.id,
         row.project_id,
-        str(row.experiment),
+        str(row.wire_experiment_id),
+        row.experiment_name,
         row.name,
         row.user_id,
         RunStatus(row.status),

@@ -102,6 +102,12 @@ class Column:
             before = this
         return True
 
+    def between(self, first_step: int, last_step: int) -> "Column":
+        """Those whose step is from `first_step` to `last_step`, both included."""
+        result = Column()
+        result.add(point for point in self.points() if first_step <= point.step <= last_step)
+        return result
+
     def points(self, start: int = 0, end: int | None = None) -> Iterator[Point]:
         stop = len(self) if end is None else min(end, len(self))
         for i in range(start, stop):
@@ -147,13 +153,15 @@ def history(connection: Connection, run_id: str, key: str) -> Column:
 
 
 def downsample(column: Column, points: int) -> list[Point]:
-    """At most `points` (2 or more) of them, evenly spread over their order, the first and the last included.
+    """At most `points` of them, evenly spread over their order, the first and the last included.
 
-    Within each stretch the extremes are what an eye looks for, so of each stretch its smallest and
-    largest value are kept rather than just any.
+    The extremes are what an eye looks for, so of each stretch its smallest and largest value are kept
+    rather than just any. A single one asked for is the last.
     """
     if len(column) <= points:
         return list(column.points())
+    if points < 2:
+        return list(column.points(len(column) - 1))
     inner = max(0, (points - 2) // 2)
     chosen = {0, len(column) - 1}
     for stretch in range(inner):

@@ -83,11 +83,15 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run with the newest of what was logged. Times are epoch milliseconds. `workload`: see `tables.runs`."""
+    """A run with the newest of what was logged. `experiment` is its name. Times are epoch milliseconds.
+
+    `workload` made the run by its own credential (``job:12``); None when a person did.
+    """
 
     id: str
     project_id: str
     experiment_id: str
+    experiment: str
     name: str
     user_id: str
     status: RunStatus
