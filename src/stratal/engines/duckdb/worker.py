@@ -89,6 +89,10 @@ class Worker:
             self._fail("sql_error", _cleaned(str(error), paths))
         except BrokenPipeError:
             os._exit(0)
+        except MemoryError:
+            self._fail("query_out_of_memory", "The worker's memory is used up.")
+        except Exception as error:  # a request ends here; the worker goes on
+            self._fail("query_failed", _cleaned(f"{type(error).__name__}: {error}", paths))
 
     def _query(self, request: Json) -> None:
         started = time.perf_counter()

@@ -5,7 +5,6 @@ Runs in the worker: files go to its scratch folder, and what pyiceberg would sen
 needs no network and no credential, and a commit that is refused leaves nothing visible.
 """
 
-import itertools
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -20,7 +19,6 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.noop import NoopCatalog
 from pyiceberg.exceptions import ResolveError
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
-from pyiceberg.io.pyarrow import _dataframe_to_data_files, schema_to_pyarrow
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.schema import Schema, promote
 from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
@@ -29,6 +27,7 @@ from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.types import IcebergType
 
 from stratal.engines.duckdb.arrow_types import Shape, storable
+from stratal.engines.duckdb.data_files import DataFiles, arrow_schema
 from stratal.engines.duckdb.statement import Refused, runnable
 
 Json = dict[str, Any]
@@ -57,33 +56,24 @@ def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch"
     kept = storable(schema)
     transaction = _transaction(request, kept, files)
     metadata = transaction.table_metadata
-    target = _plain(schema_to_pyarrow(metadata.schema(), include_field_ids=False))
     positional = request.get("sql") is not None and not request["by_name"] and request["metadata"] is not None
-    shape = Shape(schema, target, columns=request["columns"], positional=positional)
-    count = 0
+    shape = Shape(schema, arrow_schema(metadata), columns=request["columns"], positional=positional)
     replacing = request["mode"] == "replace" and request["metadata"] is not None
     update = transaction.update_snapshot()
     with update.overwrite() if replacing else update.fast_append() as snapshot:
         if replacing and metadata.current_snapshot() is not None:
             for task in transaction._scan().plan_files():
                 snapshot.delete_data_file(task.file)
-        for table in _chunks(batches, shape):
-            count += table.num_rows
-            for data_file in _dataframe_to_data_files(
-                table_metadata=metadata,
-                df=table,
-                io=files,
-                write_uuid=snapshot.commit_uuid,
-                counter=files.numbers,
-            ):
-                snapshot.append_data_file(data_file)
+        counted = _Counted(_chunks(batches, shape))
+        for data_file in DataFiles(metadata, files, snapshot.commit_uuid).write(counted):
+            snapshot.append_data_file(data_file)
     create = isinstance(transaction, CreateTableTransaction)
     requirements = [] if create else [_plain_json(r) for r in transaction._requirements]
     return {
         "files": {location: str(path) for location, path in files.written.items()},
         "requirements": [{"type": "assert-create"}] if create else requirements,
         "updates": [_plain_json(u) for u in transaction._updates],
-        "row_count": count,
+        "row_count": counted.rows,
     }
 
 
@@ -164,6 +154,22 @@ def _chunks(batches: Iterator[pa.RecordBatch], shape: Shape) -> Iterator[pa.Tabl
         yield pa.Table.from_batches(held)
 
 
+class _Counted:
+    """Hands tables on and counts their rows."""
+
+    def __init__(self, tables: Iterator[pa.Table]) -> None:
+        self._tables = tables
+        self.rows = 0
+
+    def __iter__(self) -> "_Counted":
+        return self
+
+    def __next__(self) -> pa.Table:
+        table = next(self._tables)
+        self.rows += table.num_rows
+        return table
+
+
 # -- what they become part of ------------------------------------------------------------------------
 
 
@@ -228,27 +234,6 @@ def _iceberg(schema: pa.Schema) -> Schema:
     return converted
 
 
-def _plain(schema: pa.Schema) -> pa.Schema:
-    """pyiceberg gives large types where small ones do; DuckDB and files use the small ones."""
-    return pa.schema([field.with_type(_small(field.type)).remove_metadata() for field in schema])
-
-
-def _small(kind: pa.DataType) -> pa.DataType:
-    if pa.types.is_large_string(kind):
-        return pa.string()
-    if pa.types.is_large_binary(kind):
-        return pa.binary()
-    if pa.types.is_struct(kind):
-        return pa.struct([field.with_type(_small(field.type)) for field in kind])
-    if pa.types.is_map(kind):
-        return pa.map_(
-            kind.key_field.with_type(_small(kind.key_type)), kind.item_field.with_type(_small(kind.item_type))
-        )
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        return pa.list_(kind.value_field.with_type(_small(kind.value_type)))
-    return kind
-
-
 def _plain_json(model: Any) -> Any:
     return orjson.loads(model.model_dump_json())
 
@@ -264,7 +249,6 @@ class _Scratch(FileIO):
         self._folder = folder
         self._known = known
         self.written: dict[str, Path] = {}
-        self.numbers = itertools.count()
 
     def new_input(self, location: str) -> InputFile:
         path = self.written.get(location) or self._known.get(location)
