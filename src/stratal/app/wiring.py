@@ -2,16 +2,22 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from stratal.ai.endpoints.records import holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
+from stratal.ai.models.logged import LoggedModels
+from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
+from stratal.ai.models.removal import purge_models
 from stratal.app.client_env import REGION, client_env
 from stratal.app.settings import Settings, package_sources
 from stratal.collab.artifacts import Artifacts
+from stratal.collab.collector import Collector
 from stratal.collab.experiments import Experiments
+from stratal.collab.run_search import RunSearch
 from stratal.collab.runs import Runs
 from stratal.compute.room import furnish
 from stratal.console.app import Console
@@ -29,6 +35,11 @@ from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.inference.door import InferenceDoor
+from stratal.gateway.mlflow.artifacts import ArtifactRoutes
+from stratal.gateway.mlflow.door import MlflowDoor
+from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
+from stratal.gateway.mlflow.registry import RegistryRoutes
+from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import objects as native_objects
@@ -142,7 +153,13 @@ def wire(settings: Settings) -> Platform:
     experiments = Experiments(database, clock)
     runs = Runs(database, experiments, lineage, clock)
     artifacts = Artifacts(database, artifact_blobs, lineage, clock)
+    artifact_collector = Collector(database, artifact_blobs)
+    starts.append(artifact_collector.start)
+    closes.append(artifact_collector.close)
     models = Models(database, artifacts, lineage, clock, is_held=holds_model)
+    registered = RegisteredModels(database, models, clock)
+    logged = LoggedModels(database, experiments, clock)
+    run_search = RunSearch(database, experiments)
     serving = furnish_endpoints(
         database,
         replica_blobs,
@@ -173,6 +190,8 @@ def wire(settings: Settings) -> Platform:
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
         serving.endpoints.purge,
+        partial(purge_models, database),
+        artifact_collector.purge,
         warehouse.purge,
         lake.purge,
         objects.purge,
@@ -207,6 +226,13 @@ def wire(settings: Settings) -> Platform:
         S3Door(keys, objects, uploads, clock),
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
+        MlflowDoor(
+            bearer,
+            Tracking(experiments, runs, run_search),
+            ArtifactRoutes(artifacts),
+            LoggedModelRoutes(logged, artifacts),
+            RegistryRoutes(registered, models),
+        ),
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
         InferenceDoor(bearer, serving.serving),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
