@@ -52,6 +52,8 @@ class Chain:
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["who"] = None
         answer = _Answer(send, request_id)
+        if any(name == b"expect" for name, _ in scope["headers"]):
+            receive = answer.expecting(receive)
         started = time.perf_counter()
         door: Door | None = None
         try:
@@ -125,17 +127,35 @@ class Chain:
 
 
 class _Answer:
-    """Sends on to the server, adding the request's id, and remembers the status."""
+    """Sends on to the server, adding the request's id, and remembers the status.
+
+    A client that sent ``Expect: 100-continue`` and is answered before its body was asked for does not
+    send that body, so the connection is closed: what comes next on it would be taken for the body.
+    """
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
         self._request_id = request_id
+        self._unasked = False
         self.status = 0
+
+    def expecting(self, receive: Receive) -> Receive:
+        """`receive` for a request whose client waits to be asked for the body."""
+        self._unasked = True
+
+        async def asking() -> Message:
+            self._unasked = False
+            return await receive()
+
+        return asking
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            MutableHeaders(scope=message).setdefault("X-Request-Id", self._request_id)
+            headers = MutableHeaders(scope=message)
+            headers.setdefault("X-Request-Id", self._request_id)
+            if self._unasked:
+                headers["Connection"] = "close"
         await self._send(message)
 
 
