@@ -74,8 +74,8 @@ class DataFiles:
         except (NotInstalledError, ModuleNotFoundError) as error:
             raise Refused(
                 "not_offered",
-                f"Rows cannot be written here into partitions by {self._metadata.spec()}: {error}",
-                "Partition by identity, year, month, day or hour; or append with a client that has pyiceberg-core.",
+                "The server cannot write rows into partitions by bucket, truncation or time without pyiceberg-core.",
+                "Install it with the server (the extra stratal[lake]), or append with pyiceberg[pyiceberg-core].",
             ) from error
 
     def _rolling(self, tables: Iterator[pa.Table]) -> Iterator[DataFile]:
