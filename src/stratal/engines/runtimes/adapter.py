@@ -72,17 +72,20 @@ def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
     return {"file": file, "format": form, "code": code, "trusted": flavor.get("skops_trusted_types")}
 
 
-def _signature(signature: object) -> dict[str, Any] | None:
-    """The signature's inputs and outputs, which MLmodel holds as JSON text. Raises `Invalid`."""
-    if not isinstance(signature, Mapping):
+def _signature(signature: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The signature's inputs and outputs as lists; MLmodel holds them as JSON text. Raises `Invalid`."""
+    if signature is None:
         return None
-    try:
-        return {
-            side: orjson.loads(signature[side]) if signature.get(side) else None
-            for side in ("inputs", "outputs")
-        }
-    except orjson.JSONDecodeError as error:
-        raise Invalid("The model's signature cannot be read.", hint=str(error), reason="unservable") from None
+    read = {}
+    for side in ("inputs", "outputs"):
+        value = signature.get(side) or None
+        try:
+            read[side] = orjson.loads(value) if isinstance(value, str) else value
+        except orjson.JSONDecodeError as error:
+            raise Invalid(
+                "The model's signature cannot be read.", hint=str(error), reason="unservable"
+            ) from None
+    return read
 
 
 def program_files() -> list[Path]:
