@@ -315,6 +315,8 @@ class Environments:
         except Invalid as error:
             if "wheel" not in error.message and "build" not in error.message:
                 raise
+            if sources.get("UV_NO_BUILD", "") in {"1", "true"}:
+                raise
             if package_sources.has_credentials(sources):
                 raise Invalid(
                     f"{error.message}\nBuilding from source is refused here: the code of a package could read "
@@ -331,9 +333,9 @@ class Environments:
         for remaining in reversed(range(_TRIES)):
             folder = self._root / ".building" / random_token(12)
             await anyio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
-            run = _Run(
-                self._workloads, folder, self._command_environment(sources, folder, building), building
-            )
+            environment = self._command_environment(sources, folder, building)
+            run = _Run(self._workloads, folder, environment, building)
+            run.arguments += package_sources.arguments(sources)
             run.read_only = [self._uv.resolve(), self._uv, *package_sources.local_paths(sources)]
             try:
                 return await attempt(run)

@@ -36,6 +36,8 @@ _NOT_PASSED_ON = {  # they say where uv works and what it does there, which is n
     *("UV_PROJECT", "UV_PROJECT_ENVIRONMENT", "UV_WORKING_DIR", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_TARGET"),
     *("UV_PREFIX", "UV_COMPILE_BYTECODE", "UV_VENV_SEED", "UV_ENV_FILE", "UV_DRY_RUN"),
 }
+NO_INDEX = "file:///nonexistent"
+"""What stands for no index at all: uv has no variable for that, but an index that is empty."""
 _URL_USER = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/\s@]+)@")
 
 
@@ -63,10 +65,12 @@ def uv_environment(environ: Mapping[str, str], pip_config: Mapping[str, str]) ->
 
 def _translated(config: Mapping[str, str]) -> Iterable[tuple[str, str]]:
     words = {name: value.split() for name, value in config.items()}
-    yield "UV_DEFAULT_INDEX", "".join(words.get("index-url", [])[-1:])
-    yield "UV_INDEX", " ".join(words.get("extra-index-url", []))
+    if _is_true(config.get("no-index", "")):
+        yield "UV_DEFAULT_INDEX", NO_INDEX
+    else:
+        yield "UV_DEFAULT_INDEX", "".join(words.get("index-url", [])[-1:])
+        yield "UV_INDEX", " ".join(words.get("extra-index-url", []))
     yield "UV_FIND_LINKS", ",".join(_existing_links(words.get("find-links", [])))
-    yield "UV_NO_INDEX", "1" if _is_true(config.get("no-index", "")) else ""
     yield "SSL_CERT_FILE", _absolute(config.get("cert", ""))
     yield "SSL_CLIENT_CERT", _absolute(config.get("client-cert", ""))
     yield "UV_INSECURE_HOST", " ".join(words.get("trusted-host", []))
@@ -88,6 +92,16 @@ def _translated(config: Mapping[str, str]) -> Iterable[tuple[str, str]]:
             yield every, "1"
         elif names:
             yield some, " ".join(names)
+
+
+def arguments(sources: Mapping[str, str]) -> list[str]:
+    """What ``uv pip`` must be told in words, since it does not read the variables that uv's other commands read."""
+    told = ["--no-binary", ":all:"] if _is_true(sources.get("UV_NO_BINARY", "")) else []
+    for name in sources.get("UV_NO_BINARY_PACKAGE", "").split():
+        told += ["--no-binary", name]
+    for name in sources.get("UV_NO_BUILD_PACKAGE", "").split():
+        told += ["--only-binary", name]
+    return told
 
 
 def _existing_links(links: Iterable[str]) -> Iterable[str]:

@@ -95,6 +95,17 @@ def test_what_is_set_for_uv_wins_under_either_name() -> None:
     }
 
 
+def test_no_index_leaves_the_folders_of_wheels(tmp_path: Path) -> None:
+    made = uv_environment({}, {"no-index": "1", "index-url": "https://x/", "find-links": str(tmp_path)})
+    assert made == {"UV_DEFAULT_INDEX": package_sources.NO_INDEX, "UV_FIND_LINKS": str(tmp_path)}
+
+
+def test_uv_pip_is_told_in_words_what_it_does_not_read() -> None:
+    assert package_sources.arguments({"UV_NO_BINARY_PACKAGE": "a b", "UV_NO_BUILD_PACKAGE": "c"}) == [
+        *("--no-binary", "a", "--no-binary", "b", "--only-binary", "c")
+    ]
+
+
 def test_nothing_configured_gives_nothing() -> None:
     assert uv_environment({"PATH": "/bin", "HOME": "/root"}, {}) == {}
 
