@@ -155,8 +155,9 @@ def written(value: Any, most: int = 20_000) -> str:
     return text if len(text) <= most else text[:most] + "\n…"
 
 
-_NUMERIC = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT", "UINTEGER")
-_NUMERIC += ("UBIGINT", "UHUGEINT", "FLOAT", "DOUBLE", "DECIMAL")
+_NUMERIC = frozenset({"FLOAT", "DOUBLE", "DECIMAL"}) | {
+    sign + name for sign in ("", "U") for name in ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+}
 
 
 def is_numeric_type(name: str) -> bool:

@@ -1,0 +1,404 @@
+"""The console against a stand-in for the native API: signing in, refusals, headers, hostile names."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratal.console.app import Console
+from stratal.console.security import safe_next
+
+pytestmark = pytest.mark.fast
+
+HOSTILE = "\"><img src=x onerror=alert(1)>'{{7*7}}"
+BROWSER = {"accept": "text/html", "host": "localhost", "sec-fetch-site": "none"}
+
+
+class Native:
+    """Answers what it was given; asks for the cookie ``good`` as the real API would."""
+
+    def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
+        self.answers = {
+            "/api/v1/whoami": {"name": "admin", "project": "default", "role": "admin"},
+            "/api/v1/projects": {"projects": [{"name": "default"}, {"name": "other"}]},
+            **(answers or {}),
+        }
+        self.asked: list[str] = []
+
+    async def __call__(
+        self, method: str, path: str, params: Mapping[str, object] | None, cookie: str | None
+    ) -> tuple[int, Any]:
+        self.asked.append(f"{method} {path}")
+        if cookie != "good":
+            return 401, {"error": {"code": "unauthenticated", "message": "You are not signed in."}}
+        if path not in self.answers:
+            return 404, {"error": {"code": "not_found", "message": f"There is no {unquote(path)}."}}
+        return 200, self.answers[path]
+
+
+class Browser:
+    """A console on a stand-in, with one link ``fresh`` that signs in once."""
+
+    def __init__(self, native: Native | None = None, *, secure: bool = False) -> None:
+        self.native = native or Native()
+        self.links = {"fresh"}
+        self.ended: list[str] = []
+
+        async def sign_in(token: str) -> str | None:
+            if token not in self.links:
+                return None
+            self.links.discard(token)
+            return "good"
+
+        async def sign_out(token: str) -> None:
+            self.ended.append(token)
+
+        self.console = Console(self.native, sign_in, sign_out, cookie="session", secure=secure)
+
+    def ask(self, method: str, path: str, *, cookie: str | None = "good", **options: Any) -> httpx.Response:
+        headers = {**BROWSER, **options.pop("headers", {})}
+        if cookie is not None:
+            headers["cookie"] = f"session={cookie}"
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.console)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await client.request(method, path, headers=headers, **options)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.ask("GET", path, **options)
+
+
+def test_a_link_signs_in_once_and_leaves_no_token_behind() -> None:
+    browser = Browser()
+    answer = browser.get("/login?token=fresh", cookie=None)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"].lower()
+    assert cookie.startswith("session=good;")
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "path=/" in cookie
+    assert "domain" not in cookie
+    assert "secure" not in cookie
+    assert answer.headers["cache-control"] == "no-store"
+    again = browser.get("/login?token=fresh", cookie=None)
+    assert again.status_code == 401
+    assert "stratal login-link" in again.text
+    assert "set-cookie" not in again.headers
+
+
+def test_under_tls_the_cookie_is_kept_to_tls() -> None:
+    assert "Secure" in Browser(secure=True).get("/login?token=fresh", cookie=None).headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "looks_ahead",
+    [
+        {"sec-purpose": "prefetch;prerender"},
+        {"purpose": "prefetch"},
+        {"user-agent": "Slackbot-LinkExpanding 1.0"},
+    ],
+)
+def test_a_preview_does_not_spend_the_link(looks_ahead: dict[str, str]) -> None:
+    browser = Browser()
+    page = browser.get("/login?token=fresh", cookie=None, headers=looks_ahead)
+    assert page.status_code == 200
+    assert "set-cookie" not in page.headers
+    assert browser.ask("HEAD", "/login?token=fresh", cookie=None).status_code == 200
+    assert browser.links == {"fresh"}
+    same = {"sec-fetch-site": "same-origin"}
+    done = browser.ask(
+        "POST", "/login", cookie=None, data={"token": "fresh", "next": "/projects/other"}, headers=same
+    )
+    assert done.headers["location"] == "/projects/other"
+    assert "session=good" in done.headers["set-cookie"]
+
+
+def test_a_link_followed_again_by_somebody_signed_in_goes_on() -> None:
+    answer = Browser().get("/login?token=spent&next=/projects/other")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/projects/other")
+
+
+@pytest.mark.parametrize("path", ["/login", "/logout"])
+def test_another_site_cannot_sign_anybody_in_or_out(path: str) -> None:
+    browser = Browser()
+    for headers in ({"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"}):
+        answer = browser.ask("POST", path, data={"token": "fresh"}, headers=headers)
+        assert answer.status_code == 403
+        assert "set-cookie" not in answer.headers
+    assert browser.links == {"fresh"}
+    assert not browser.ended
+
+
+def test_signing_out_ends_the_session_on_the_server() -> None:
+    browser = Browser()
+    answer = browser.ask("POST", "/logout", headers={"sec-fetch-site": "same-origin"})
+    assert browser.ended == ["good"]
+    assert answer.headers["location"] == "/login"
+    assert 'session=""' in answer.headers["set-cookie"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "//evil.example",
+        "https://evil.example",
+        "/\\evil.example",
+        "\\\\evil.example",
+        "/\t/evil.example",
+        "javascript:alert(1)",
+        "/login?token=x",
+        "",
+        " /",
+        "/\r\nSet-Cookie: a=b",
+    ],
+)
+def test_no_redirect_leaves_the_console(target: str) -> None:
+    answer = Browser().ask("GET", "/login", params={"next": target})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+
+
+@given(st.text())
+def test_next_is_always_a_path_of_ours(target: str) -> None:
+    found = safe_next(target)
+    assert found.startswith("/")
+    assert not found.startswith("//")
+    assert not re.search(r"[\x00-\x20\x7f\\]", found)
+
+
+def test_somebody_not_signed_in_is_told_how_and_comes_back() -> None:
+    browser = Browser()
+    answer = browser.get("/projects/default/jobs?q=a b", cookie=None)
+    assert answer.status_code == 303
+    assert answer.headers["location"] == "/login?next=%2Fprojects%2Fdefault%2Fjobs%3Fq%3Da%2520b"
+    page = browser.get(answer.headers["location"], cookie=None)
+    assert page.status_code == 200
+    assert "stratal login-link" in page.text
+
+
+def test_every_answer_carries_the_headers_that_protect_it() -> None:
+    browser = Browser()
+    for path in ("/login", "/projects/default/why", "/nope", "/static/x/nope.js", "/projects/nope"):
+        headers = browser.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "script-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["referrer-policy"] == "same-origin"
+
+
+def test_static_files_are_kept_for_ever_under_their_hash_and_revalidated_elsewhere() -> None:
+    browser = Browser()
+    page = browser.get("/login", cookie=None).text
+    found = re.search(r'href="(/static/[0-9a-f]{12}/app\.css)"', page)
+    assert found is not None
+    answer = browser.get(found[1])
+    assert answer.headers["content-type"].startswith("text/css")
+    assert "immutable" in answer.headers["cache-control"]
+    assert browser.get(found[1], headers={"if-none-match": answer.headers["etag"]}).status_code == 304
+    assert browser.get("/static/000000000000/app.css").headers["cache-control"] == "no-cache"
+    for bad in (
+        "/static/x/../../app.py",
+        "/static/x/%2e%2e/app.py",
+        "/static/x/..%2fapp.py",
+        "/static/x/manifest",
+    ):
+        assert browser.get(bad).status_code == 404
+
+
+def test_pages_are_compressed_and_never_stored() -> None:
+    answer = Browser().get("/projects/default/why", headers={"accept-encoding": "gzip"})
+    assert answer.headers["content-encoding"] == "gzip"
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_what_is_not_there_is_a_page_for_people_and_json_for_programs() -> None:
+    browser = Browser()
+    for path in ("/nope", "/projects/nobody", "/projects/default/jobs/99", "/projects/default/jobs/%00"):
+        page = browser.get(path)
+        assert page.status_code == 404, path
+        assert "<h1>Not found</h1>" in page.text
+        program = browser.get(path, headers={"accept": "*/*"})
+        assert program.status_code == 404
+        assert program.json()["error"]["message"]
+
+
+JOB = {
+    "id": 7,
+    "name": HOSTILE,
+    "state": "running",
+    "exit_code": None,
+    "reason": HOSTILE,
+    "argv": ["python", HOSTILE],
+    "created_by": HOSTILE,
+    "queued_at": "2026-11-23T12:00:00.000Z",
+    "started_at": "2026-11-23T12:00:01.000Z",
+    "ended_at": None,
+    "env": {HOSTILE: HOSTILE},
+    "cpus": 1.0,
+    "memory_bytes": 1 << 28,
+    "network": "platform",
+    "requirements": [HOSTILE],
+    "environment": "e" * 64,
+    "snapshot": "c" * 64,
+    "cwd": HOSTILE,
+    "source": {"kind": "git", "commit": HOSTILE, "branch": HOSTILE, "dirty": True, "untracked": [HOSTILE]},
+    "usage": {"cpu_seconds": 1.5, "peak_memory_bytes": 1 << 20, "wall_seconds": 2.0},
+    "isolation": {
+        "state": "not isolated",
+        "complete": False,
+        "sandbox": "none",
+        "network": "open",
+        "memory": "none",
+        "landlock": False,
+        "other_inputs": [HOSTILE],
+    },
+    "log_bytes": 12,
+}
+TABLE = {
+    "name": HOSTILE,
+    "id": "tbl_1",
+    "rows": 3,
+    "bytes": 10,
+    "files": 1,
+    "snapshot_id": "123",
+    "created_at": "2026-11-23T12:00:00.000Z",
+    "created_by": HOSTILE,
+    "updated_at": "2026-11-23T12:00:00.000Z",
+    "location": HOSTILE,
+    "columns": [{"name": HOSTILE, "type": HOSTILE, "required": True, "doc": HOSTILE}],
+    "snapshots": [
+        {
+            "snapshot_id": "123",
+            "parent_id": None,
+            "operation": HOSTILE,
+            "summary": {"added-records": HOSTILE},
+            "current": True,
+            "committed_at": "2026-11-23T12:00:00.000Z",
+            "committed_by": HOSTILE,
+            "workload": "job:" + HOSTILE,
+        }
+    ],
+}
+WHY = {
+    "prediction_id": "pr_1",
+    "project": "default",
+    "verified": False,
+    "status": "broken",
+    "verdict": HOSTILE,
+    "other_inputs": [HOSTILE],
+    "chain": [
+        {
+            "kind": kind,
+            "id": HOSTILE,
+            "name": f"{HOSTILE}/1",
+            "status": status,
+            "facts": [{"name": HOSTILE, "value": HOSTILE}],
+            "hashes": [
+                {"what": HOSTILE, "recorded": HOSTILE, "recomputed": None, "status": status, "note": HOSTILE}
+            ],
+        }
+        for kind, status in (("prediction", "verified"), ("model version", "broken"), ("object", "unproven"))
+    ],
+}
+OBJECT = {
+    "name": HOSTILE,
+    "version": "obj_1",
+    "size": 3,
+    "sha256": "a" * 64,
+    "etag": HOSTILE,
+    "content_type": HOSTILE,
+    "metadata": {HOSTILE: HOSTILE},
+    "created_at": "2026-11-23T12:00:00.000Z",
+    "created_by": HOSTILE,
+}
+BASE = "/api/v1/projects/default"
+ENDPOINT = {
+    "name": HOSTILE,
+    "state": "failed",
+    "model": HOSTILE,
+    "version": "1",
+    "revision": 1,
+    "url": HOSTILE,
+    "invocations_url": HOSTILE,
+    "failure": HOSTILE,
+    "created_at": "2026-11-23T12:00:00.000Z",
+    "interface": {
+        "columns": [HOSTILE],
+        "inputs": [{"name": HOSTILE, "datatype": HOSTILE, "shape": [-1, 1]}],
+        "outputs": [{"name": HOSTILE, "datatype": "FP64", "shape": [-1]}],
+    },
+    "idle_seconds": 600,
+    "requests": 1,
+}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/projects/default",
+        "/projects/default/jobs",
+        "/projects/default/jobs/7",
+        "/projects/default/tables",
+        "/projects/default/tables/t",
+        "/projects/default/tables/t/snapshots/123",
+        "/projects/default/buckets",
+        "/projects/default/buckets/b",
+        "/projects/default/buckets/b?object=" + HOSTILE.replace("#", "%23"),
+        "/projects/default/endpoints",
+        "/projects/default/endpoints/e",
+        "/predictions/pr_1",
+        "/predictions/pr_1?panel",
+    ],
+)
+def test_hostile_names_stay_text_everywhere(path: str) -> None:
+    answers = {
+        f"{BASE}/jobs": {"jobs": [JOB], "next": None},
+        f"{BASE}/jobs/7": JOB,
+        f"{BASE}/tables": {"tables": [TABLE]},
+        f"{BASE}/tables/t": TABLE,
+        f"{BASE}/buckets": {"buckets": [{"name": HOSTILE, "id": "b", "kind": HOSTILE}]},
+        f"{BASE}/buckets/b/objects": {"objects": [OBJECT], "prefixes": [HOSTILE], "next_after": HOSTILE},
+        f"{BASE}/endpoints": {"endpoints": [ENDPOINT]},
+        f"{BASE}/endpoints/e": ENDPOINT,
+        "/api/v1/predictions/pr_1/why": WHY,
+    }
+    answer = Browser(Native(answers)).get(path)
+    assert answer.status_code == 200
+    assert "<img" not in answer.text
+    assert "49" not in answer.text.replace("2026", "")
+    assert "onerror=alert(1)" in answer.text, "the name is shown"
+    for attribute in re.findall(r'="([^"]*)"', answer.text):
+        assert "<" not in attribute
+
+
+def test_one_part_that_is_refused_spoils_nothing_else() -> None:
+    answer = Browser(Native({f"{BASE}/jobs": {"jobs": [{**JOB, "name": "train"}]}})).get("/projects/default")
+    assert answer.status_code == 200
+    assert "7 train" in answer.text
+    assert "Runs cannot be shown." in answer.text
+
+
+def test_search_finds_by_name_and_says_where() -> None:
+    native = Native(
+        {
+            f"{BASE}/jobs": {"jobs": [{**JOB, "name": "train-ecg"}]},
+            f"{BASE}/tables": {"tables": [{**TABLE, "name": "clinic.ecg"}]},
+        }
+    )
+    found = Browser(native).get("/projects/default/search?q=ecg").json()["results"]
+    assert [(r["kind"], r["href"]) for r in found] == [
+        ("job", "/projects/default/jobs/7"),
+        ("table", "/projects/default/tables/clinic.ecg"),
+    ]
+    assert Browser(native).get("/projects/default/search?q=nothing").json() == {"results": []}
+    assert Browser(native).get("/projects/default/search?q=ecg", cookie=None).status_code in {303, 401}
