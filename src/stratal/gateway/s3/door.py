@@ -63,7 +63,7 @@ class S3Door:
         parts = sigv4.scope_of(head)
         if parts is None:
             return sigv2.has_claim(head)
-        return len(parts) != 5 or parts[3] in {"s3", "sts"}
+        return len(parts) != 5 or parts[4] != "aws4_request" or parts[3] in {"s3", "sts"}
 
     async def authenticate(self, request: Request) -> Principal:
         """Whose signature it is. Raises S3's errors, all with statuses 400 or 403."""
@@ -85,11 +85,9 @@ class S3Door:
             raise refusal(code, str(error)) from error
 
     async def _authenticate_v4(self, head: Head, scope: Scope) -> Principal:
+        if _is_sts(head):
+            raise refusal("NotImplemented", "STS is not served: sign S3 requests with a key of the project.")
         claim = sigv4.parse_claim(head)
-        if claim.scope.service != "s3":
-            raise refusal(
-                "NotImplemented", f"The service {claim.scope.service[:20]!r} is not served here, only s3."
-            )
         sigv4.check_time(claim, self._clock())
         who = await self._keys.principal_of(claim.scope.key_id)
         key = sigv4.signing_key(self._keys.secret_of(claim.scope.key_id), claim.scope)
@@ -111,10 +109,14 @@ class S3Door:
         await answer(scope, receive, stamped)
 
     def error(self, error: StratalError, scope: Scope) -> Response:
-        parts = sigv4.scope_of(head_of(scope)) or ()
-        if len(parts) == 5 and parts[3] == "sts":
+        if _is_sts(head_of(scope)):
             return sts_error_response(error, scope)
         return error_response(error, scope)
+
+
+def _is_sts(head: Head) -> bool:
+    parts = sigv4.scope_of(head) or ()
+    return len(parts) == 5 and parts[3] == "sts"
 
 
 def operation_of(request: S3Request) -> Operation:

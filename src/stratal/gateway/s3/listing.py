@@ -115,6 +115,9 @@ def _make_token(after: str) -> str:
 
 def _read_token(token: str) -> str:
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
+        after = base64.b64decode(token, altchars=b"-_", validate=True).decode()
     except (binascii.Error, ValueError) as error:
         raise refusal("InvalidArgument", "The continuation token provided is incorrect") from error
+    if not after or "\0" in after:
+        raise refusal("InvalidArgument", "The continuation token provided is incorrect")
+    return after

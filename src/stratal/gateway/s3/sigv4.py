@@ -68,10 +68,10 @@ def scope_of(head: Head) -> tuple[str, ...] | None:
     header = head.header("authorization")
     if header is not None and header.startswith(b"AWS4-"):
         match = re.search(rb"Credential=([^,\s]*)", header)
-        return tuple((match[1] if match else b"").decode("latin-1").split("/"))
+        return tuple((match[1] if match else b"").decode("latin-1").rsplit("/", 4))
     query = dict(head.query())
     if b"X-Amz-Algorithm" in query or b"X-Amz-Credential" in query:
-        return tuple(query.get(b"X-Amz-Credential", b"").decode("latin-1").split("/"))
+        return tuple(query.get(b"X-Amz-Credential", b"").decode("latin-1").rsplit("/", 4))
     return None
 
 
@@ -92,17 +92,14 @@ def _parse_header(head: Head, header: str) -> Claim:
     fields: dict[str, str] = dict(_FIELD.findall(rest))
     if not {"Credential", "SignedHeaders", "Signature"} <= fields.keys():
         raise _malformed("The Authorization header lacks Credential, SignedHeaders or Signature.")
+    code = "AuthorizationHeaderMalformed"
+    scope = _parse_scope(fields["Credential"], code)
+    names = _parse_names(fields["SignedHeaders"], code)
+    signature = _parse_signature(fields["Signature"], code)
     payload = head.header("x-amz-content-sha256")
     if payload is None:
         raise refusal("InvalidRequest", "Missing required header for this request: x-amz-content-sha256")
-    return Claim(
-        scope=_parse_scope(fields["Credential"], "AuthorizationHeaderMalformed"),
-        signed_headers=_parse_names(fields["SignedHeaders"], "AuthorizationHeaderMalformed"),
-        signature=_parse_signature(fields["Signature"], "AuthorizationHeaderMalformed"),
-        at=_signed_at(head),
-        expires=None,
-        payload=payload.decode("latin-1"),
-    )
+    return Claim(scope, names, signature, _signed_at(head), None, payload.decode("latin-1"))
 
 
 def _parse_query(query: dict[str, str], head: Head) -> Claim:
@@ -132,7 +129,7 @@ def _parse_query(query: dict[str, str], head: Head) -> Claim:
 
 
 def _parse_scope(credential: str, code: str) -> Scope:
-    parts = credential.split("/")
+    parts = credential.rsplit("/", 4)
     if len(parts) != 5 or parts[4] != "aws4_request" or not re.fullmatch(r"\d{8}", parts[1]):
         raise refusal(code, "The credential is not KEY_ID/DATE/REGION/SERVICE/aws4_request.")
     return Scope(parts[0], parts[1], parts[2], parts[3])
