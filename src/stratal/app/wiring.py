@@ -42,9 +42,11 @@ from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import jobs as native_jobs
+from stratal.gateway.native import models as native_models
 from stratal.gateway.native import objects as native_objects
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
+from stratal.gateway.native import runs as native_runs
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import why as native_why
@@ -210,6 +212,8 @@ def wire(settings: Settings) -> Platform:
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
             native_sql.router(projects, warehouse),
+            native_runs.router(projects, experiments, runs, run_search, artifacts),
+            native_models.router(projects, registered, models),
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),

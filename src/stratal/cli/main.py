@@ -43,6 +43,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("stratal.cli.jobs", "Run a command as a job, with this folder's code."),
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),
     "job": ("stratal.cli.jobs", "Look at one job, read its log, stop it."),
+    "runs": ("stratal.cli.runs", "List and show runs: what was tried, and how it went."),
+    "models": ("stratal.cli.runs", "List and show registered models and their versions."),
     "deploy": ("stratal.cli.endpoints", "Deploy a model version to an endpoint that answers requests."),
     "endpoints": ("stratal.cli.endpoints", "List the project's endpoints."),
     "endpoint": ("stratal.cli.endpoints", "Look at one endpoint, read its log, stop, start or remove it."),

@@ -194,6 +194,21 @@ class Models:
             lambda c: with_labels(c, [find_version(c, project_id, name, version)])[0]
         )
 
+    async def of_model(self, who: Principal, project_id: str, name: str) -> list[ModelVersion]:
+        """A model's versions, newest first, without their files. Raises `NotFound`."""
+        require(who, "models.read", project_id)
+
+        def work(connection: Connection) -> list[ModelVersion]:
+            model = find_model(connection, project_id, name)
+            rows = connection.execute(
+                select(model_versions)
+                .where(model_versions.c.model_id == model.id, model_versions.c.deleted_at.is_(None))
+                .order_by(model_versions.c.version.desc())
+            )
+            return with_labels(connection, [version_of(row) for row in rows])
+
+        return await self._database.read(work)
+
     async def get_by_alias(self, who: Principal, project_id: str, name: str, alias: str) -> ModelVersion:
         """The version that an alias names. Raises `NotFound`."""
         require(who, "models.read", project_id)
