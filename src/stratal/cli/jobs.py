@@ -313,7 +313,8 @@ def job_logs(job_id: int, project: str | None, follow: bool, as_json: bool) -> N
         sdk.get(client, job_id)
         sdk.follow(client, job_id)
     else:
-        sys.stdout.buffer.write(sdk.logs(client, job_id))
+        for chunk in sdk.read_logs(client, job_id):
+            sys.stdout.buffer.write(chunk)
 
 
 @job.command("stop")

@@ -9,11 +9,11 @@ from stratal.compute.engine import Engine
 from stratal.compute.environments import Environments, Sources
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
+from stratal.compute.leftovers import Leftovers, SweptBlobs
 from stratal.compute.reconciler import ClientEnv, Reconciler
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.workloads import Workloads
 from stratal.identity.keys import Keys
-from stratal.kernel.blobs import BlobStore
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 
@@ -24,8 +24,10 @@ class Compute:
     environments: Environments
     snapshots: Snapshots
     jobs: Jobs
+    leftovers: Leftovers
 
     async def start(self) -> None:
+        await self.leftovers.start()
         await self.workloads.start()
         await self.environments.start()
         await self.jobs.start()
@@ -35,11 +37,12 @@ class Compute:
         await self.jobs.close()
         await self.environments.close()
         await self.workloads.close()
+        await self.leftovers.close()
 
 
 def furnish(
     database: Database,
-    blobs: BlobStore,
+    blobs: SweptBlobs,
     keys: Keys,
     engine: Engine,
     clock: Clock,
@@ -61,6 +64,5 @@ def furnish(
     snapshots = Snapshots(database, blobs, clock)
     logs = JobLogs(blobs, workloads, work)
     reconciler = Reconciler(database, keys, workloads, built, snapshots, logs, work, clock, client_env)
-    return Compute(
-        workloads, built, snapshots, Jobs(database, blobs, workloads, snapshots, logs, reconciler, clock)
-    )
+    jobs = Jobs(database, blobs, workloads, snapshots, logs, reconciler, clock)
+    return Compute(workloads, built, snapshots, jobs, Leftovers(database, blobs))

@@ -60,6 +60,9 @@ snapshots = Table(
     PrimaryKeyConstraint("project_id", "id"),
 )
 
+# Up to which blob leftovers were looked for.
+work_sweep = Table("work_sweep", metadata, Column("mark", Text, primary_key=True))
+
 jobs = Table(
     "jobs",
     metadata,
@@ -107,5 +110,7 @@ jobs = Table(
     Column("log_bytes", BigInteger),
     Index("ix_jobs_project_id_id", "project_id", "id"),
     Index("ix_jobs_state_id", "state", "id"),
+    Index("ix_jobs_log_blob", "log_blob"),
+    Index("ix_jobs_diff_blob", "diff_blob"),
     sqlite_autoincrement=True,
 )

@@ -148,10 +148,15 @@ def wait(client: Client, job_id: int, *, seconds: float | None = None) -> Json:
             return job
 
 
-def logs(client: Client, job_id: int, *, offset: int = 0) -> bytes:
-    """The log from byte `offset`, as far as there is one now. Raises `ApiError`."""
+def read_logs(client: Client, job_id: int, *, offset: int = 0) -> Iterator[bytes]:
+    """The log from byte `offset`, as far as there is one now, in chunks. Raises `ApiError`."""
     with client.stream("GET", client.path(f"/jobs/{job_id}/logs"), params={"offset": offset}) as answer:
-        return answer.read()
+        yield from answer.iter_bytes()
+
+
+def logs(client: Client, job_id: int, *, offset: int = 0) -> bytes:
+    """The whole log from byte `offset`. Raises `ApiError`."""
+    return b"".join(read_logs(client, job_id, offset=offset))
 
 
 def follow(

@@ -164,6 +164,11 @@ def upgrade() -> None:
         sa.UniqueConstraint("name", name=op.f("uq_projects_name")),
     )
     op.create_table(
+        "work_sweep",
+        sa.Column("mark", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("mark", name=op.f("pk_work_sweep")),
+    )
+    op.create_table(
         "artifacts",
         sa.Column("root_id", sa.Text(), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
@@ -303,6 +308,8 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     with op.batch_alter_table("jobs", schema=None) as batch_op:
+        batch_op.create_index("ix_jobs_diff_blob", ["diff_blob"], unique=False)
+        batch_op.create_index("ix_jobs_log_blob", ["log_blob"], unique=False)
         batch_op.create_index("ix_jobs_project_id_id", ["project_id", "id"], unique=False)
         batch_op.create_index("ix_jobs_state_id", ["state", "id"], unique=False)
 
@@ -858,6 +865,8 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index("ix_jobs_state_id")
         batch_op.drop_index("ix_jobs_project_id_id")
+        batch_op.drop_index("ix_jobs_log_blob")
+        batch_op.drop_index("ix_jobs_diff_blob")
 
     op.drop_table("jobs")
     op.drop_table("experiments")
@@ -882,6 +891,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_artifacts_blob_key")
 
     op.drop_table("artifacts")
+    op.drop_table("work_sweep")
     op.drop_table("projects")
     op.drop_table("people")
     with op.batch_alter_table("outbox", schema=None) as batch_op:
