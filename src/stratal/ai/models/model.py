@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+STAGES = ("None", "Staging", "Production", "Archived")
+"""MLflow's stages of a version; aliases have taken their place."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from stratal.ai.models.model import RegisteredModel
+from stratal.ai.models.pinning import PROMPT_TAG
 from stratal.ai.models.registry import Models
 from stratal.ai.models.rows import find_model, find_version, model_of, with_versions
 from stratal.ai.models.tables import (
@@ -32,7 +33,6 @@ from stratal.kernel.ids import new_id
 
 MAX_PAGE = 1000
 MAX_NAME = 250
-PROMPT_TAG = "mlflow.prompt.is_prompt"
 
 _ALIAS = re.compile(r"[\w\-]{1,255}\Z")
 _RESERVED_ALIAS = re.compile(r"(latest|v\d+)\Z", re.IGNORECASE)

@@ -6,35 +6,31 @@ nothing that happens to the run afterwards changes it.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
 import anyio.to_thread
-from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
+from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
 
-from stratal.ai.models.model import Facts, FileCheck, ModelFile, ModelVersion, RegisteredModel, State
+from stratal.ai.models.model import STAGES, Facts, FileCheck, ModelFile, ModelVersion, State
+from stratal.ai.models.pinning import PROMPT_TAG, NewVersion, location_of, pin, unpin
 from stratal.ai.models.reading import MAX_BYTES, READ, read_facts
+from stratal.ai.models.resolving import version_named
 from stratal.ai.models.rows import (
     alias_target,
-    facts_text,
     find_model,
     find_version,
-    version_number,
     version_of,
     with_files,
     with_labels,
 )
-from stratal.ai.models.sources import Source, logged_model_of, open_source, parse_named
+from stratal.ai.models.sources import Source, open_source
 from stratal.ai.models.tables import (
-    logged_models,
     model_aliases,
     model_version_tags,
     model_versions,
-    registered_models,
 )
-from stratal.collab.artifacts import Artifacts, insert_files, insert_root, remove_root
+from stratal.collab.artifacts import Artifacts
 from stratal.collab.conditions import compare
-from stratal.collab.loading import find as find_run
-from stratal.collab.model import Artifact, Page, Root, RootKind
+from stratal.collab.model import Page
 from stratal.collab.rules import check_tag_key, check_value
 from stratal.collab.search import Condition, Entity, Grammar, offset_of, page_token, parse_filter, parse_order
 from stratal.collab.upsert import upsert
@@ -45,13 +41,10 @@ from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
-from stratal.kernel.ids import new_id
 from stratal.ledger.lineage import Lineage, Mode
 from stratal.ledger.tables import accesses
 
 MAX_PAGE = 200_000
-STAGES = ("None", "Staging", "Production", "Archived")
-PROMPT_TAG = "mlflow.prompt.is_prompt"
 
 Held = Callable[[Connection, str], bool]
 """Does somebody above still need the files of the version with this id (an endpoint's revision, say)?"""
@@ -65,23 +58,6 @@ _GRAMMAR = Grammar(
         "last_updated_timestamp": "updated_at",
     },
 )
-
-
-@dataclass(frozen=True, slots=True)
-class NewVersion:
-    """What a client says of a version. `source`: see `sources.open_source`."""
-
-    source: str
-    run_id: str = ""
-    run_link: str = ""
-    logged_model_id: str = ""
-    description: str = ""
-    tags: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def is_prompt(self) -> bool:
-        """MLflow keeps prompts as versions whose text is a tag; they have no files."""
-        return self.tags.get(PROMPT_TAG, "").lower() == "true"
 
 
 class Models:
@@ -116,10 +92,7 @@ class Models:
         require(who, "models.read", project_id)
 
         def work(connection: Connection) -> ModelVersion:
-            if uri.startswith("runs:/") or logged_model_of(uri) is not None:
-                found = _registered_from(connection, project_id, uri)
-            else:
-                found = _named(connection, project_id, uri)
+            found = version_named(connection, project_id, uri)
             return with_files(connection, with_labels(connection, [found])[0])
 
         version = await self._database.read(work)
@@ -180,7 +153,7 @@ class Models:
                 facts = await self._read_facts(read)
             known = read
             made = await self._database.write(
-                lambda c, f=facts, s=known: self._insert(c, who, project_id, name, new, f, s)  # type: ignore[misc]
+                lambda c, f=facts, s=known: pin(c, who, project_id, name, new, f, s, self._clock())  # type: ignore[misc]
             )
             if made is not None:
                 break  # else the source was logged to in between: look again
@@ -333,11 +306,7 @@ class Models:
         if _is_read(connection, version.id) or self._is_held(connection, version.id):
             connection.execute(update(model_versions).where(mine).values(deleted_at=self._clock()))
         else:
-            remove_root(connection, version.id)
-            connection.execute(
-                delete(model_version_tags).where(model_version_tags.c.version_id == version.id)
-            )
-            connection.execute(delete(model_versions).where(mine))
+            unpin(connection, version)
         emit(
             connection,
             "model_version.deleted",
@@ -397,76 +366,6 @@ class Models:
         paths = [file.path for file in source.files]
         return await anyio.to_thread.run_sync(read_facts, texts, paths)
 
-    def _insert(
-        self,
-        connection: Connection,
-        who: Principal,
-        project_id: str,
-        name: str,
-        new: NewVersion,
-        facts: Facts,
-        read: Source | None,
-    ) -> ModelVersion | None:
-        """The new version's rows; None when the source's files are not those that `facts` were read from."""
-        model = find_model(connection, project_id, name)
-        files: tuple[Artifact, ...] = ()
-        if read is not None:
-            now_there = open_source(connection, project_id, new.source)
-            if now_there.files != read.files:
-                return None
-            files = now_there.files
-        origin = _origin(connection, who, project_id, new, read.root if read else None)
-        number = connection.execute(
-            update(registered_models)
-            .where(registered_models.c.id == model.id)
-            .values(last_version=registered_models.c.last_version + 1, updated_at=self._clock())
-            .returning(registered_models.c.last_version)
-        ).scalar_one()
-        made = self._version(who, model, number, new, facts, origin)
-        values = {slot: getattr(made, slot) for slot in ModelVersion.__slots__ if slot in model_versions.c}
-        connection.execute(
-            insert(model_versions).values({**values, "model_id": model.id, "facts": facts_text(facts)})
-        )
-        rows = [{"version_id": made.id, "key": key, "value": value} for key, value in new.tags.items()]
-        upsert(connection, model_version_tags, rows, ("version_id", "key"))
-        label = f"{model.name}/{number}"
-        insert_root(
-            connection,
-            Root(made.id, project_id, RootKind.MODEL_VERSION, location_of(made), label, sealed=True),
-        )
-        insert_files(connection, made.id, files, self._clock(), who.actor)
-        emit(connection, "model_version.created", made.id, actor=who.actor, project_id=project_id, name=label)
-        return with_files(connection, made)
-
-    def _version(
-        self,
-        who: Principal,
-        model: RegisteredModel,
-        number: int,
-        new: NewVersion,
-        facts: Facts,
-        origin: "_Origin",
-    ) -> ModelVersion:
-        now = self._clock()
-        return ModelVersion(
-            id=new_id("mv"),
-            project_id=model.project_id,
-            name=model.name,
-            version=number,
-            source=new.source,
-            run_id=origin.run_id,
-            run_link=new.run_link,
-            logged_model_id=origin.logged_model_id,
-            workload=origin.workload,
-            description=new.description,
-            stage=STAGES[0],
-            created_at=now,
-            updated_at=now,
-            created_by=who.actor,
-            facts=facts,
-            tags=new.tags,
-        )
-
     async def _record(self, who: Principal, mode: Mode, version: ModelVersion) -> None:
         await self._lineage.record(
             who,
@@ -476,100 +375,6 @@ class Models:
             project_id=version.project_id,
             name=f"{version.name}/{version.version}",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    run_id: str | None
-    logged_model_id: str | None
-    workload: str | None
-
-
-def location_of(version: ModelVersion) -> str:
-    """Where a version's pinned files lie among the artifacts."""
-    return f"versions/{version.id}/artifacts"
-
-
-def _origin(
-    connection: Connection, who: Principal, project_id: str, new: NewVersion, root: Root | None
-) -> _Origin:
-    """Who made the files: told by where they lie, not by what the client says. Raises `Invalid` on a difference."""
-    run_id, logged_id, workload = None, None, None
-    if root is not None and root.kind is RootKind.RUN:
-        run_id = root.id
-    elif root is not None and root.kind is RootKind.LOGGED_MODEL:
-        row = connection.execute(select(logged_models).where(logged_models.c.id == root.id)).one()
-        run_id, logged_id, workload = row.source_run_id, row.id, row.workload
-    elif root is not None:
-        row = connection.execute(select(model_versions).where(model_versions.c.id == root.id)).one()
-        run_id, logged_id, workload = row.run_id, row.logged_model_id, row.workload
-    for said, known, what in ((new.run_id, run_id, "run"), (new.logged_model_id, logged_id, "logged model")):
-        if said and known and said != known:
-            raise Invalid(
-                f"The source {new.source[:200]!r} is of {what} {known}, not {said[:100]!r}.",
-                reason="bad_source",
-            )
-    if new.run_id:
-        run_id = run_id or find_run(connection, project_id, new.run_id).id
-    if run_id is not None and workload is None:
-        workload = find_run(connection, project_id, run_id).workload
-    return _Origin(run_id, logged_id, workload or (who.workload if run_id is None else None))
-
-
-def _named(connection: Connection, project_id: str, uri: str) -> ModelVersion:
-    named = parse_named(uri)
-    model = find_model(connection, project_id, named.name)
-    if named.alias:
-        number = alias_target(connection, model, named.alias)
-        return find_version(connection, project_id, named.name, number)
-    if version_number(named.version) is not None:
-        return find_version(connection, project_id, named.name, named.version)
-    query = select(model_versions).where(
-        model_versions.c.model_id == model.id, model_versions.c.deleted_at.is_(None)
-    )
-    stage = {known.lower(): known for known in STAGES}.get(named.version.lower())
-    if stage is not None:
-        query = query.where(model_versions.c.stage == stage)
-    elif named.version.lower() != "latest":
-        raise NotFound(
-            f"Model {named.name!r} has no version {named.version[:60]!r}.", reason="no_such_version"
-        )
-    row = connection.execute(query.order_by(model_versions.c.version.desc()).limit(1)).one_or_none()
-    if row is None:
-        raise NotFound(
-            f"Model {named.name!r} has no version for {named.version!r} yet.", reason="no_such_version"
-        )
-    return version_of(row)
-
-
-def _registered_from(connection: Connection, project_id: str, uri: str) -> ModelVersion:
-    source = open_source(connection, project_id, uri)
-    wanted = {(file.path, file.blob_key) for file in source.files}
-    query = select(model_versions).where(
-        model_versions.c.project_id == project_id, model_versions.c.deleted_at.is_(None)
-    )
-    if source.root.kind is RootKind.RUN:
-        query = query.where(model_versions.c.run_id == source.root.id)
-    else:
-        query = query.where(model_versions.c.logged_model_id == source.root.id)
-    for row in connection.execute(
-        query.order_by(model_versions.c.created_at.desc(), model_versions.c.id.desc())
-    ):
-        version = with_files(connection, version_of(row))
-        if {(file.path, file.blob_key) for file in version.files} == wanted:
-            return version
-    raise NotFound(
-        f"No version was registered from {uri[:200]!r}.",
-        hint="Register it first: mlflow.register_model(uri, name).",
-        reason="not_registered",
-    )
-
-
-def _is_read(connection: Connection, version_id: str) -> bool:
-    query = select(accesses.c.workload).where(
-        accesses.c.kind == "model", accesses.c.version == version_id, accesses.c.mode == "read"
-    )
-    return connection.execute(query.limit(1)).scalar() is not None
 
 
 def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:
@@ -584,3 +389,10 @@ def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:
     if condition.key == PROMPT_TAG and condition.op == "!=":
         return ~exists().where(*here, tags.c.value == condition.value)
     return exists().where(*here, compare(tags.c.value, condition, dialect))
+
+
+def _is_read(connection: Connection, version_id: str) -> bool:
+    query = select(accesses.c.workload).where(
+        accesses.c.kind == "model", accesses.c.version == version_id, accesses.c.mode == "read"
+    )
+    return connection.execute(query.limit(1)).scalar() is not None

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from stratal.ai.models.model import ModelVersion, RegisteredModel
+from stratal.ai.models.pinning import NewVersion
 from stratal.ai.models.registered import RegisteredModels
-from stratal.ai.models.registry import Models, NewVersion
+from stratal.ai.models.registry import Models
 from stratal.gateway.mlflow.wire import Call, Json, Routes, key_values, with_token
 
 
