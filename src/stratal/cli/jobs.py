@@ -181,13 +181,14 @@ def _tell(tree: WorkTree) -> None:
     for note in tree.notes:
         _note(note)
     source = tree.source
+    count = f"{len(tree.entries)} file{'s' * (len(tree.entries) != 1)}"
     if source["kind"] == "git":
         at = f"commit {source['commit'][:12]}" if source["commit"] else "no commit yet"
         at += f" on {source['branch']}" if source["branch"] else ""
         at += ", with uncommitted changes" if source["dirty"] and source["commit"] else ""
-        _note(f"Code: {len(tree.entries)} files, {human_bytes(tree.size)}, {at}.")
+        _note(f"Code: {count}, {human_bytes(tree.size)}, {at}.")
     else:
-        _note(f"Code: {len(tree.entries)} files, {human_bytes(tree.size)}.")
+        _note(f"Code: {count}, {human_bytes(tree.size)}.")
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """``stratal run`` as its users run it: code goes up, output comes back, the exit code is the job's."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -203,6 +204,27 @@ def test_detach_follow_and_stop(shell: Shell) -> None:
     assert (stopped["state"], stopped["exit_code"]) == ("stopped", 143)
     assert shell("job", "logs", "-f", job_id).stdout.startswith("begun\n")
     assert shell.json("job", "stop", job_id)["state"] == "stopped"
+
+
+def test_ctrl_c_leaves_the_job_running_and_says_so(shell: Shell) -> None:
+    shell.write("t.py", "import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
+    following = subprocess.Popen(
+        [sys.executable, "-m", "stratal.cli.main", "run", "--", "python", "t.py"],
+        env=shell.server.environ(STRATAL_PROJECT=shell.project),
+        cwd=shell.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert following.stdout is not None
+    assert following.stdout.readline() == "begun\n"
+    following.send_signal(signal.SIGINT)
+    _, said = following.communicate(timeout=60)
+    job = shell.json("jobs")["jobs"][0]
+    assert (following.returncode, job["state"]) == (130, "running")
+    assert f"stratal job stop {job['id']}" in said
+    assert "Traceback" not in said
+    shell("job", "stop", str(job["id"]))
 
 
 def test_a_program_that_does_not_exist(shell: Shell) -> None:
