@@ -208,7 +208,7 @@ def wire(settings: Settings) -> Platform:
         sessions,
         [
             native_projects.router(keys, projects, removal, sessions, events),
-            native_jobs.router(compute.jobs, compute.snapshots, compute.environments, projects),
+            native_jobs.router(compute.jobs, compute.snapshots, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
             native_sql.router(projects, warehouse),

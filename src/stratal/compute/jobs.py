@@ -13,7 +13,7 @@ from stratal.compute.model import ACTIVE, Job, JobSpec, JobState
 from stratal.compute.reconciler import Reconciler, in_use
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.submission import complete
-from stratal.compute.tables import jobs
+from stratal.compute.tables import environments, jobs
 from stratal.compute.workloads import Workloads
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -187,6 +187,22 @@ class Jobs:
 
         blob = await self._database.read(key)
         return b"" if blob is None else await self._blobs.read_all(blob)
+
+    async def lock(self, who: Principal, project_id: str, environment_id: str) -> bytes:
+        """The lock document of an environment that a job of the project ran in. Raises `NotFound` for others."""
+        require(who, "jobs.read", project_id, what="such environment")
+        query = (
+            select(environments.c.lock_blob)
+            .join(jobs, jobs.c.environment_id == environments.c.id)
+            .where(jobs.c.project_id == project_id, environments.c.id == environment_id)
+        )
+        key = await self._database.read(lambda c: c.execute(query.limit(1)).scalar())
+        if key is None:
+            raise NotFound(
+                f"No job of this project ran in the environment {environment_id[:80]!r}.",
+                reason="no_such_environment",
+            )
+        return await self._blobs.read_all(key)
 
     # -- logs ----------------------------------------------------------------------------------
 

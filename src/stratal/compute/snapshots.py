@@ -169,6 +169,11 @@ class Snapshots:
         row = await self._row(project_id, id_)
         return Snapshot(row.id, row.files, row.bytes, row.created_at, row.created_by)
 
+    async def show(self, who: Principal, project_id: str, id_: str) -> tuple[Snapshot, list[CodeFile]]:
+        """A snapshot and its entries, for whoever may look at the project's jobs. Raises `NotFound`."""
+        require(who, "jobs.read", project_id, what="such snapshot")
+        return await self.get(project_id, id_), await self.files(project_id, id_)
+
     async def files(self, project_id: str, id_: str) -> list[CodeFile]:
         """The snapshot's entries, as recorded. Raises `NotFound`."""
         row = await self._row(project_id, id_)

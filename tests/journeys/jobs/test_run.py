@@ -258,7 +258,9 @@ def test_mistakes_get_one_clear_message(shell: Shell) -> None:
 def test_other_projects_see_nothing(shell: Shell, server: PlatformServer) -> None:
     shell.run("print('mine')")
     job = shell.json("jobs")["jobs"][0]
-    stranger = server.key(server.project())
+    shown = shell.json("job", "show", str(job["id"]))
+    elsewhere = server.project()
+    stranger = server.key(elsewhere)
     place = f"/api/v1/projects/{shell.project}/jobs"
     with server.http(stranger) as http:
         for answer in (
@@ -268,6 +270,9 @@ def test_other_projects_see_nothing(shell: Shell, server: PlatformServer) -> Non
             http.post(f"{place}/{job['id']}/stop"),
             http.post(place, json={"argv": ["x"]}),
             http.post(f"/api/v1/projects/{shell.project}/code/snapshots", json={"files": []}),
+            http.get(f"/api/v1/projects/{shell.project}/environments/{shown['environment']}/lock"),
+            http.get(f"/api/v1/projects/{elsewhere}/environments/{shown['environment']}/lock"),
+            http.get(f"/api/v1/projects/{shell.project}/code/snapshots/{shown['snapshot']}"),
         ):
             assert answer.status_code == 404
     viewer = server.key(shell.project, "viewer")

@@ -10,14 +10,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from stratal.compute.engine import Isolation, Network
-from stratal.compute.environments import Environments
 from stratal.compute.jobs import MOST_AT_ONCE, Jobs
 from stratal.compute.manifest import CodeFile
 from stratal.compute.model import Job, JobSpec, JobState, Source
 from stratal.compute.snapshots import Snapshots
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
-from stratal.identity.permissions import require
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
 from stratal.kernel.errors import Invalid, TooLarge
@@ -74,7 +72,7 @@ class NewSnapshot(_Strict):
     files: list[NewFile]
 
 
-def router(jobs: Jobs, snapshots: Snapshots, environments: Environments, projects: Projects) -> APIRouter:
+def router(jobs: Jobs, snapshots: Snapshots, projects: Projects) -> APIRouter:
     api = APIRouter(tags=["jobs"])
 
     @api.get("/projects/{project}/jobs")
@@ -143,9 +141,8 @@ def router(jobs: Jobs, snapshots: Snapshots, environments: Environments, project
     async def read_lock(who: Who, project: str, environment_id: str) -> Response:
         """The lock document of an environment: its SHA-256 is the environment's id."""
         place = await projects.get(who, project)
-        require(who, "jobs.read", place.id)
         headers = {"X-Content-Type-Options": "nosniff"}
-        data = await environments.lock(environment_id)
+        data = await jobs.lock(who, place.id, environment_id)
         return Response(data, media_type="text/plain; charset=utf-8", headers=headers)
 
     @api.post("/projects/{project}/code/snapshots", openapi_extra=_body(NewSnapshot))
@@ -161,9 +158,7 @@ def router(jobs: Jobs, snapshots: Snapshots, environments: Environments, project
     async def get_snapshot(who: Who, project: str, snapshot_id: str) -> dict[str, object]:
         """A code snapshot and its files."""
         place = await projects.get(who, project)
-        require(who, "jobs.read", place.id)
-        found = await snapshots.get(place.id, snapshot_id)
-        files = await snapshots.files(place.id, snapshot_id)
+        found, files = await snapshots.show(who, place.id, snapshot_id)
         return {
             "id": found.id,
             "bytes": found.bytes,
