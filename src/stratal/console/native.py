@@ -38,7 +38,7 @@ class Native:
         self._call = call
         self._cookie = cookie
 
-    async def get(self, path: str, **query: str | int | bool | None) -> Json:
+    async def get(self, path: str, /, **query: str | int | bool | None) -> Json:
         """GET; parameters that are None are left out."""
         given = {name: value for name, value in query.items() if value is not None}
         return await self._ask("GET", path, given)
@@ -46,7 +46,7 @@ class Native:
     async def post(self, path: str, body: Mapping[str, object]) -> Json:
         return await self._ask("POST", path, body)
 
-    async def attempt(self, path: str, **query: str | int | bool | None) -> "Json | Refused":
+    async def attempt(self, path: str, /, **query: str | int | bool | None) -> "Json | Refused":
         """GET for one part of a page: what was refused is shown in its place and spoils nothing else.
 
         A missing sign-in is the whole page's matter, so that is raised.

@@ -44,11 +44,11 @@ class View:
         """A parameter of the page's path."""
         return str(self.request.path_params[name])
 
-    async def get(self, path: str, **query: str | int | bool | None) -> Json:
+    async def get(self, path: str, /, **query: str | int | bool | None) -> Json:
         """GET below ``/api/v1/projects/<project>``. Raises `Refused`."""
         return await self.native.get(self.base + path, **query)
 
-    async def attempt(self, path: str, **query: str | int | bool | None) -> Json | Refused:
+    async def attempt(self, path: str, /, **query: str | int | bool | None) -> Json | Refused:
         """As `get`, for one part of a page: a refusal is returned, to be shown in the part's place."""
         return await self.native.attempt(self.base + path, **query)
 

@@ -1,6 +1,16 @@
 """The pages, one module per noun; `PAGES` is every address with what answers it."""
 
-from stratal.console.pages import endpoints, jobs, objects, overview, predictions, search, tables
+from stratal.console.pages import (
+    endpoints,
+    jobs,
+    models,
+    objects,
+    overview,
+    predictions,
+    runs,
+    search,
+    tables,
+)
 from stratal.console.view import Page
 
 PAGES: dict[str, Page] = {
@@ -17,6 +27,14 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/tables/{table}/snapshots/{snapshot}": tables.snapshot,
     "/projects/{project}/endpoints": endpoints.endpoints,
     "/projects/{project}/endpoints/{endpoint}": endpoints.endpoint,
+    "/projects/{project}/runs": runs.runs,
+    "/projects/{project}/runs/{run}": runs.run,
+    "/projects/{project}/models": models.models,
+    "/projects/{project}/models/{model}": models.model,
+    "/projects/{project}/models/{model}/versions/{version}": models.version,
+    "/projects/{project}/models/{model}/versions/{version}/proof": models.proof,
+    "/runs/{run}": runs.anywhere,
+    "/jobs/{job}": jobs.anywhere,
     "/projects/{project}/search": search.search,
     "/projects/{project}/why": predictions.ask,
     "/predictions/{prediction}": predictions.why,

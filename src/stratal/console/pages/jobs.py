@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from stratal.console.listing import Column, arrange
 from stratal.console.native import Json, Refused, segment
+from stratal.console.pages.runs import to_project_of
 from stratal.console.render import Ways
 from stratal.console.shown import between, moment
 from stratal.console.view import View
@@ -73,6 +74,11 @@ async def job(view: View) -> Response:
         command=join(told.get("argv") or ()),
         ended=told.get("ended_at") is not None,
     )
+
+
+async def anywhere(view: View) -> Response:
+    """``/jobs/N`` without a project: to the job's page."""
+    return await to_project_of(view, f"/jobs/{segment(view.part('job'))}", "job")
 
 
 async def code(view: View) -> Response:

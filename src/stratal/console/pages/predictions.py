@@ -47,6 +47,15 @@ async def why(view: View) -> Response:
     return seen.page("why.html", "Prediction", at="why", ways=_ways(prediction), **context)
 
 
+def _links(told: Json, project: str) -> list[Json]:
+    """The chain's links with the addresses of their pages."""
+    address = _addresses(project)
+    return [
+        {**link, "href": address(link), "facts": [(f["name"], f["value"]) for f in link.get("facts", ())]}
+        for link in told["chain"]
+    ]
+
+
 def _addresses(project: str) -> Callable[[Json], str]:
     """Where each link of a chain has its page, as far as it has one."""
     base = f"/projects/{segment(project)}"
@@ -65,7 +74,8 @@ def _addresses(project: str) -> Callable[[Json], str]:
         if kind == "endpoint":
             return f"{base}/endpoints/{segment(name.rpartition(' revision ')[0] or name)}"
         if kind == "table snapshot" and " @ " in name:
-            return f"{base}/tables/{segment(name.rpartition(' @ ')[0])}"
+            table, _, snapshot = name.rpartition(" @ ")
+            return f"{base}/tables/{segment(table)}/snapshots/{segment(snapshot)}"
         if kind == "object" and name.startswith("s3://"):
             bucket, _, key = name[5:].partition("/")
             return f"{base}/buckets/{segment(bucket)}?object={segment(key)}"

@@ -7,7 +7,8 @@ const base = document.body.dataset.base ?? "";
 // A morph must not undo what the viewer is typing into, nor close what they opened.
 if (window.Idiomorph) {
   Idiomorph.defaults.ignoreActiveValue = true;
-  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node) => !(node instanceof Element && node.hasAttribute("data-keep"));
+  Idiomorph.defaults.callbacks.beforeNodeMorphed = (node, next) =>
+    !(node instanceof Element && (node.hasAttribute("data-keep") || (node.matches(".plot") && node.dataset.series === next.dataset?.series)));
   Idiomorph.defaults.callbacks.beforeAttributeUpdated = (name, node) => !(name === "open" && node.nodeName === "DETAILS");
 }
 
@@ -179,6 +180,11 @@ if (palette) {
     }
   });
 }
+
+// -- links that an MLflow client prints lead to a page's fragment, which only a browser sees
+
+const shown = location.hash.match(/^#\/experiments\/(\d+)(?:\/runs\/([0-9a-f]{8,64}))?/);
+if (shown) location.replace(shown[2] ? `/runs/${shown[2]}` : `${base}/runs?experiment=${shown[1]}`);
 
 // -- the keyboard
 

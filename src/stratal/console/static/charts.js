@@ -25,7 +25,8 @@ async function series(spec, width) {
   address.searchParams.set("points", String(Math.max(50, Math.round(width * POINTS_A_PIXEL))));
   const answer = await fetch(address, { headers: { Accept: "application/json" } });
   if (!answer.ok) throw new Error(`status ${answer.status}`);
-  return (await answer.json()).points;
+  const { points } = await answer.json();
+  return points.map(({ step, at, value }) => ({ step, time: Date.parse(at) / 1000, value: Number.isFinite(value) ? value : null }));
 }
 
 /** Columns for uPlot: by step, or by time where a script gave no steps. */
@@ -33,7 +34,7 @@ function columns(all) {
   const stepless = all.every((points) => points.every((p) => p.step === points[0].step)) && all.some((p) => p.length > 1);
   const tables = all.map((points) => {
     const byX = new Map(); // the last value of a step counts
-    for (const p of points) byX.set(stepless ? p.timestamp / 1000 : p.step, Number.isFinite(p.value) ? p.value : null);
+    for (const p of points) byX.set(stepless ? p.time : p.step, p.value);
     const xs = [...byX.keys()].sort((a, b) => a - b);
     return [xs, xs.map((x) => byX.get(x))];
   });
