@@ -221,7 +221,7 @@ def test_removed_it_is_gone_its_name_is_free_and_its_predictions_are_still_expla
             await room.ask("sum", 1)
         await until(lambda: not _running(room.world))
         assert (await room.predictions.get(OWNER, prediction_id)).intact
-        assert list((room.folder / "models").iterdir()) == []
+        await until(lambda: not list((room.folder / "models").iterdir()))
         await room.deployed("sum", uri)
         view = await room.endpoints.get(OWNER, "prj_a", "sum")
         assert view.latest.number == 1

@@ -41,20 +41,25 @@ class Layouts:
                 await self._make(folder, revision)
         return folder
 
-    async def forget(self, model_version_id: str) -> None:
-        """Remove the layout (it was tampered with, or nothing serves it any more); absent is fine."""
-        await anyio.to_thread.run_sync(_remove, self._folder(model_version_id))
+    async def forget(self, model_version_id: str, *, unless: Callable[[], bool] = lambda: False) -> None:
+        """Remove the layout (it was tampered with, or nothing serves it any more) `unless` it is wanted after all."""
+        async with self._locks.setdefault(model_version_id, asyncio.Lock()):
+            if not unless():
+                await anyio.to_thread.run_sync(_remove, self._folder(model_version_id))
 
-    async def sweep(self, wanted: Callable[[], set[str]]) -> None:
-        """Remove leftovers of killed copies, and the layouts of model versions that are not `wanted`."""
+    async def clear_scratch(self) -> list[str]:
+        """Remove what killed copies left; only before the first `ensure`. Returns the model versions that are laid out."""
 
-        def work() -> None:
-            names = wanted()
+        def work() -> list[str]:
+            found = []
             for path in self._root.iterdir():
-                if path.name not in names:
+                if path.name.startswith("."):
                     _remove(path)
+                else:
+                    found.append(path.name)
+            return found
 
-        await anyio.to_thread.run_sync(work)
+        return await anyio.to_thread.run_sync(work)
 
     async def _make(self, folder: Path, revision: Revision) -> None:
         scratch = self._root / f".{revision.model_version_id}.{random_token(8)}"

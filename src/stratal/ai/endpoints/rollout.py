@@ -9,6 +9,7 @@ were on their way go on, and what nobody wants any more is stopped.
 import asyncio
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -59,6 +60,7 @@ class Rollouts:
     async def start(self) -> None:
         """Find every endpoint again. Returns at once where that needs the engine: requests wait meanwhile."""
         await self._workloads.start()
+        laid_out = await self._layouts.clear_scratch()
 
         def read(c: Connection) -> tuple[list[tuple[Endpoint, list[Revision]]], list[ReplicaInfo]]:
             found = [(e, records.revisions_of(c, e.id)) for e in records.live_endpoints(c)]
@@ -82,7 +84,7 @@ class Rollouts:
                 self.begin(live, newest)
             elif newest is not None and newest.state is RevisionState.FAILED:
                 live.failure = newest.failure
-        self._aside(self._tidy(sorted(strays)))
+        self._aside(self._tidy(sorted(strays), laid_out))
 
     async def close(self) -> None:
         self._closing = True
@@ -96,14 +98,16 @@ class Rollouts:
         await self._replicas.close()
         await self._workloads.close()
 
-    async def _tidy(self, strays: list[str]) -> None:
+    async def _tidy(self, strays: list[str], laid_out: list[str]) -> None:
         await self._replicas.stop_strays(strays)
-        await self._layouts.sweep(self._served_models)
+        for model_version_id in laid_out:
+            await self._layouts.forget(model_version_id, unless=partial(self._serves, model_version_id))
 
-    def _served_models(self) -> set[str]:
+    def _serves(self, model_version_id: str) -> bool:
+        """Does an endpoint stand on this model version, or is about to?"""
         revisions = [live.active.revision for live in self._serving.all() if live.active is not None]
         revisions += [live.deploying for live in self._serving.all() if live.deploying is not None]
-        return {revision.model_version_id for revision in revisions}
+        return any(revision.model_version_id == model_version_id for revision in revisions)
 
     # -- wishes --------------------------------------------------------------------------------
 
@@ -167,8 +171,8 @@ class Rollouts:
 
     async def _end(self, live: Live, old: Upkeep) -> None:
         await old.close(stop=True)
-        if old.revision.model_version_id not in self._served_models():
-            await self._layouts.forget(old.revision.model_version_id)
+        model = old.revision.model_version_id
+        await self._layouts.forget(model, unless=partial(self._serves, model))
         keep = 0 if self._serving.find(live.endpoint.project_id, live.endpoint.name) is not live else 10
         old_logs = await self._database.write(lambda c: records.prune_replicas(c, live.endpoint.id, keep))
         for key in old_logs:

@@ -174,8 +174,10 @@ def values(tensor: Tensor) -> list[Any]:
 def nested(tensor: Tensor) -> list[Any]:
     """The tensor's elements as lists within lists, as its shape says."""
     listed: list[Any] = values(tensor)
-    for length in reversed(tensor.shape[1:]):
-        listed = [listed[i : i + length] for i in range(0, len(listed), length)] if length else []
+    for axis in range(len(tensor.shape) - 1, 0, -1):
+        length = tensor.shape[axis]
+        count = math.prod(tensor.shape[:axis])
+        listed = [listed[i * length : (i + 1) * length] for i in range(count)]
     return listed
 
 
