@@ -26,12 +26,16 @@ _COMPARE: Mapping[str, Callable[[float, float], bool]] = {
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column: its name in the address, its head, and how its value is read off an item."""
+    """One column: its name in the address, its head, and how its value is read off an item.
+
+    `text` is what is shown of an item where that is not its value: a parameter as it was logged.
+    """
 
     name: str
     label: str
     value: Callable[[Json], Any]
     numeric: bool = False
+    text: Callable[[Json], Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

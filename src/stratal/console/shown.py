@@ -129,7 +129,8 @@ def number(value: Any) -> str:
         return {"nan": "NaN", "inf": "∞", "-inf": "-∞"}[str(value)]
     if 1e-3 <= abs(value) < 1e6:
         return f"{value:.4f}" if abs(value) < 10 else f"{value:.6g}"
-    return f"{value:.2e}"
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
 
 
 def short(identifier: Any, length: int = 8) -> str:

@@ -144,7 +144,8 @@ def _figure(what: str, name: str) -> Column:
         except ValueError:
             return found
 
-    return Column(name, name, value, numeric=True)
+    as_logged = (lambda run: _named(run, what).get(name, "")) if what == "params" else None
+    return Column(name, name, value, numeric=True, text=as_logged)
 
 
 def _seconds(run: Json) -> float | None:
