@@ -84,42 +84,35 @@ def _say(progress: "Progress", line: "TaskID", title: str, text: str) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    verdict = result["verdict"] if result["verified"] else f"[red]{result['verdict']}[/]"
+    verdict = result["verdict"]
     if result["other_inputs"]:
         verdict += f"; other inputs possible: {', '.join(result['other_inputs'])}"
-    for label, value in (
+    rows = (
         (
             "Cross-validated AUC",
             f"{result['auc']:.4f}  [{result['auc_low']:.4f}, {result['auc_high']:.4f}] 95 %",
         ),
         ("Held-out AUC", f"{result['held_out_auc']:.4f}"),
-        ("Rows, malignant", f"{result['rows']}, {result['malignant']}"),
+        ("Data", f"{result['rows']} patients, {result['malignant']} malignant"),
         ("Table", f"{result['table']} @ snapshot {result['snapshot_id']}"),
+        ("Model", f"{result['model']} version {result['model_version']}, made by job {result['job_id']}"),
+        ("Run", result["run_id"]),
+        ("Prediction", f"{result['prediction_id']}: {result['prediction']}"),
+        ("Chain", click.style(verdict, fg="green" if result["verified"] else "red")),
         (
-            "Model",
-            f"{result['model']} version {result['model_version']} (run {result['run_id']}, job {result['job_id']})",
+            "Time",
+            f"{result['seconds']:.1f} s: " + ", ".join(f"{n} {s:.1f}" for n, s in result["timings"].items()),
         ),
-        ("Prediction", f"{result['prediction_id']} answered {result['prediction']}"),
-        ("Chain", verdict),
-        ("Time", "  ".join(f"{name} {seconds:.1f} s" for name, seconds in result["timings"].items())),
         ("Console", result["console"]),
-    ):
-        table.add_row(label, str(value))
-    console = Console()
-    console.print()
-    console.print(table)
-    console.print("Next:")
-    console.print(f"  stratal why {result['prediction_id']}", soft_wrap=True)
-    console.print(
+    )
+    click.echo()
+    for label, value in rows:
+        click.echo(f"  {click.style(f'{label:<20}', bold=True)} {value}")
+    click.echo("\nNext:")
+    click.echo(f"  stratal why {result['prediction_id']}")
+    click.echo(
         '  eval "$(stratal env --project demo)"     your own boto3, pyiceberg and mlflow, pointed here'
     )
-    console.print("  stratal demo --remove")
+    click.echo("  stratal demo --remove")
     if not result["verified"]:
         print_error("The chain did not verify.", f"See: stratal why {result['prediction_id']}")
