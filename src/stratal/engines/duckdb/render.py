@@ -21,7 +21,8 @@ import duckdb
 import orjson
 
 _SAFE = 2**53 - 1
-_FETCH = 2048
+_CHUNK_BYTES = 1024 * 1024
+_FETCH_FIRST, _FETCH_MOST = 64, 4096
 
 
 def json_value(value: Any) -> Any:
@@ -73,12 +74,13 @@ class Rows:
         self._cursor = cursor
         self._limit = limit
         self._max_bytes = max_bytes
+        self._fetch = _FETCH_FIRST
         self.count = 0
         self.size = 0
         self.truncated = False
 
     def _batches(self) -> Iterator[list[Any]]:
-        while batch := self._cursor.fetchmany(_FETCH):
+        while batch := self._cursor.fetchmany(self._fetch):
             if self._limit is not None and self.count + len(batch) > self._limit:
                 self.truncated = True
                 batch = batch[: self._limit - self.count]
@@ -90,6 +92,8 @@ class Rows:
 
     def _fits(self, chunk: bytes) -> bool:
         self.size += len(chunk)
+        # As many rows next time as make about a chunk, so that wide rows do not pile up in memory.
+        self._fetch = max(1, min(_FETCH_MOST, _CHUNK_BYTES * self.count // max(1, self.size)))
         return self._max_bytes is None or self.size <= self._max_bytes
 
     def json(self) -> Iterator[bytes]:
@@ -120,7 +124,7 @@ class Rows:
         """The rows as an Arrow IPC stream, batch by batch."""
         import pyarrow as pa  # a tenth of a second that the other formats need not wait
 
-        reader = self._cursor.to_arrow_reader(32_768)
+        reader = self._cursor.to_arrow_reader(8_192)
         assert reader is not None
         buffer = io.BytesIO()
         with pa.ipc.new_stream(buffer, reader.schema) as writer:

@@ -69,7 +69,7 @@ class Statement:
 
 def parse(connection: duckdb.DuckDBPyConnection, sql: str) -> Statement:
     """Take one statement apart. Raises `Refused`, or DuckDB's ParserException with its caret."""
-    sql = _spell_time_travel(sql)
+    sql = _spell_time_travel(_quote_default(sql))
     found = connection.extract_statements(sql)
     if not found:
         raise Refused("empty_statement", "There is no statement to run.")
@@ -187,6 +187,18 @@ def _moment(clause: Json) -> tuple[str, str]:
     if expression.get("class") != "CONSTANT":
         raise Refused("bad_time_travel", "AT (VERSION => …) and AT (TIMESTAMP => …) take a constant.")
     return str(clause["unit"]).upper(), str(expression["literal"]["text"])
+
+
+def _quote_default(sql: str) -> str:
+    """Let ``default.t`` name a table of that namespace, though DEFAULT is a word of SQL's own."""
+    if "default" not in sql.lower():
+        return sql
+    raw = sql.encode()
+    for offset, _ in reversed(duckdb.tokenize(sql)):
+        end = offset + len(b"default")
+        if raw[offset:end].lower() == b"default" and raw[end:].lstrip()[:1] == b".":
+            raw = raw[:offset] + b'"' + raw[offset:end] + b'"' + raw[end:]
+    return raw.decode()
 
 
 def _spell_time_travel(sql: str) -> str:

@@ -63,7 +63,7 @@ class Worker:
     def answer(self, request: Json) -> None:
         paths = {
             file["path"]: file["location"] for table in request.get("tables", []) for file in table["files"]
-        }
+        } | dict.fromkeys(request.get("sources", []), "the file")
         try:
             match request["op"]:
                 case "parse":
@@ -237,6 +237,8 @@ def _cleaned(message: str, paths: dict[str, str]) -> str:
     for path, location in paths.items():
         if path in message:
             message = message.replace(path, location)
+            if location == "the file":  # the statement is ours then, so its lines say nothing to anybody
+                message = message.partition("\n\nLINE ")[0]
     return message.strip()
 
 
