@@ -60,8 +60,12 @@ def find(connection: Connection, project_id: str, run_id: str) -> Run:
     """The run, deleted or not, without what was logged to it. Raises `NotFound`."""
     row = connection.execute(run_query(project_id).where(runs.c.id == run_id)).one_or_none()
     if row is None:
-        raise NotFound(f"There is no run {run_id[:100]!r}.", reason="no_such_run")
+        raise no_such_run(run_id)
     return run_of(row)
+
+
+def no_such_run(run_id: str) -> NotFound:
+    return NotFound(f"There is no run {run_id[:100]!r}.", reason="no_such_run")
 
 
 def with_data(connection: Connection, found: Sequence[Run]) -> list[Run]:

@@ -13,13 +13,21 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import BindParameter, Connection, bindparam, delete, select
 
 from stratal.collab.tables import latest_metrics, metric_chunks
 from stratal.collab.upsert import upsert
 
 _TAIL = 64
 _FULL = 4096
+
+_NAMES: BindParameter[str] = bindparam("names", expanding=True)
+_TAILS = select(metric_chunks.c.key, metric_chunks.c.data).where(
+    metric_chunks.c.run_id == bindparam("run"), metric_chunks.c.key.in_(_NAMES), metric_chunks.c.seq == 0
+)
+_LATEST = select(latest_metrics).where(
+    latest_metrics.c.run_id == bindparam("run"), latest_metrics.c.key.in_(_NAMES)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +125,10 @@ class Column:
 def append(connection: Connection, run_id: str, metrics: dict[str, list[Point]]) -> None:
     """Add points to a run's metrics and renew their latest values, in the caller's write transaction."""
     _renew_latest(connection, run_id, metrics)
-    here = metric_chunks.c.run_id == run_id
     tails = {
         row.key: row.data
         for keys in _batches(list(metrics))
-        for row in connection.execute(
-            select(metric_chunks.c.key, metric_chunks.c.data).where(
-                here, metric_chunks.c.key.in_(keys), metric_chunks.c.seq == 0
-            )
-        )
+        for row in connection.execute(_TAILS, {"run": run_id, "names": keys})
     }
     rows: list[dict[str, object]] = []
     for key, points in metrics.items():
@@ -219,9 +222,7 @@ def _row(run_id: str, key: str, seq: int, column: Column, start: int, end: int) 
 def _renew_latest(connection: Connection, run_id: str, metrics: dict[str, list[Point]]) -> None:
     newest = {key: max(points, key=lambda p: p.rank) for key, points in metrics.items()}
     for keys in _batches(list(newest)):
-        for row in connection.execute(
-            select(latest_metrics).where(latest_metrics.c.run_id == run_id, latest_metrics.c.key.in_(keys))
-        ):
+        for row in connection.execute(_LATEST, {"run": run_id, "names": keys}):
             known = Point(row.timestamp, row.step, math.nan if row.is_nan else row.value)
             if known.rank >= newest[row.key].rank:
                 del newest[row.key]

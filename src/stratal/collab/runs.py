@@ -9,13 +9,13 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from stratal.collab import metrics as points
 from stratal.collab.artifacts import insert_root
 from stratal.collab.experiments import Experiments, require_active
 from stratal.collab.experiments import find as find_experiment
-from stratal.collab.loading import find, run_query, value_of, with_data
+from stratal.collab.loading import find, no_such_run, run_query, value_of, with_data
 from stratal.collab.metrics import Column, Point
 from stratal.collab.model import ACTIVE, DELETED, Dataset, Metric, Page, Root, RootKind, Run, RunStatus
 from stratal.collab.names import random_name
@@ -46,7 +46,10 @@ from stratal.ledger.lineage import Lineage
 NAME_TAG = "mlflow.runName"
 MODELS_TAG = "mlflow.log-model.history"
 CONTEXT_TAG = "mlflow.data.context"
-MAX_HISTORY = 25_000
+
+_LIFECYCLE = select(runs.c.lifecycle).where(
+    runs.c.id == bindparam("run"), runs.c.project_id == bindparam("project")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,7 @@ class Runs:
         about_models = [metric for metric in batch.metrics if metric.model_id]
 
         def work(connection: Connection) -> None:
-            _active(connection, project_id, run_id)
+            _require_active(connection, project_id, run_id)
             if batch.params:
                 _add_params(connection, run_id, batch.params)
             if series:
@@ -226,7 +229,7 @@ class Runs:
         require(who, "runs.write", project_id)
 
         def work(connection: Connection) -> None:
-            _active(connection, project_id, run_id)
+            _require_active(connection, project_id, run_id)
             gone = connection.execute(
                 delete(run_tags).where(run_tags.c.run_id == run_id, run_tags.c.key == key)
             )
@@ -265,7 +268,7 @@ class Runs:
         require(who, "runs.write", project_id)
 
         def work(connection: Connection) -> None:
-            _active(connection, project_id, run_id)
+            _require_active(connection, project_id, run_id)
             rows = [{"run_id": run_id, "direction": "out", "model_id": m, "step": s} for m, s in models]
             upsert(connection, run_models, rows, ("run_id", "direction", "model_id"))
 
@@ -282,7 +285,7 @@ class Runs:
             raise Invalid("model_json is not a JSON object.")
 
         def work(connection: Connection) -> None:
-            _active(connection, project_id, run_id)
+            _require_active(connection, project_id, run_id)
             known = connection.execute(
                 select(run_tags.c.value).where(run_tags.c.run_id == run_id, run_tags.c.key == MODELS_TAG)
             ).scalar()
@@ -328,12 +331,19 @@ class Runs:
 
 
 def _active(connection: Connection, project_id: str, run_id: str) -> Run:
-    run = find(connection, project_id, run_id)
-    if run.lifecycle != ACTIVE:
+    _require_active(connection, project_id, run_id)
+    return find(connection, project_id, run_id)
+
+
+def _require_active(connection: Connection, project_id: str, run_id: str) -> None:
+    """Raises `NotFound`, and `Invalid` for a deleted run."""
+    lifecycle = connection.execute(_LIFECYCLE, {"run": run_id, "project": project_id}).scalar()
+    if lifecycle is None:
+        raise no_such_run(run_id)
+    if lifecycle != ACTIVE:
         raise Invalid(
             f"Run {run_id} is deleted.", hint="Restore it before logging to it.", reason="not_active"
         )
-    return run
 
 
 def _check_batch(batch: Batch) -> None:

@@ -165,6 +165,8 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _condition(tokens: list[_Token], at: int, grammar: Grammar, text: str | None) -> tuple[Condition, int]:
+    if at >= len(tokens):
+        raise _bad(text, "expected another comparison after AND")
     if tokens[at].kind != "field":
         raise _bad(text, f"expected a field such as metrics.auc, not {tokens[at].text!r}")
     entity, key = _field(tokens[at].text, grammar, text)
