@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from stratal.ai.endpoints.records import holds_model
+from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
@@ -189,6 +189,9 @@ def wire(settings: Settings) -> Platform:
         Inputs(lineage, objects, lake),
     )
 
+    async def collect_environments() -> None:
+        await compute.environments.collect(held_environments)
+
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
         serving.endpoints.purge,
@@ -198,6 +201,8 @@ def wire(settings: Settings) -> Platform:
         lake.purge,
         objects.purge,
         compute.jobs.purge,
+        lineage.purge,
+        lambda _: collect_environments(),
     ]
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)

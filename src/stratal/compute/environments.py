@@ -23,7 +23,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -36,8 +36,9 @@ from sqlalchemy import Connection, delete, insert, select
 
 from stratal.compute import package_sources
 from stratal.compute.engine import WorkloadSpec, WorkloadStatus
+from stratal.compute.model import JobState
 from stratal.compute.requirements import canonical
-from stratal.compute.tables import environments, resolutions
+from stratal.compute.tables import environments, jobs, resolutions
 from stratal.compute.workloads import Workloads
 from stratal.kernel.blobs import BlobStore
 from stratal.kernel.clock import Clock
@@ -176,6 +177,32 @@ class Environments:
     async def lock(self, environment_id: str) -> bytes:
         """The lock document, from storage: its SHA-256 is the id unless somebody tampered. Raises `NotFound`."""
         return await self._blobs.read_all((await self.describe(environment_id)).lock_blob)
+
+    async def collect(self, held: Callable[[Connection], Collection[str]]) -> int:
+        """Remove the folders of environments that neither a job's row nor `held` refers to; returns how many.
+
+        What is recorded of them stays, so that `get` builds one again when it is asked for. Does nothing
+        while a job is choosing its environment: the next time will do.
+        """
+
+        def unused(c: Connection) -> list[Environment]:
+            choosing = select(jobs.c.id).where(
+                jobs.c.state == JobState.STARTING.value, jobs.c.environment_id.is_(None)
+            )
+            if c.execute(choosing.limit(1)).first() is not None:
+                return []
+            used = {*c.execute(select(jobs.c.environment_id).distinct()).scalars(), *held(c)}
+            found = (self._of(dict(row)) for row in c.execute(select(environments)).mappings())
+            return [
+                environment for environment in found if environment.id not in used and environment.packages
+            ]
+
+        gone = 0
+        for environment in await self._database.read(unused):
+            if f"build {environment.id}" not in self._shared and environment.path.exists():
+                await anyio.to_thread.run_sync(_discard, environment.path)
+                gone += 1
+        return gone
 
     # -- resolving -----------------------------------------------------------------------------
 
@@ -397,6 +424,16 @@ class Environments:
             await self._workloads.forget(name)
         await anyio.to_thread.run_sync(remove_tree, self._root / ".building")
         self._swept.set()
+
+
+def _discard(path: Path) -> None:
+    """Take an environment out of use in one step, then remove it: a half-removed one is never found ready."""
+    away = (
+        path.parent / ".building" / f"going-{path.name}-{random_token(8)}"
+    )  # swept at the next start, if cut off
+    away.parent.mkdir(mode=0o700, exist_ok=True)
+    path.rename(away)
+    remove_tree(away)
 
 
 class _Shared:

@@ -23,7 +23,7 @@ _MAX_FORM_BYTES = 8 * 1024
 
 
 class SignIn(Protocol):
-    async def __call__(self, token: str) -> str | None:
+    async def __call__(self, token: str, /) -> str | None:
         """Spend the one-time token; the session's token, or None when it was used, expired or never was."""
         ...
 

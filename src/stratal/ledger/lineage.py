@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, insert, select
 
 from stratal.identity.model import Principal
 from stratal.kernel.clock import Clock
@@ -93,3 +93,9 @@ class Lineage:
             select(accesses.c.workload).where(accesses.c.kind == kind, accesses.c.version == version).limit(1)
         )
         return await self._database.read(lambda c: c.execute(query).first()) is not None
+
+    async def purge(self, project_id: str) -> None:
+        """Forget every edge of a project. May be repeated."""
+        await self._database.write(
+            lambda c: c.execute(delete(accesses).where(accesses.c.project_id == project_id))
+        )

@@ -215,6 +215,17 @@ def holds_model(c: Connection, model_version_id: str) -> bool:
 # -- replicas ------------------------------------------------------------------------------------
 
 
+def held_environments(c: Connection) -> set[str]:
+    """The environments that endpoints' revisions were served in."""
+    query = (
+        select(endpoint_revisions.c.environment_id)
+        .join(endpoints, endpoints.c.id == endpoint_revisions.c.endpoint_id)
+        .where(endpoint_revisions.c.environment_id.is_not(None), endpoints.c.removed_at.is_(None))
+        .distinct()
+    )
+    return {str(id_) for id_ in c.execute(query).scalars()}
+
+
 def insert_replica(c: Connection, attempt_id: str, revision_seq: int, now: int) -> None:
     c.execute(insert(replicas).values(id=attempt_id, revision=revision_seq, started_at=now, reason=""))
 

@@ -293,7 +293,7 @@ class Warehouse:
         format: str | None,
         mode: Mode,
     ) -> LoadedRows:
-        chosen: str = format or await asyncio.to_thread(sniff_format, path, filename)
+        chosen = format if format else await asyncio.to_thread(sniff_format, path, filename)
         if chosen not in FORMATS:
             raise Invalid(
                 f"{chosen[:40]!r} is not a format that can be imported.",

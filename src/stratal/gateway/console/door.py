@@ -1,7 +1,7 @@
 """The console behind the chain: last of the doors, so it also says what is not there."""
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -55,7 +55,7 @@ class ConsoleDoor:
         )
 
 
-def sign_in_with(sessions: Sessions) -> Callable[[str], Awaitable[str | None]]:
+def sign_in_with(sessions: Sessions) -> Callable[[str], Coroutine[Any, Any, str | None]]:
     """Spending a one-time token, with None for one that opens nothing."""
 
     async def sign_in(token: str) -> str | None:
