@@ -60,6 +60,7 @@ class Templates:
                 "short": shown.short,
                 "size": shown.size,
                 "state_name": shown.state_name,
+                "tensors": shown.tensors,
                 "written": shown.written,
             }
         )

@@ -5,6 +5,7 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
+_LONGEST = 2000
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 # Every state anything can be in, to one of the five shapes that a state is drawn with.
@@ -81,7 +82,7 @@ def ago(value: Any, now: datetime) -> str:
 
 def duration(seconds: Any) -> str:
     """``80ms``, ``4.2s``, ``42s``, ``10m 26s``, ``3h 05m``, ``2d 04h``; empty when unknown."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not math.isfinite(seconds):
+    if not _is_real(seconds):
         return ""
     if seconds < 1:
         return f"{max(round(seconds * 1000), 0)}ms"
@@ -97,6 +98,11 @@ def duration(seconds: Any) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
+def _is_real(value: Any) -> bool:
+    """A figure to reckon with: no truth value, not endless, not NaN."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**80
+
+
 def between(start: Any, end: Any, now: datetime) -> float | None:
     """Seconds from `start` to `end`, or to now when it has not ended; None when it has not started."""
     begin = moment(start)
@@ -107,7 +113,7 @@ def between(start: Any, end: Any, now: datetime) -> float | None:
 
 def size(count: Any) -> str:
     """Bytes in binary units: ``512 B``, ``1.5 KiB``; empty when unknown."""
-    if isinstance(count, bool) or not isinstance(count, (int, float)):
+    if not _is_real(count):
         return ""
     value = float(count)
     for unit in _UNITS:
@@ -154,6 +160,21 @@ def written(value: Any, most: int = 20_000) -> str:
     else:
         text = json.dumps(value, indent=2, ensure_ascii=False)
     return text if len(text) <= most else text[:most] + "\n…"
+
+
+def tensors(found: Any) -> str:
+    """Named tensors, a line each: ``mean_radius  [17.99]``. Those not kept for their length show their shape."""
+    lines = []
+    for tensor in found if isinstance(found, list) else ():
+        kept = (
+            json.dumps(tensor["data"], ensure_ascii=False)
+            if "data" in tensor
+            else f"not kept, shape {tensor.get('shape')}"
+        )
+        lines.append(
+            f"{tensor.get('name') or 'input'}  {kept if len(kept) <= _LONGEST else kept[:_LONGEST] + ' …'}"
+        )
+    return "\n".join(lines)
 
 
 _NUMERIC = frozenset({"FLOAT", "DOUBLE", "DECIMAL"}) | {

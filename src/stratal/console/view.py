@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 from starlette.requests import Request
@@ -51,6 +52,18 @@ class View:
     async def attempt(self, path: str, /, **query: str | int | bool | None) -> Json | Refused:
         """As `get`, for one part of a page: a refusal is returned, to be shown in the part's place."""
         return await self.native.attempt(self.base + path, **query)
+
+    @property
+    def flag(self) -> str:
+        """How a command is told the project: ``--project NAME``."""
+        return f"--project {quote(self.project)}"
+
+    def sdk(self, path: str) -> str:
+        """Python that asks the native API for `path` below the project."""
+        return (
+            "from stratal.sdk import Client\n\n"
+            f"client = Client(project={self.project!r})\nclient.get(client.path({path!r}))"
+        )
 
     def page(
         self, template: str, title: str, *, at: str, ways: Ways, live: str = "", **context: Any

@@ -30,9 +30,8 @@ async def endpoints(view: View) -> Response:
         at="endpoints",
         live="endpoint. replica.",
         ways=Ways(
-            cli="stratal endpoints\nstratal deploy models:/NAME/1 --name my-endpoint",
-            python="from stratal.sdk import Client\n\n"
-            f"client = Client(project={view.project!r})\nclient.get(client.path('/endpoints'))",
+            cli=f"stratal endpoints {view.flag}\nstratal deploy models:/NAME/1 --name my-endpoint {view.flag}",
+            python=view.sdk("/endpoints"),
         ),
         listing=arrange(answer["endpoints"], COLUMNS, view.query),
     )
@@ -48,7 +47,11 @@ async def endpoint(view: View) -> Response:
         str(told["name"]),
         at="endpoints",
         live="endpoint. replica.",
-        ways=_calls(str(told["invocations_url"]), body),
+        ways=Ways(
+            cli=f"stratal endpoint show {quote(name)} {view.flag}",
+            python=view.sdk(f"/endpoints/{segment(name)}"),
+        ),
+        calls=_calls(view.project, str(told["invocations_url"]), body),
         endpoint=told,
         history=history,
         inputs=_described(told, "inputs"),
@@ -56,11 +59,11 @@ async def endpoint(view: View) -> Response:
     )
 
 
-def _calls(url: str, body: Json) -> Ways:
+def _calls(project: str, url: str, body: Json) -> Ways:
     """How to ask it, from a shell and from Python, with what it takes."""
     text = json.dumps(body)
     return Ways(
-        cli='eval "$(stratal env)"\n'
+        cli=f'eval "$(stratal env --project {quote(project)})"\n'
         f'curl -H "Authorization: Bearer $STRATAL_API_KEY" -H "Content-Type: application/json" \\\n'
         f"  -d {quote(text)} \\\n  {quote(url)}",
         python="import os, httpx  # with the variables of `stratal env`\n\n"

@@ -48,9 +48,8 @@ async def jobs(view: View) -> Response:
         at="jobs",
         live="job.",
         ways=Ways(
-            cli=f"stratal jobs --project {quote(view.project)}\nstratal run --with scikit-learn -- python train.py",
-            python="from stratal.sdk import Client\n\n"
-            f"client = Client(project={view.project!r})\nclient.get(client.path('/jobs'))",
+            cli=f"stratal jobs {view.flag}\nstratal run {view.flag} --with scikit-learn -- python train.py",
+            python=view.sdk("/jobs"),
         ),
         listing=listing,
     )
@@ -66,9 +65,8 @@ async def job(view: View) -> Response:
         at="jobs",
         live="job.",
         ways=Ways(
-            cli=f"stratal job show {quote(number)}\nstratal job logs {quote(number)} --follow",
-            python="from stratal.sdk import Client\n\n"
-            f"client = Client(project={view.project!r})\nclient.get(client.path('/jobs/{segment(number)}'))",
+            cli=f"stratal job show {quote(number)} {view.flag}\nstratal job logs {quote(number)} --follow {view.flag}",
+            python=view.sdk(f"/jobs/{segment(number)}"),
         ),
         job=told,
         command=join(told.get("argv") or ()),
@@ -94,10 +92,8 @@ async def code(view: View) -> Response:
         f"Code of job {told['id']}",
         at="jobs",
         ways=Ways(
-            cli=f"stratal job show {quote(number)} --json",
-            python="from stratal.sdk import Client\n\n"
-            f"client = Client(project={view.project!r})\n"
-            f"client.get(client.path('/code/snapshots/{segment(str(snapshot))}'))",
+            cli=f"stratal job show {quote(number)} --json {view.flag}",
+            python=view.sdk(f"/code/snapshots/{segment(str(snapshot))}"),
         ),
         job=told,
         snapshot=found,

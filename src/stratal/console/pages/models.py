@@ -27,7 +27,7 @@ async def models(view: View) -> Response:
         at="models",
         live="model.",
         ways=Ways(
-            cli=f"stratal models list --project {quote(view.project)}",
+            cli=f"stratal models {view.flag}",
             python="import mlflow  # with the variables of `stratal env`\n\nmlflow.search_registered_models()",
         ),
         listing=arrange(
@@ -45,7 +45,7 @@ async def model(view: View) -> Response:
         at="models",
         live="model.",
         ways=Ways(
-            cli=f"stratal deploy {quote(f'models:/{name}/1')} --name my-endpoint",
+            cli=f"stratal models show {quote(name)} {view.flag}",
             python="from mlflow import MlflowClient  # with the variables of `stratal env`\n\n"
             f"MlflowClient().search_model_versions({f'name={name!r}'!r})",
         ),
@@ -73,7 +73,8 @@ async def version(view: View) -> Response:
         at="models",
         live="model. endpoint.",
         ways=Ways(
-            cli=f"stratal deploy {quote(uri)} --name my-endpoint",
+            cli=f"stratal models show {quote(uri.removeprefix('models:/'))} {view.flag}\n"
+            f"stratal deploy {quote(uri)} --name my-endpoint {view.flag}",
             python=f"import mlflow  # with the variables of `stratal env`\n\nmlflow.pyfunc.load_model({uri!r})",
         ),
         version=told,

@@ -26,7 +26,7 @@ async def buckets(view: View) -> Response:
         at="buckets",
         live="bucket.",
         ways=Ways(
-            cli=f"stratal buckets list --project {quote(view.project)}",
+            cli=f"stratal buckets {view.flag}",
             python="import boto3  # with the variables of `stratal env`\n\nboto3.client('s3').list_buckets()['Buckets']",
         ),
         listing=arrange(answer["buckets"], BUCKETS, view.query),
@@ -48,7 +48,7 @@ async def bucket(view: View) -> Response:
         at="buckets",
         live="object.",
         ways=Ways(
-            cli=f"stratal objects ls {quote(f'{name}/{prefix}')}",
+            cli=f"stratal objects ls {quote(f'{name}/{prefix}')} {view.flag}",
             python="import boto3  # with the variables of `stratal env`\n\n"
             f"boto3.client('s3').list_objects_v2(Bucket={name!r}, Prefix={prefix!r}, Delimiter='/')",
         ),
@@ -78,7 +78,7 @@ async def _object(view: View, bucket: str, key: str) -> Response:
         at="buckets",
         live="object.",
         ways=Ways(
-            cli=f"stratal objects get {quote(f'{bucket}/{key}')}",
+            cli=f"stratal objects get {quote(f'{bucket}/{key}')} {view.flag}",
             python="import boto3  # with the variables of `stratal env`\n\n"
             f"boto3.client('s3').get_object(Bucket={bucket!r}, Key={key!r})['Body'].read()",
         ),

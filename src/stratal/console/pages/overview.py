@@ -33,8 +33,8 @@ async def overview(view: View) -> Response:
         at="",
         live="job. run. table. endpoint. replica. model.",
         ways=Ways(
-            cli="stratal status\nstratal jobs",
-            python="from stratal.sdk import Client\n\nclient = Client()\nclient.get(client.path('/jobs'))",
+            cli=f"stratal status\nstratal jobs {view.flag}",
+            python=view.sdk("/jobs"),
         ),
         jobs=jobs,
         runs=runs,

@@ -39,7 +39,7 @@ async def why(view: View) -> Response:
         "told": told,
         "prediction": prediction,
         "row": row,
-        "link_to": _addresses(project),
+        "chain": _links(told, project),
     }
     if "panel" in view.request.query_params:
         return view.fragment("why_chain.html", **context)

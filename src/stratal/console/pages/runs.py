@@ -38,7 +38,7 @@ async def runs(view: View) -> Response:
         at="runs",
         live="run. experiment.",
         ways=Ways(
-            cli=f"stratal runs list --project {quote(view.project)}",
+            cli=f"stratal runs {view.flag}",
             python="import mlflow  # with the variables of `stratal env`\n\n"
             "mlflow.search_runs(search_all_experiments=True)",
         ),
@@ -64,7 +64,7 @@ async def run(view: View) -> Response:
         at="runs",
         live="run.",
         ways=Ways(
-            cli=f"stratal runs show {quote(run_id)} --project {quote(view.project)}",
+            cli=f"stratal runs show {quote(run_id)} {view.flag}",
             python="import mlflow  # with the variables of `stratal env`\n\n"
             f"mlflow.get_run({run_id!r})\n"
             f"mlflow.artifacts.download_artifacts(run_id={run_id!r})",

@@ -30,7 +30,7 @@ async def tables(view: View) -> Response:
         at="tables",
         live="table. namespace.",
         ways=Ways(
-            cli=f"stratal tables --project {quote(view.project)}\nstratal sql 'SHOW TABLES'",
+            cli=f"stratal tables {view.flag}\nstratal sql {view.flag} 'SHOW TABLES'",
             python="from pyiceberg.catalog import load_catalog  # with the variables of `stratal env`\n\n"
             "catalog = load_catalog('default')\n"
             "[t for n in catalog.list_namespaces() for t in catalog.list_tables(n)]",
@@ -49,7 +49,7 @@ async def table(view: View) -> Response:
         at="tables",
         live="table.",
         ways=Ways(
-            cli=f"stratal sql --project {quote(view.project)} {quote(statement)}",
+            cli=f"stratal sql {view.flag} {quote(statement)}",
             python="from pyiceberg.catalog import load_catalog  # with the variables of `stratal env`\n\n"
             f"load_catalog('default').load_table({told['name']!r}).scan(limit={_PREVIEW_ROWS}).to_arrow()",
         ),
@@ -94,7 +94,7 @@ async def snapshot(view: View) -> Response:
         f"Snapshot {number}",
         at="tables",
         ways=Ways(
-            cli=f"stratal tables show {quote(name)}",
+            cli=f"stratal tables verify {quote(name)} --snapshot {quote(number)} {view.flag}",
             python="from pyiceberg.catalog import load_catalog  # with the variables of `stratal env`\n\n"
             f"table = load_catalog('default').load_table({name!r})\n"
             f"table.scan(snapshot_id={number}).to_arrow()",

@@ -1,0 +1,314 @@
+"""The console on a stand-in for the native API: what its fast tests share."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+import httpx
+
+from stratal.console.app import Console
+
+HOSTILE = "\"><img src=x onerror=alert(1)>'{{7*7}}"
+BROWSER = {"accept": "text/html", "host": "localhost", "sec-fetch-site": "none"}
+
+
+class Native:
+    """Answers what it was given; asks for the cookie ``good`` as the real API would."""
+
+    def __init__(self, answers: Mapping[str, Any] | None = None) -> None:
+        self.answers = {
+            "/api/v1/whoami": {"name": "admin", "project": "default", "role": "admin"},
+            "/api/v1/projects": {"projects": [{"name": "default"}, {"name": "other"}]},
+            **(answers or {}),
+        }
+        self.asked: list[str] = []
+
+    async def __call__(
+        self, method: str, path: str, params: Mapping[str, object] | None, cookie: str | None
+    ) -> tuple[int, Any]:
+        self.asked.append(f"{method} {path}")
+        if cookie != "good":
+            return 401, {"error": {"code": "unauthenticated", "message": "You are not signed in."}}
+        if path not in self.answers:
+            return 404, {"error": {"code": "not_found", "message": f"There is no {unquote(path)}."}}
+        return 200, self.answers[path]
+
+
+class Browser:
+    """A console on a stand-in, with one link ``fresh`` that signs in once."""
+
+    def __init__(self, native: Native | None = None, *, secure: bool = False) -> None:
+        self.native = native or Native()
+        self.links = {"fresh"}
+        self.ended: list[str] = []
+
+        async def sign_in(token: str) -> str | None:
+            if token not in self.links:
+                return None
+            self.links.discard(token)
+            return "good"
+
+        async def sign_out(token: str) -> None:
+            self.ended.append(token)
+
+        self.console = Console(self.native, sign_in, sign_out, cookie="session", secure=secure)
+
+    def ask(self, method: str, path: str, *, cookie: str | None = "good", **options: Any) -> httpx.Response:
+        headers = {**BROWSER, **options.pop("headers", {})}
+        if cookie is not None:
+            headers["cookie"] = f"session={cookie}"
+
+        async def send() -> httpx.Response:
+            transport = httpx.ASGITransport(self.console)
+            async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                return await client.request(method, path, headers=headers, **options)
+
+        return asyncio.run(send())
+
+    def get(self, path: str, **options: Any) -> httpx.Response:
+        return self.ask("GET", path, **options)
+
+
+BASE = "/api/v1/projects/default"
+
+
+def answers(word: str) -> dict[str, Any]:
+    """What the native API says of a project in which everything that can be named is named `word`."""
+    at = "2026-11-23T12:00:00.000Z"
+    job: dict[str, Any] = {
+        "id": 7,
+        "name": word,
+        "state": "running",
+        "exit_code": None,
+        "reason": word,
+        "argv": ["python", word],
+        "created_by": word,
+        "queued_at": at,
+        "started_at": at,
+        "ended_at": None,
+        "env": {word: word},
+        "cpus": 1.0,
+        "memory_bytes": 1 << 28,
+        "network": "platform",
+        "requirements": [word],
+        "environment": "e" * 64,
+        "snapshot": "c" * 64,
+        "cwd": word,
+        "source": {"kind": "git", "commit": word, "branch": word, "dirty": True, "untracked": [word]},
+        "usage": {"cpu_seconds": 1.5, "peak_memory_bytes": 1 << 20, "wall_seconds": 2.0},
+        "isolation": {
+            "state": "not isolated",
+            "complete": False,
+            "sandbox": "none",
+            "network": "open",
+            "memory": "none",
+            "landlock": False,
+            "other_inputs": [word],
+        },
+        "log_bytes": 12,
+    }
+    table = {
+        "name": word,
+        "id": "tbl_1",
+        "rows": 3,
+        "bytes": 10,
+        "files": 1,
+        "snapshot_id": "123",
+        "created_at": at,
+        "created_by": word,
+        "updated_at": at,
+        "location": word,
+        "columns": [{"name": word, "type": word, "required": True, "doc": word}],
+        "snapshots": [
+            {
+                "snapshot_id": "123",
+                "parent_id": None,
+                "operation": word,
+                "summary": {"added-records": word},
+                "current": True,
+                "committed_at": at,
+                "committed_by": word,
+                "workload": f"job:{word}",
+            }
+        ],
+    }
+    run = {
+        "name": word,
+        "id": "r1",
+        "experiment": word,
+        "experiment_id": "1",
+        "state": "running",
+        "started_at": at,
+        "ended_at": None,
+        "created_by": word,
+        "job": "7",
+        "metrics": {word: 0.25},
+        "params": {word: word},
+        "tags": {word: word},
+        "series": [{"key": word, "count": 2, "points": []}],
+        "datasets": [{"name": word, "digest": word, "context": word}],
+        "models": [word],
+    }
+    version = {
+        "name": word,
+        "version": 1,
+        "id": "mv_1",
+        "uri": f"models:/{word}/1",
+        "description": word,
+        "aliases": [word],
+        "run_id": "r1",
+        "job": "7",
+        "flavors": [word],
+        "formats": [word],
+        "labels": [word],
+        "python_version": word,
+        "created_at": at,
+        "created_by": word,
+        "tags": {word: word},
+        "signature": {word: word},
+        "requirements": word,
+        "files": [{"path": word, "size": 3, "sha256": "a" * 64}],
+    }
+    model = {
+        "name": word,
+        "description": word,
+        "latest_version": 1,
+        "aliases": {word: 1},
+        "created_at": at,
+        "updated_at": at,
+        "created_by": word,
+        "tags": {word: word},
+        "versions": [version],
+    }
+    stored = {
+        "name": word,
+        "version": "obj_1",
+        "size": 3,
+        "sha256": "a" * 64,
+        "etag": word,
+        "content_type": word,
+        "metadata": {word: word},
+        "created_at": at,
+        "created_by": word,
+    }
+    endpoint = {
+        "name": word,
+        "state": "failed",
+        "model": word,
+        "version": "1",
+        "revision": 1,
+        "url": word,
+        "invocations_url": word,
+        "failure": word,
+        "created_at": at,
+        "interface": {
+            "columns": [word],
+            "inputs": [{"name": word, "datatype": word, "shape": [-1, 1]}],
+            "outputs": [{"name": word, "datatype": "FP64", "shape": [-1]}],
+        },
+        "idle_seconds": 600,
+        "requests": 1,
+    }
+    check = {"path": word, "expected": word, "found": None, "state": "broken"}
+    links = [
+        {
+            "kind": kind,
+            "id": word,
+            "name": f"{word}/1",
+            "status": status,
+            "facts": [{"name": word, "value": word}],
+            "hashes": [
+                {"what": word, "recorded": word, "recomputed": None, "status": status, "note": word},
+            ],
+        }
+        for kind, status in (("prediction", "verified"), ("model version", "broken"), ("object", "unproven"))
+    ]
+    why = {
+        "prediction_id": "pr_1",
+        "project": "default",
+        "verified": False,
+        "status": "broken",
+        "verdict": word,
+        "other_inputs": [word],
+        "chain": links,
+    }
+    tensor = {"name": word, "datatype": word, "shape": [1], "data": [word]}
+    file = {"name": word, "kind": word, "status": "verified", "expected": word, "found": word}
+    return {
+        f"{BASE}/jobs": {"jobs": [job], "next": None},
+        f"{BASE}/jobs/7": job,
+        f"{BASE}/code/snapshots/{'c' * 64}": {
+            "id": "c" * 64,
+            "bytes": 3,
+            "created_at": at,
+            "created_by": word,
+            "files": [{"path": word, "mode": word, "sha256": "a" * 64, "size": 3}],
+        },
+        f"{BASE}/runs": {"runs": [run], "next_page_token": None},
+        f"{BASE}/runs/r1": run,
+        f"{BASE}/runs/r1/artifacts": {
+            "artifacts": [{"name": word, "path": word, "directory": d, "size": 3} for d in (True, False)]
+        },
+        f"{BASE}/experiments": {"experiments": [{"name": word, "id": "1"}, {"name": word, "id": "2"}]},
+        f"{BASE}/models": {"models": [model], "next_page_token": None},
+        f"{BASE}/models/m": model,
+        f"{BASE}/models/m/versions/1": version,
+        f"{BASE}/models/m/versions/1/verify": {"verified": False, "files": [check]},
+        f"{BASE}/tables": {"tables": [table]},
+        f"{BASE}/tables/t": table,
+        f"{BASE}/tables/t/verify": {"verified": True, "files": [file]},
+        "/api/v1/sql": {"columns": [{"name": word, "type": "VARCHAR"}], "rows": [[word]], "snapshots": []},
+        f"{BASE}/buckets": {"buckets": [{"name": word, "id": "b", "kind": word, "created_at": at}]},
+        f"{BASE}/buckets/b/objects": {"objects": [stored], "prefixes": [word], "next_after": word},
+        f"{BASE}/endpoints": {"endpoints": [endpoint]},
+        f"{BASE}/endpoints/e": endpoint,
+        f"{BASE}/endpoints/e/revisions": {
+            "revisions": [
+                {
+                    "number": 1,
+                    "seq": 1,
+                    "state": "failed",
+                    "failure": word,
+                    "model": word,
+                    "version": "1",
+                    "model_version_id": word,
+                    "job": "7",
+                    "environment": "e" * 64,
+                    "created_at": at,
+                    "created_by": word,
+                }
+            ]
+        },
+        "/api/v1/predictions/pr_1": {"id": "pr_1", "inputs": [tensor], "outputs": [tensor]},
+        "/api/v1/predictions/pr_1/why": why,
+    }
+
+
+def every_page(word: str) -> list[str]:
+    """The address of every page of the project of `answers`, the side panel's pieces included."""
+    below = [
+        "",
+        "/jobs",
+        "/jobs/7",
+        "/jobs/7/code",
+        "/runs",
+        "/runs?select=r1",
+        "/runs/r1",
+        "/models",
+        "/models/m",
+        "/models/m/versions/1",
+        "/models/m/versions/1?panel",
+        "/models/m/versions/1/proof",
+        "/tables",
+        "/tables/t",
+        "/tables/t/preview",
+        "/tables/t/snapshots/123",
+        "/tables/t/snapshots/123?panel",
+        "/buckets",
+        "/buckets/b",
+        f"/buckets/b?object={quote(word)}",
+        "/endpoints",
+        "/endpoints/e",
+    ]
+    return [*(f"/projects/default{path}" for path in below), "/predictions/pr_1", "/predictions/pr_1?panel"]
