@@ -6,14 +6,15 @@
 import json
 import subprocess
 import sys
-from importlib.metadata import version
+import tempfile
+from importlib import metadata
 from pathlib import Path
 
 from platform_server import PlatformServer
 
 
 def requirements(*names: str) -> list[str]:
-    return [f"{name}=={version(name)}" for name in names]
+    return [f"{name}=={metadata.version(name)}" for name in names]
 
 
 def register(server: PlatformServer, project: str, *names: str) -> dict[str, dict[str, object]]:
@@ -122,14 +123,13 @@ def main(names: list[str]) -> None:
                 name, Moody().fit(np.zeros((1, 2)), None), np.ones((1, 2)), serialization_format="cloudpickle"
             )
         elif name == "bare":  # its requirements lack the library it needs
-            with mlflow.start_run():
-                made = mlflow.sklearn.log_model(
-                    LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]),
-                    name="model",
-                    registered_model_name=name,
-                    pip_requirements=requirements("numpy"),
-                )
-            known[name] = {"uri": f"models:/{name}/{made.registered_model_version}"}
+            with mlflow.start_run() as run, tempfile.TemporaryDirectory() as scratch:
+                folder = Path(scratch) / "model"
+                mlflow.sklearn.save_model(LinearRegression().fit([[0.0], [1.0]], [0.0, 1.0]), folder)
+                (folder / "requirements.txt").write_text("\n".join(requirements("numpy")))
+                mlflow.log_artifacts(str(folder), "model")
+            version = mlflow.register_model(f"runs:/{run.info.run_id}/model", name).version
+            known[name] = {"uri": f"models:/{name}/{version}"}
         elif name == "doubling":  # no scikit-learn: MLflow's own python_function
             with mlflow.start_run():
                 made = mlflow.pyfunc.log_model(
