@@ -153,8 +153,8 @@ class Catalog:
         bucket = await self._files.bucket(place)
         if bucket is not None:
             return bucket
-        slug = re.sub(r"[^a-z0-9]+", "-", place.name.lower()).strip("-")[:40]
-        name = "-".join(part for part in ("lake", slug, place.id[-6:]) if part)
+        slug = re.sub(r"[^a-z0-9]+", "-", place.name.lower())[:40].strip("-")
+        name = "-".join(part for part in ("lake", slug, re.sub(r"[^a-z0-9]", "", place.id)[-6:]) if part)
         try:
             await self._objects.create_bucket(who, name, project_id=place.id, kind=BucketKind.LAKE)
         except Conflict as error:

@@ -55,7 +55,9 @@ def _not_finite(value: float) -> str:
 
 
 def _decimal(value: decimal.Decimal) -> float | int | str:
-    if not value.is_finite():
+    if value.is_nan():
+        return "NaN"
+    if value.is_infinite():
         return _not_finite(float(value))
     if value == value.to_integral_value() and value.as_tuple().exponent == 0:
         return json_value(int(value))  # type: ignore[no-any-return]
