@@ -36,6 +36,7 @@ _STORE = "objects"
 _BATCH = 200
 _IDLE_SECONDS = 3600.0
 _RETRY_SECONDS = 10.0
+_GATHER_SECONDS = 0.25
 
 
 class SweptBlobs(BlobStore, Protocol):
@@ -76,27 +77,43 @@ class Collector:
                 if not swept:
                     await self.sweep(started)
                     swept = True
-                self._wake.clear()
-                await self.collect()
-                pause = await self._database.read(self._seconds_to_next)
+                await self._database.write(self._forget_uploads)
+                pause = await self._collect_until_idle()
             except Exception:
                 log.exception("collecting unreachable objects failed; trying again")
-            with suppress(TimeoutError):
-                async with asyncio.timeout(pause):  # wait_for would lose a cancellation that meets a wake
-                    await self._wake.wait()
+            await self._rest(pause)
+
+    async def _collect_until_idle(self) -> float:
+        """Collect whenever something is due, for up to an hour; returns how long to rest then."""
+        until = self._clock() + int(_IDLE_SECONDS * 1000)
+        while self._clock() < until:
+            self._wake.clear()
+            pause = await self._database.read(self._seconds_to_next)
+            if pause <= 0:
+                await self.collect()
+                await asyncio.sleep(_GATHER_SECONDS)
+            else:
+                await self._rest(pause)
+        return 0.0
+
+    async def _rest(self, seconds: float) -> None:
+        """Sleep, or until woken; then a moment longer, so that what comes in numbers is collected in one go."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):  # wait_for would lose a cancellation that meets a wake
+                await self._wake.wait()
+        await asyncio.sleep(_GATHER_SECONDS)
 
     def _seconds_to_next(self, connection: Connection) -> float:
         due = connection.execute(select(blob_trash.c.due_at).order_by(blob_trash.c.due_at).limit(1)).scalar()
         if due is None:
             return _IDLE_SECONDS
-        return min(_IDLE_SECONDS, max(0.05, (int(due) - self._clock()) / 1000))
+        return min(_IDLE_SECONDS, (int(due) - self._clock()) / 1000)
 
     # -- the trash -----------------------------------------------------------------------------
 
     async def collect(self) -> int:
         """Remove everything that is due; returns how many blobs."""
         removed = 0
-        await self._database.write(self._forget_uploads)
         while batch := await self._database.write(self._condemn_due):
             for key in batch:
                 await self._blobs.delete(key)

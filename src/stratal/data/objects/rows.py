@@ -1,10 +1,14 @@
-"""The room's rows: the SQL that its services share. Each function runs inside a read or a write."""
+"""The room's rows: the SQL that its services share. Each function runs inside a read or a write.
+
+Statements of the hot path are built once, with bound parameters: building one costs several times
+what running it does, and everybody's writes wait for it.
+"""
 
 from dataclasses import replace
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert, select, update
 
 from stratal.data.objects.model import Bucket, BucketKind, Condition, ObjectVersion, VersionState
 from stratal.data.objects.tables import blob_trash, buckets, object_versions, objects, upload_parts, uploads
@@ -15,6 +19,32 @@ from stratal.kernel.events import emit
 
 GRACE_MS = 5_000
 """How long the bytes of a replaced version stay, so that who is about to read them can record that."""
+
+
+_BUCKET = select(buckets).where(buckets.c.name == bindparam("name"))
+_BUCKET_EXISTS = select(buckets.c.id).where(buckets.c.id == bindparam("bucket_id"))
+_CURRENT = (
+    select(object_versions)
+    .join(objects, objects.c.version_id == object_versions.c.id)
+    .where(objects.c.bucket_id == bindparam("bucket_id"), objects.c.key == bindparam("key"))
+)
+_VERSION = select(object_versions).where(object_versions.c.id == bindparam("version_id"))
+_INSERT_VERSION = insert(object_versions)
+_INSERT_OBJECT = insert(objects)
+_HERE = (objects.c.bucket_id == bindparam("at_bucket")) & (objects.c.key == bindparam("at_key"))
+_UPDATE_OBJECT = update(objects).where(_HERE).values(version_id=bindparam("version"))
+_DELETE_OBJECT = delete(objects).where(_HERE)
+_END_VERSION = (
+    update(object_versions)
+    .where(object_versions.c.id == bindparam("version_id"))
+    .values(
+        state=bindparam("new_state"),
+        blob_key=bindparam("new_blob_key"),
+        ended_at=bindparam("now"),
+        ended_by=bindparam("actor"),
+    )
+)
+_INSERT_TRASH = insert(blob_trash)
 
 
 def no_such_bucket(name: str) -> NotFound:
@@ -32,7 +62,7 @@ def no_such_key(key: str) -> NotFound:
 
 def find_bucket(connection: Connection, who: Principal, action: str, name: str) -> Bucket:
     """The bucket, when `who` may do `action` in its project. Raises `NotFound`, also for others' buckets."""
-    row = connection.execute(select(buckets).where(buckets.c.name == name)).one_or_none()
+    row = connection.execute(_BUCKET, {"name": name}).one_or_none()
     if row is None or (row.project_id != who.project_id and not who.is_admin):
         raise no_such_bucket(name)
     require(who, action, row.project_id)
@@ -44,16 +74,12 @@ def to_bucket(row: Row[Any]) -> Bucket:
 
 
 def current_version(connection: Connection, bucket_id: str, key: bytes) -> ObjectVersion | None:
-    row = connection.execute(
-        select(object_versions)
-        .join(objects, objects.c.version_id == object_versions.c.id)
-        .where(objects.c.bucket_id == bucket_id, objects.c.key == key)
-    ).one_or_none()
+    row = connection.execute(_CURRENT, {"bucket_id": bucket_id, "key": key}).one_or_none()
     return None if row is None else to_version(row)
 
 
 def version_by_id(connection: Connection, version_id: str) -> ObjectVersion | None:
-    row = connection.execute(select(object_versions).where(object_versions.c.id == version_id)).one_or_none()
+    row = connection.execute(_VERSION, {"version_id": version_id}).one_or_none()
     return None if row is None else to_version(row)
 
 
@@ -90,38 +116,18 @@ def put_version(
 
     Raises `NotFound` when the bucket has gone meanwhile, `PreconditionFailed` when `condition` does not hold.
     """
-    if connection.execute(select(buckets.c.id).where(buckets.c.id == bucket_id)).scalar() is None:
+    if connection.execute(_BUCKET_EXISTS, {"bucket_id": bucket_id}).scalar() is None:
         raise no_such_bucket(version.bucket)
     key = version.key.encode()
     old = current_version(connection, bucket_id, key)
     _check_condition(version.key, old, condition)
     version = replace(version, created_at=now)
-    connection.execute(
-        insert(object_versions).values(
-            id=version.id,
-            bucket_id=bucket_id,
-            bucket=version.bucket,
-            project_id=version.project_id,
-            key=key,
-            size=version.size,
-            sha256=version.sha256,
-            etag=version.etag,
-            blob_key=version.blob_key,
-            content_type=version.content_type,
-            metadata=as_json(version.metadata),
-            headers=as_json(version.headers),
-            checksums=as_json(version.checksums),
-            parts=as_json(version.parts),
-            state=VersionState.CURRENT.value,
-            created_at=now,
-            created_by=version.created_by,
-        )
-    )
-    here = (objects.c.bucket_id == bucket_id) & (objects.c.key == key)
+    connection.execute(_INSERT_VERSION, _version_row(bucket_id, version))
     if old is None:
-        connection.execute(insert(objects).values(bucket_id=bucket_id, key=key, version_id=version.id))
+        connection.execute(_INSERT_OBJECT, {"bucket_id": bucket_id, "key": key, "version_id": version.id})
     else:
-        connection.execute(update(objects).where(here).values(version_id=version.id))
+        here = {"at_bucket": bucket_id, "at_key": key}
+        connection.execute(_UPDATE_OBJECT, {**here, "version": version.id})
         _end(connection, old, VersionState.REPLACED, version.created_by, now)
     emit(
         connection,
@@ -134,6 +140,28 @@ def put_version(
         size=version.size,
     )
     return version
+
+
+def _version_row(bucket_id: str, version: ObjectVersion) -> dict[str, object]:
+    return {
+        "id": version.id,
+        "bucket_id": bucket_id,
+        "bucket": version.bucket,
+        "project_id": version.project_id,
+        "key": version.key.encode(),
+        "size": version.size,
+        "sha256": version.sha256,
+        "etag": version.etag,
+        "blob_key": version.blob_key,
+        "content_type": version.content_type,
+        "metadata": as_json(version.metadata),
+        "headers": as_json(version.headers),
+        "checksums": as_json(version.checksums),
+        "parts": as_json(version.parts),
+        "state": version.state.value,
+        "created_at": version.created_at,
+        "created_by": version.created_by,
+    }
 
 
 def _check_condition(key: str, old: ObjectVersion | None, condition: Condition) -> None:
@@ -155,7 +183,7 @@ def delete_current(
         _check_condition(key.decode(), old, condition)
     if old is None:
         return None
-    connection.execute(delete(objects).where(objects.c.bucket_id == bucket_id, objects.c.key == key))
+    connection.execute(_DELETE_OBJECT, {"at_bucket": bucket_id, "at_key": key})
     _end(connection, old, VersionState.DELETED, actor, now)
     emit(
         connection,
@@ -170,25 +198,31 @@ def delete_current(
 
 
 def _end(connection: Connection, old: ObjectVersion, state: VersionState, actor: str, now: int) -> None:
-    ended: dict[str, object] = {"state": state.value, "ended_at": now, "ended_by": actor}
-    if state is VersionState.DELETED:
-        ended["blob_key"] = None
-    connection.execute(update(object_versions).where(object_versions.c.id == old.id).values(ended))
+    deleted = state is VersionState.DELETED
+    connection.execute(
+        _END_VERSION,
+        {
+            "version_id": old.id,
+            "new_state": state.value,
+            "new_blob_key": None if deleted else old.blob_key,
+            "now": now,
+            "actor": actor,
+        },
+    )
     if old.blob_key is None:
         return
-    if state is VersionState.DELETED:
+    if deleted:
         condemn(connection, old.blob_key, now)
     else:
-        connection.execute(
-            insert(blob_trash).values(
-                blob_key=old.blob_key, version_id=old.id, due_at=now + GRACE_MS, condemned=0
-            )
-        )
+        due = {"blob_key": old.blob_key, "version_id": old.id, "due_at": now + GRACE_MS, "condemned": 0}
+        connection.execute(_INSERT_TRASH, due)
 
 
 def condemn(connection: Connection, blob_key: str, now: int) -> None:
     """Have bytes removed that no row refers to any more."""
-    connection.execute(insert(blob_trash).values(blob_key=blob_key, due_at=now, condemned=1))
+    connection.execute(
+        _INSERT_TRASH, {"blob_key": blob_key, "version_id": None, "due_at": now, "condemned": 1}
+    )
 
 
 def drop_uploads(connection: Connection, which: ColumnElement[bool], now: int) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from urllib.parse import unquote_to_bytes
 
 from starlette.types import Scope
@@ -12,7 +13,7 @@ from stratal.gateway.s3.errors import refusal
 _VIRTUAL_HOST = re.compile(rb"([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])\.localhost(?::\d+)?\Z")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Head:
     """Method, raw path and query, and headers (names in lower case), as they came."""
 
@@ -27,22 +28,25 @@ class Head:
         values = [value.strip() for key, value in self.headers if key == wanted]
         return b",".join(values) if values else None
 
-    def query(self) -> list[tuple[bytes, bytes]]:
+    @cached_property
+    def query(self) -> tuple[tuple[bytes, bytes], ...]:
         """The query's pairs, decoded, in order; a name without ``=`` has an empty value."""
-        pairs = []
-        for piece in self.raw_query.split(b"&"):
-            if piece:
-                name, _, value = piece.partition(b"=")
-                pairs.append((decode_query(name), decode_query(value)))
-        return pairs
+        pairs = (piece.partition(b"=") for piece in self.raw_query.split(b"&") if piece)
+        return tuple((_decode_query(name), _decode_query(value)) for name, _, value in pairs)
 
 
 def head_of(scope: Scope) -> Head:
-    return Head(scope["method"], scope["raw_path"], scope["query_string"], tuple(scope["headers"]))
+    """The request's head; made once per request, as every step of the chain asks for it."""
+    head = scope["state"].get("s3.head")
+    if not isinstance(head, Head):
+        head = Head(scope["method"], scope["raw_path"], scope["query_string"], tuple(scope["headers"]))
+        scope["state"]["s3.head"] = head
+    return head
 
 
-def decode_query(raw: bytes) -> bytes:
-    return unquote_to_bytes(raw.replace(b"+", b" "))
+def _decode_query(raw: bytes) -> bytes:
+    raw = raw.replace(b"+", b" ")
+    return unquote_to_bytes(raw) if b"%" in raw else raw
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ def parse(head: Head, request_id: str) -> S3Request:
     """Read bucket, key and query. Raises InvalidURI, InvalidArgument for what is not UTF-8 or holds NUL."""
     bucket, key = address(head)
     query: dict[str, str] = {}
-    for name, value in head.query():
+    for name, value in head.query:
         text = _text(value, "InvalidArgument", f"The query's {name[:40]!r}")
         query.setdefault(_text(name, "InvalidArgument", "A name in the query"), text)
     return S3Request(

@@ -44,13 +44,13 @@ class QueryClaim:
 
 
 def has_claim(head: Head) -> bool:
-    names = {name for name, _ in head.query()}
+    names = {name for name, _ in head.query}
     return {b"AWSAccessKeyId", b"Signature"} <= names
 
 
 def parse_claim(head: Head) -> QueryClaim:
     """Raises AccessDenied for a malformed one, as S3 does."""
-    query = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.query()}
+    query = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.query}
     expires = query.get("Expires", "")
     if not re.fullmatch(r"\d{1,12}", expires):
         raise refusal(
@@ -76,7 +76,7 @@ def string_to_sign(head: Head, expires: int) -> bytes:
     for name, value in head.headers:
         if name.startswith(b"x-amz-"):
             amz.setdefault(name, []).append(value.strip())
-    for pair in head.query():
+    for pair in head.query:
         if pair[0].lower().startswith(b"x-amz-"):
             amz.setdefault(pair[0].lower(), []).append(pair[1])
     lines = [
@@ -97,7 +97,7 @@ def _resource(head: Head) -> bytes:
         path = b"/" + bucket + path
     signed = sorted(
         name + (b"=" + value if value else b"")
-        for name, value in head.query()
+        for name, value in head.query
         if name.decode("latin-1") in _SIGNED_QUERY
     )
     return path + (b"?" + b"&".join(signed) if signed else b"")

@@ -10,14 +10,12 @@ body carries a signature over itself and the signature before (`ChunkSigner`).
 import hashlib
 import hmac
 import re
-from calendar import timegm
 from dataclasses import dataclass
-from datetime import datetime
-from time import strptime
+from datetime import UTC, datetime
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stratal.gateway.s3.errors import refusal
-from stratal.gateway.s3.request import Head, decode_query
+from stratal.gateway.s3.request import Head
 from stratal.kernel.errors import StratalError
 
 ALGORITHM = "AWS4-HMAC-SHA256"
@@ -27,7 +25,7 @@ UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 _FIELD = re.compile(r"\s*([A-Za-z]+)=([^,]*?)\s*(?:,|\Z)")
 _SIGNATURE = re.compile(r"[0-9a-f]{64}\Z")
-_AMZ_DATE = re.compile(r"\d{8}T\d{6}Z\Z")
+_AMZ_DATE = re.compile(r"[0-9]{8}T[0-9]{6}Z\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +58,7 @@ class Claim:
 
     @property
     def at_ms(self) -> int:
-        return timegm(strptime(self.at, "%Y%m%dT%H%M%SZ")) * 1000
+        return (_time_of(self.at) or 0) * 1000
 
 
 def scope_of(head: Head) -> tuple[str, ...] | None:
@@ -69,7 +67,7 @@ def scope_of(head: Head) -> tuple[str, ...] | None:
     if header is not None and header.startswith(b"AWS4-"):
         match = re.search(rb"Credential=([^,\s]*)", header)
         return tuple((match[1] if match else b"").decode("latin-1").rsplit("/", 4))
-    query = dict(head.query())
+    query = dict(head.query)
     if b"X-Amz-Algorithm" in query or b"X-Amz-Credential" in query:
         return tuple(query.get(b"X-Amz-Credential", b"").decode("latin-1").rsplit("/", 4))
     return None
@@ -80,9 +78,7 @@ def parse_claim(head: Head) -> Claim:
     header = head.header("authorization")
     if header is not None:
         return _parse_header(head, header.decode("latin-1"))
-    return _parse_query(
-        {name.decode("latin-1"): value.decode("latin-1") for name, value in head.query()}, head
-    )
+    return _parse_query({name.decode("latin-1"): value.decode("latin-1") for name, value in head.query}, head)
 
 
 def _parse_header(head: Head, header: str) -> Claim:
@@ -110,7 +106,7 @@ def _parse_query(query: dict[str, str], head: Head) -> Claim:
         raise refusal(code, f"The query lacks {', '.join(missing)}.")
     if query["X-Amz-Algorithm"] != ALGORITHM:
         raise refusal(code, f"X-Amz-Algorithm only supports {ALGORITHM}.")
-    if not _AMZ_DATE.match(query["X-Amz-Date"]) or _time_of(query["X-Amz-Date"]) is None:
+    if _time_of(query["X-Amz-Date"]) is None:
         raise refusal(code, "X-Amz-Date must be in the format yyyyMMdd'T'HHmmss'Z'.")
     expires = query["X-Amz-Expires"]
     if not re.fullmatch(r"\d{1,7}", expires) or not 1 <= int(expires) <= MAX_EXPIRY_SECONDS:
@@ -151,7 +147,7 @@ def _parse_signature(signature: str, code: str) -> str:
 def _signed_at(head: Head) -> str:
     """The request's time: x-amz-date, or the Date header. Raises AccessDenied."""
     stamp = (head.header("x-amz-date") or b"").decode("latin-1")
-    if _AMZ_DATE.match(stamp) and _time_of(stamp) is not None:
+    if _time_of(stamp) is not None:
         return stamp
     date = (head.header("date") or b"").decode("latin-1")
     try:
@@ -162,8 +158,22 @@ def _signed_at(head: Head) -> str:
 
 
 def _time_of(stamp: str) -> int | None:
+    """Seconds since 1970 of an amz-date; None for one that is none."""
+    if not _AMZ_DATE.match(stamp):
+        return None
+    day, second = stamp[:8], stamp[9:15]
     try:
-        return timegm(strptime(stamp, "%Y%m%dT%H%M%SZ"))
+        return int(
+            datetime(
+                int(day[:4]),
+                int(day[4:6]),
+                int(day[6:]),
+                int(second[:2]),
+                int(second[2:4]),
+                int(second[4:]),
+                tzinfo=UTC,
+            ).timestamp()
+        )
     except ValueError:
         return None
 
@@ -237,7 +247,7 @@ def canonical_request(head: Head, claim: Claim, path: bytes) -> bytes:
         (
             head.method.encode(),
             path,
-            canonical_query(head.raw_query),
+            canonical_query(head),
             headers,
             ";".join(claim.signed_headers).encode("latin-1"),
             claim.payload.encode("latin-1"),
@@ -250,17 +260,10 @@ def canonical_path(raw: bytes) -> bytes:
     return quote_from_bytes(unquote_to_bytes(raw), safe="/-._~").encode() or b"/"
 
 
-def canonical_query(raw: bytes) -> bytes:
+def canonical_query(head: Head) -> bytes:
     """The query's pairs encoded anew and sorted, without the signature itself."""
-    pairs = []
-    for piece in raw.split(b"&"):
-        if not piece:
-            continue
-        name, _, value = piece.partition(b"=")
-        decoded = decode_query(name)
-        if decoded != b"X-Amz-Signature":
-            pairs.append((_encode(decoded), _encode(decode_query(value))))
-    return "&".join(f"{name}={value}" for name, value in sorted(pairs)).encode()
+    pairs = sorted((_encode(n), _encode(v)) for n, v in head.query if n != b"X-Amz-Signature")
+    return "&".join(f"{name}={value}" for name, value in pairs).encode()
 
 
 def _encode(raw: bytes) -> str:
