@@ -1,7 +1,6 @@
 """Reading a Stratal key from a request's headers: bearer ``<id>.<secret>``, or basic id:secret."""
 
 import base64
-import binascii
 
 from starlette.requests import Request
 
@@ -37,7 +36,7 @@ def key_of(request: Request) -> tuple[str, str]:
     if scheme.lower() == "basic" and value:
         try:
             user, colon, password = base64.b64decode(value, validate=True).decode().partition(":")
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:  # not ASCII, not base64, or not UTF-8 within
             raise Unauthenticated(
                 "The basic credentials are not base64.", hint=_HINT, reason="malformed_key"
             ) from error

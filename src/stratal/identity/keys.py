@@ -167,13 +167,20 @@ class Keys:
         return [_info(row) for row in rows]
 
     async def revoke(self, who: Principal, key_id: str) -> None:
-        """End a key for every door at once. Raises `NotFound` for a key that is not the caller's to end."""
+        """End a key for every door at once.
+
+        Raises `NotFound` for a key that is not the caller's to end, `Denied` for one with more rights than theirs.
+        """
 
         def work(connection: Connection) -> None:
             row = connection.execute(select(keys).where(keys.c.id == key_id)).one_or_none()
             if row is None:
                 raise NotFound("There is no such key.", hint="List them with: stratal keys list")
             require(who, "keys.manage", row.project_id, what="such key")
+            if RANK[Role(row.role)] > RANK[who.role]:
+                raise Denied(
+                    f"A key with more rights ({row.role}) than yours ({who.role.value}) is not yours to end."
+                )
             connection.execute(
                 update(keys)
                 .where(keys.c.id == key_id, keys.c.revoked_at.is_(None))

@@ -4,6 +4,7 @@ pyiceberg costs about a second to import, so this module is imported when a tabl
 on a thread (see `iceberg.py`, through which everybody calls it).
 """
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -171,7 +172,8 @@ def _facts(metadata: TableMetadata) -> Facts:
     elif current.summary is not None:
         for key in totals:
             value = current.summary.additional_properties.get(key)
-            totals[key] = int(value) if value is not None and value.isdigit() else None
+            # a writer's own words: what is no count, or more than a row holds, is not known
+            totals[key] = int(value) if value is not None and re.fullmatch("[0-9]{1,18}", value) else None
     return Facts(
         data=metadata.model_dump_json(exclude_none=True).encode(),
         uuid=str(metadata.table_uuid),

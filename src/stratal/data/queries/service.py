@@ -251,6 +251,7 @@ class Warehouse:
 
         Raises `NotFound`, also for another project's bucket, and as `Loader.load`.
         """
+        require(who, "tables.write", place.id)
         parts = split_location(location)
         if parts is None:
             raise Invalid(f"{location[:200]!r} is not like s3://bucket/key.", reason="bad_source")

@@ -1,5 +1,6 @@
 """The protocol's requests, and how its answers are put together."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
@@ -140,7 +141,7 @@ def page(items: Sequence[T], names: Sequence[str], request: Request) -> tuple[Se
     start = next((i for i, name in enumerate(names) if name > token), len(names)) if token else 0
     if size is None:
         return items[start:], None
-    if not size.isdigit() or not 0 < int(size) <= 100_000:
+    if not re.fullmatch("[0-9]{1,6}", size) or not 0 < int(size) <= 100_000:
         raise Invalid("pageSize must be a positive number.", reason="bad_page")
     end = start + int(size)
     return items[start:end], names[end - 1] if end < len(items) else None

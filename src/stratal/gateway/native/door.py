@@ -7,7 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from stratal import __version__
 from stratal.gateway.chain import error_body
@@ -15,9 +15,11 @@ from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
 from stratal.identity.model import Principal
 from stratal.identity.sessions import Sessions
-from stratal.kernel.errors import Denied, Internal, Invalid, NotFound, StratalError, Unsupported
+from stratal.kernel.errors import Denied, Internal, Invalid, NotFound, StratalError, TooLarge, Unsupported
 
 PREFIX = "/api/v1"
+MAX_MESSAGE = 32 << 20
+"""The longest body that is read whole, in bytes; some routes have a lower limit of their own."""
 SESSION_COOKIE = "stratal_session"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
@@ -48,13 +50,35 @@ class NativeDoor:
         return await self._sessions.principal_of(cookie)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+        await self._app(scope, receive if _is_stream(scope) else _limited(receive), send)
 
     def error(self, error: StratalError, scope: Scope) -> Response:
         headers = {}
         if "retry_after_seconds" in error.details:
             headers["Retry-After"] = str(error.details["retry_after_seconds"])
         return JSONResponse(error_body(error, scope), error.status, headers)
+
+
+def _is_stream(scope: Scope) -> bool:
+    """Is the body a file or a pack of code, stored as it arrives within its service's limit? All others are messages."""
+    return scope["method"] == "PUT" or bool(scope["raw_path"].endswith(b"/code/packs"))
+
+
+def _limited(receive: Receive) -> Receive:
+    """`receive`, which raises `TooLarge` once a body is longer than what memory should be filled with."""
+    size = 0
+
+    async def limited() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > MAX_MESSAGE:
+            raise TooLarge(
+                f"The request's body is larger than {MAX_MESSAGE >> 20} MiB.", reason="body_too_large"
+            )
+        return message
+
+    return limited
 
 
 def same_origin(request: Request) -> bool:
@@ -95,7 +119,9 @@ def _application(door: NativeDoor, routers: Sequence[APIRouter]) -> FastAPI:
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         meaning: StratalError
-        if error.status_code == 404:
+        if isinstance(error.__cause__, StratalError):  # raised while FastAPI read the body
+            meaning = error.__cause__
+        elif error.status_code == 404:
             meaning = NotFound(
                 f"There is no {request.method} {request.url.path[:200]}.", reason="no_such_route"
             )

@@ -1,5 +1,6 @@
 """``/api/v1``: who am I, projects, keys, sign-in links, events."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -90,13 +91,13 @@ def router(keys: Keys, projects: Projects, removal: Removal, sessions: Sessions,
 
     @api.get("/projects/{project}/events")
     async def list_events(
-        request: Request, who: Who, project: str, after: Annotated[int | None, Query(ge=0)] = None
+        request: Request, who: Who, project: str, after: Annotated[int | None, Query(ge=0, lt=2**62)] = None
     ) -> StreamingResponse:
         """The project's news as server-sent events, from `after` (default: from now), for as long as you listen."""
         place = await projects.get(who, project)
         require(who, "events.read", place.id)
         last = request.headers.get("last-event-id", "")
-        start = int(last) if last.isdigit() else after
+        start = int(last) if re.fullmatch("[0-9]{1,18}", last) else after
         seq = await events.last_seq() if start is None else start
 
         async def lines() -> AsyncIterator[bytes]:

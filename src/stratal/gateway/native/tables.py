@@ -1,5 +1,6 @@
 """``/api/v1``: tables of the lake, for people and programs without an Iceberg client."""
 
+import re
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
@@ -65,7 +66,7 @@ def router(projects: Projects, lake: Lake, warehouse: Warehouse) -> APIRouter:
         who: Principal, project: str, name: str, snapshot: str | None
     ) -> tuple[TableInfo, SnapshotInfo]:
         info = await lake.catalog.find(who, await place_of(who, project), parse_table_name(name))
-        if snapshot is not None and not snapshot.lstrip("-").isdigit():
+        if snapshot is not None and not re.fullmatch("-?[0-9]{1,20}", snapshot):
             raise Invalid("A snapshot's id is a number.", reason="bad_snapshot")
         wanted = int(snapshot) if snapshot is not None else info.snapshot_id
         if wanted is None or abs(wanted) >= 2**63:
