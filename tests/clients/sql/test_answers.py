@@ -259,6 +259,15 @@ def test_a_mistake_is_shown_where_it_is(lab: Lab) -> None:
         assert client.post("/api/v1/sql", json={"sql": "select " + "1+" * 600_000 + "1"}).status_code == 413
 
 
+@pytest.mark.parametrize("format", ["json", "csv", "arrow"])
+def test_a_mistake_in_the_data_is_an_error_in_every_format(lab: Lab, format: str) -> None:
+    answer = lab.post(
+        "select case when id = 5 then error('row 5') else id end from lab.points", format=format
+    )
+    assert answer.status_code == 400
+    assert "row 5" in answer.json()["error"]["message"]
+
+
 def test_from_the_command_line(lab: Lab, tmp_path: Path) -> None:
     assert json.loads(lab.cli("sql", "select 1 as one", "--json").stdout)["rows"] == [[1]]
     shown = lab.cli("sql", "select id, x from lab.points where id in (0, 1) order by id").stdout

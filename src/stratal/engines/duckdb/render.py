@@ -69,6 +69,39 @@ def columns(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, str]]:
     return [{"name": str(item[0]), "type": str(item[1])} for item in cursor.description or []]
 
 
+class _RowEncoder:
+    """Encodes batches of rows as ``[…],[…]``: values that `orjson` writes as documented are left to it.
+
+    These are the types below, and numbers as long as they are safe, which it checks for integers and we
+    for floating-point columns; a batch with an unsafe one goes value by value.
+    """
+
+    _NATIVE = frozenset(
+        {"BOOLEAN", "VARCHAR", "TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "UTINYINT", "USMALLINT",
+         "UINTEGER", "UBIGINT", "DATE", "TIME", "TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "UUID"}
+    )  # fmt: skip
+    _OPTIONS = orjson.OPT_STRICT_INTEGER | orjson.OPT_UTC_Z
+
+    def __init__(self, types: list[str]) -> None:
+        self._floats = [index for index, kind in enumerate(types) if kind in {"DOUBLE", "FLOAT"}]
+        native = self._NATIVE | {"DOUBLE", "FLOAT"}
+        self._others = [index for index, kind in enumerate(types) if kind not in native]
+
+    def __call__(self, batch: list[Any]) -> bytes:
+        if all(math.isfinite(sum(row[index] or 0.0 for row in batch)) for index in self._floats):
+            rows = batch
+            if self._others:
+                rows = [list(row) for row in batch]
+                for row in rows:
+                    for index in self._others:
+                        row[index] = json_value(row[index])
+            try:
+                return orjson.dumps(rows, option=self._OPTIONS)[1:-1]
+            except orjson.JSONEncodeError:
+                pass
+        return b",".join(orjson.dumps([json_value(value) for value in row]) for row in batch)
+
+
 class Rows:
     """Reads a cursor's rows up to `limit` of them and about `max_bytes` of output; then `truncated` says if more came."""
 
@@ -100,11 +133,11 @@ class Rows:
 
     def json(self) -> Iterator[bytes]:
         """The rows as a JSON array, in pieces."""
+        encode = _RowEncoder([column["type"] for column in columns(self._cursor)])
         yield b"["
         first = True
         for batch in self._batches():
-            pieces = [orjson.dumps([json_value(value) for value in row]) for row in batch]
-            chunk = (b"" if first else b",") + b",".join(pieces)
+            chunk = (b"" if first else b",") + encode(batch)
             first = False
             yield chunk
             if not self._fits(chunk):

@@ -9,6 +9,7 @@ set in this order.
 """
 
 import contextlib
+import itertools
 import os
 import resource
 import select
@@ -16,7 +17,6 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ def main() -> None:
     worker = Worker(connection, scratch)
     while (frame := frames.receive(connection)) is not None:
         worker.answer(orjson.loads(frame[1]))
+        worker.prepare()
 
 
 def _restrain() -> None:
@@ -59,6 +60,8 @@ class Worker:
         self._connection = connection
         self._scratch = scratch
         self._parser = duckdb.connect(":memory:", config={"threads": 1, "enable_external_access": False})
+        self._used: tuple[Json, duckdb.DuckDBPyConnection] | None = None
+        self._fresh: tuple[Json, duckdb.DuckDBPyConnection] | None = None
 
     def answer(self, request: Json) -> None:
         paths = {
@@ -73,8 +76,7 @@ class Worker:
                 case "write":
                     from stratal.engines.duckdb import write  # pyarrow and pyiceberg: only for who writes
 
-                    with self._database(request) as database:
-                        self._send(frames.END, write.write(database, request, self._scratch))
+                    self._send(frames.END, write.write(self._database(request), request, self._scratch))
         except Refused as error:
             self._fail(error.code, error.message, error.hint)
         except CannotRead as error:
@@ -96,24 +98,22 @@ class Worker:
 
     def _query(self, request: Json) -> None:
         started = time.perf_counter()
-        with self._database(request) as database:
-            if request["listing_only"]:
-                names = [".".join(table["path"]) for table in request["listing"]]
-                cursor = database.execute("SELECT unnest($1::VARCHAR[]) AS name", [names])
-            else:
-                cursor = database.execute(runnable(request), request["params"] or None)
-            rows = render.Rows(cursor, request["limit"], request["max_bytes"])
-            produce = {"json": rows.json, "csv": rows.csv, "arrow": rows.arrow}[request["format"]]
-            head = {"columns": render.columns(cursor)}
-            chunks = produce()
-            first = next(
-                chunks
-            )  # so that what goes wrong at once is told as an error, not as a broken result
-            self._send(frames.HEAD, head)
-            self._connection.sendall(frames.pack(frames.DATA, first))
-            for chunk in chunks:
-                if chunk:
-                    self._connection.sendall(frames.pack(frames.DATA, chunk))
+        database = self._database(request)
+        if request["listing_only"]:
+            names = [".".join(table["path"]) for table in request["listing"]]
+            cursor = database.execute("SELECT unnest($1::VARCHAR[]) AS name", [names])
+        else:
+            cursor = database.execute(runnable(request), request["params"] or None)
+        rows = render.Rows(cursor, request["limit"], request["max_bytes"])
+        produce = {"json": rows.json, "csv": rows.csv, "arrow": rows.arrow}[request["format"]]
+        head = {"columns": render.columns(cursor)}
+        chunks = produce()
+        # The opening and the first rows, so that what goes wrong at once is told as an error, not as a broken result.
+        begun = list(itertools.islice(chunks, 2))
+        self._send(frames.HEAD, head)
+        for chunk in itertools.chain(begun, chunks):
+            if chunk:
+                self._connection.sendall(frames.pack(frames.DATA, chunk))
         self._send(
             frames.END,
             {
@@ -123,17 +123,42 @@ class Worker:
             },
         )
 
-    @contextlib.contextmanager
-    def _database(self, request: Json) -> Iterator[duckdb.DuckDBPyConnection]:
+    def _database(self, request: Json) -> duckdb.DuckDBPyConnection:
         """A fresh database in memory with the request's tables as views, locked."""
-        temporary = self._scratch / "spill"
+        limits = {name: request[name] for name in ("memory_bytes", "threads", "spill_bytes")}
+        fresh, self._fresh = self._fresh, None
+        database = fresh[1] if fresh is not None and fresh[0] == limits else self._connect(limits)
+        self._used = limits, database
+        for table in request["tables"]:
+            _create(database, table)
+        for table in request["listing"]:
+            _create_empty(database, table)
+        allowed = [path for table in request["tables"] for path in _paths(table)]
+        allowed += request.get("sources", [])
+        if allowed:
+            listed = ", ".join("'" + path.replace("'", "''") + "'" for path in allowed)
+            database.execute(f"SET allowed_paths = [{listed}]")
+        database.execute("SET enable_external_access = false")
+        database.execute("SET lock_configuration = true")
+        return database
+
+    def prepare(self) -> None:
+        """Between requests: close the database that was used and open the next, so that nobody waits for either."""
+        if self._used is None:
+            return
+        limits, database = self._used
+        self._used = None
+        database.close()
+        self._fresh = limits, self._connect(limits)
+
+    def _connect(self, limits: Json) -> duckdb.DuckDBPyConnection:
         database = duckdb.connect(
             ":memory:",
             config={
-                "memory_limit": f"{request['memory_bytes']}B",
-                "threads": request["threads"],
-                "temp_directory": str(temporary),
-                "max_temp_directory_size": f"{request['spill_bytes']}B",
+                "memory_limit": f"{limits['memory_bytes']}B",
+                "threads": limits["threads"],
+                "temp_directory": str(self._scratch / "spill"),
+                "max_temp_directory_size": f"{limits['spill_bytes']}B",
                 "autoinstall_known_extensions": False,
                 "autoload_known_extensions": False,
                 "allow_community_extensions": False,
@@ -141,26 +166,9 @@ class Worker:
                 "python_enable_replacements": False,
             },
         )
-        try:
-            database.execute("SET TimeZone = 'UTC'")
-            database.execute("SET parquet_metadata_cache = true")
-            for table in request["tables"]:
-                _create(database, table)
-            for table in request["listing"]:
-                _create_empty(database, table)
-            allowed = [path for table in request["tables"] for path in _paths(table)]
-            allowed += request.get("sources", [])
-            if allowed:
-                database.execute(
-                    "SET allowed_paths = ["
-                    + ", ".join("'" + p.replace("'", "''") + "'" for p in allowed)
-                    + "]"
-                )
-            database.execute("SET enable_external_access = false")
-            database.execute("SET lock_configuration = true")
-            yield database
-        finally:
-            database.close()
+        database.execute("SET TimeZone = 'UTC'")
+        database.execute("SET parquet_metadata_cache = true")
+        return database
 
     def _send(self, kind: bytes, body: Json) -> None:
         self._connection.sendall(frames.pack(kind, orjson.dumps(body)))
