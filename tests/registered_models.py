@@ -14,7 +14,12 @@ from platform_server import PlatformServer
 
 
 def requirements(*names: str) -> list[str]:
+    """The versions that this very environment has."""
     return [f"{name}=={metadata.version(name)}" for name in names]
+
+
+SHARED = requirements("mlflow", "scikit-learn", "numpy", "skops", "pandas", "cloudpickle")
+"""What the models here, and jobs that make some, ask for: one environment, built once per home."""
 
 
 def register(server: PlatformServer, project: str, *names: str) -> dict[str, dict[str, object]]:
@@ -45,7 +50,6 @@ def main(names: list[str]) -> None:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-    basic = requirements("scikit-learn", "numpy", "skops", "pandas", "cloudpickle")
     known = {}
 
     class Moody(RegressorMixin, BaseEstimator):
@@ -81,7 +85,7 @@ def main(names: list[str]) -> None:
     def sklearn(name: str, model: object, example: object, **options: object) -> None:
         with mlflow.start_run():
             made = mlflow.sklearn.log_model(
-                model, name="model", registered_model_name=name, pip_requirements=basic, **options
+                model, name="model", registered_model_name=name, pip_requirements=SHARED, **options
             )
         rows = np.asarray(example)
         known[name] = {
@@ -137,7 +141,7 @@ def main(names: list[str]) -> None:
                     name="model",
                     registered_model_name=name,
                     signature=infer_signature(pd.DataFrame({"a": [1.0], "s": ["x"]})),
-                    pip_requirements=requirements("mlflow", "pandas", "cloudpickle"),
+                    pip_requirements=SHARED,
                 )
             known[name] = {"uri": f"models:/{name}/{made.registered_model_version}"}
         else:

@@ -201,7 +201,7 @@ def _show_calls(seen: dict[str, Any]) -> None:
         f"  x.set_data_from_numpy(numpy.zeros((1, {width})))\n"
         "  key = {'Authorization': 'Bearer ' + os.environ['STRATAL_API_KEY']}\n"
         f"  print(client.infer({seen['name']!r}, [x], headers=key).as_numpy("
-        f"{interface['outputs'][0]['name']!r}))"
+        f"{(interface['outputs'] or [{'name': 'predict'}])[0]['name']!r}))"
     )
 
 

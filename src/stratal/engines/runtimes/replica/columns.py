@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Inputs = Sequence[tuple[str, NDArray[Any]]]
 
 _NUMBERS = {"double": "f8", "float": "f4", "long": "i8", "integer": "i4"}
-_DATATYPES = {
+DATATYPES = {  # of MLflow's column types
     "double": "FP64",
     "float": "FP32",
     "long": "INT64",
@@ -84,7 +84,7 @@ class Expected:
         """The inputs as Open Inference metadata lists them."""
         if self.columns and self.names and not all(c.numeric for c in self.columns):
             return [
-                {"name": c.name, "datatype": _DATATYPES.get(c.kind, "BYTES"), "shape": [-1, 1]}
+                {"name": c.name, "datatype": DATATYPES.get(c.kind, "BYTES"), "shape": [-1, 1]}
                 for c in self.columns
             ]
         if self.shape is not None:
@@ -171,10 +171,10 @@ class Expected:
         if value.ndim != 2 or (self.width is not None and value.shape[1] != self.width):
             raise Invalid(f"The data has the shape {list(value.shape)}; the model takes {self.describe()}.")
         if self.columns is None:
-            return numbers(value, "the matrix")
+            return numbers(value, "The matrix")
         if all(c.numeric for c in self.columns) and value.dtype.kind != "O":
             wide = any(c.kind != "float" for c in self.columns)
-            return numbers(value, "the matrix").astype("f8" if wide else "f4", copy=False)
+            return numbers(value, "The matrix").astype("f8" if wide else "f4", copy=False)
         converted = [convert(value[:, i], column) for i, column in enumerate(self.columns)]
         if self.names is not None:
             return dict(zip(self.names, converted))  # noqa: B905 - py3.9
@@ -192,8 +192,8 @@ class Expected:
             raise Invalid(f"The data has the shape {list(value.shape)}; the model takes {self.describe()}.")
         if self.dtype is None or np.dtype(self.dtype).kind in "OUS":
             return value
-        value = numbers(value, "the tensor")
-        return _exactly(value, np.dtype(self.dtype), "the tensor")
+        value = numbers(value, "The tensor")
+        return _exactly(value, np.dtype(self.dtype), "The tensor")
 
 
 def numbers(value: NDArray[Any], what: str) -> NDArray[Any]:
@@ -208,7 +208,7 @@ def numbers(value: NDArray[Any], what: str) -> NDArray[Any]:
 
 def convert(array: NDArray[Any], column: Column) -> NDArray[Any]:
     """One column as its type. Raises `Invalid` when a value is not of it."""
-    what = f"column {column.name!r}" if column.name else "the column"
+    what = f"Column {column.name!r}" if column.name else "The column"
     if column.kind == "any":
         return array if array.dtype.kind != "O" else _natural(array)
     if column.kind in _NUMBERS:
@@ -271,4 +271,4 @@ def expected_of(
 
 def _kind(column: dict[str, Any]) -> str:
     kind = column.get("type")
-    return kind if isinstance(kind, str) and kind in _DATATYPES else "any"
+    return kind if isinstance(kind, str) and kind in DATATYPES else "any"

@@ -6,8 +6,8 @@ import sys
 
 import numpy as np
 
-from .arrays import Invalid
-from .columns import expected_of
+from .arrays import Invalid, from_array
+from .columns import DATATYPES, expected_of
 from .model import hash_below
 
 TYPE_CHECKING = False
@@ -43,14 +43,12 @@ class PyfuncModel:
         self.libraries = libraries
         signature = plan.get("signature") or {}
         self._expected = expected_of(signature.get("inputs"), None, None)
-        listed = signature.get("outputs") or []
-        names = [c["name"] for c in listed if isinstance(c.get("name"), str)]
         self.interface: dict[str, Any] = {
             "inputs": self._expected.metadata(),
             "columns": self._expected.names,
-            "outputs": [{"name": name, "datatype": "FP64", "shape": [-1]} for name in names or [PREDICT]],
+            "outputs": _described(signature.get("outputs") or []),
             "classes": None,
-            "answers": None if names else PREDICT,
+            "answers": None,  # whatever it returns
         }
 
     def answer(
@@ -83,6 +81,19 @@ class PyfuncModel:
         if self._expected.names is not None:
             return pandas.DataFrame(arranged, columns=self._expected.names)
         return arranged
+
+
+def _described(signature: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The outputs that the signature promises; without one, nobody knows before the first answer."""
+    found = []
+    for output in signature:
+        spec = output.get("tensor-spec")
+        datatype = (
+            from_array(np.zeros(0, spec["dtype"]))[0] if spec else DATATYPES.get(output["type"], "BYTES")
+        )
+        shape = spec["shape"] if spec else [-1]
+        found.append({"name": output.get("name") or PREDICT, "datatype": datatype, "shape": shape})
+    return found
 
 
 def _named(result: Any) -> list[tuple[str, NDArray[Any]]]:

@@ -1,0 +1,67 @@
+"""Which environment a replica runs in, and models that are not scikit-learn's."""
+
+from pathlib import Path
+
+from platform_server import PlatformServer
+from registered_models import SHARED, register
+
+TRAIN = """
+import mlflow, numpy as np
+from sklearn.linear_model import LinearRegression
+x = np.arange(12.0).reshape(6, 2)
+with mlflow.start_run():
+    mlflow.sklearn.log_model(
+        LinearRegression().fit(x, x.sum(axis=1)), name="model", registered_model_name="sum",
+        pip_requirements=["this-package-does-not-exist==1"],
+    )
+"""
+
+
+def test_a_jobs_model_runs_in_exactly_the_jobs_environment(server: PlatformServer, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(TRAIN)
+    project = server.project()
+    packages = [part for package in SHARED for part in ("--with", package)]
+    command = ["run", "--project", project, *packages, "--", "python", "train.py"]
+    ran = server.cli(*command, PWD=str(tmp_path), timeout=400)
+    assert "Created version '1' of model 'sum'" in ran.stdout + ran.stderr
+    server.json("deploy", "models:/sum/1", "--name", "sum", "--project", project, timeout=400)
+    shown = server.json("endpoint", "show", "sum", "--project", project)
+    job = server.json("job", "show", str(shown["active"]["job"]), "--project", project)
+    assert shown["active"]["environment"] == job["environment"]
+    with server.http(server.key(project)) as http:
+        path = f"/api/v1/projects/{project}/endpoints/sum/invocations"
+        answer = http.post(path, json={"instances": [[1.0, 2.0]]}).json()
+    assert round(answer["predictions"][0], 6) == 3
+
+
+def test_a_python_function_answers_with_a_column_per_output(server: PlatformServer) -> None:
+    project = server.project()
+    uri = str(register(server, project, "doubling")["doubling"]["uri"])
+    server.json("deploy", uri, "--name", "doubling", "--project", project, timeout=400)
+    with server.http(server.key(project)) as http:
+        path = f"/api/v1/projects/{project}/endpoints/doubling/invocations"
+        answer = http.post(path, json={"dataframe_records": [{"a": 1.5, "s": "hi"}, {"a": 2, "s": "ho"}]})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["predictions"] == [{"twice": 3, "word": "hi!"}, {"twice": 4, "word": "ho!"}]
+        refused = http.post(path, json={"dataframe_records": [{"a": "x", "s": "hi"}]})
+        assert refused.status_code == 400
+    loaded = server.json("endpoint", "show", "doubling", "--project", project)["active"]
+    assert loaded["loaded"] == {file["path"]: file["sha256"] for file in loaded["files"]}
+
+
+def test_an_alias_is_resolved_when_deployed(server: PlatformServer) -> None:
+    project = server.project()
+    register(server, project, "matrix")
+    with server.http(server.key(project)) as http:
+        made = http.post(
+            "/api/2.0/mlflow/registered-models/alias",
+            json={"name": "matrix", "alias": "best", "version": "1"},
+        )
+        assert made.status_code == 200, made.text
+    made = server.json("deploy", "models:/matrix@best", "--name", "m", "--project", project, timeout=400)
+    assert (made["state"], made["version"]) == ("ready", "1")
+    for uri in ("models:/matrix@worst", "models:/matrix/9", "models:/none/1"):
+        refused = server.cli("deploy", uri, "--name", "m", "--project", project, check=False)
+        assert (refused.returncode, "Traceback" in refused.stderr) == (6, False)
+    refused = server.cli("deploy", "matrix", "--name", "m", "--project", project, check=False)
+    assert refused.returncode == 1
