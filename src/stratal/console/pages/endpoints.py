@@ -28,7 +28,7 @@ async def endpoints(view: View) -> Response:
         "endpoints.html",
         "Endpoints",
         at="endpoints",
-        live="endpoint. replica.",
+        live="endpoint.",
         ways=Ways(
             cli=f"stratal endpoints {view.flag}\nstratal deploy models:/NAME/1 --name my-endpoint {view.flag}",
             python=view.sdk("/endpoints"),
@@ -46,7 +46,7 @@ async def endpoint(view: View) -> Response:
         "endpoint.html",
         str(told["name"]),
         at="endpoints",
-        live="endpoint. replica.",
+        live="endpoint.",
         ways=Ways(
             cli=f"stratal endpoint show {quote(name)} {view.flag}",
             python=view.sdk(f"/endpoints/{segment(name)}"),

@@ -25,7 +25,7 @@ async def models(view: View) -> Response:
         "models.html",
         "Registry",
         at="models",
-        live="model.",
+        live="model",
         ways=Ways(
             cli=f"stratal models {view.flag}",
             python="import mlflow  # with the variables of `stratal env`\n\nmlflow.search_registered_models()",
@@ -43,7 +43,7 @@ async def model(view: View) -> Response:
         "model.html",
         str(told["name"]),
         at="models",
-        live="model.",
+        live="model",
         ways=Ways(
             cli=f"stratal models show {quote(name)} {view.flag}",
             python="from mlflow import MlflowClient  # with the variables of `stratal env`\n\n"
@@ -71,7 +71,7 @@ async def version(view: View) -> Response:
         "version.html",
         f"{told['name']} / {told['version']}",
         at="models",
-        live="model. endpoint.",
+        live="model endpoint.",
         ways=Ways(
             cli=f"stratal models show {quote(uri.removeprefix('models:/'))} {view.flag}\n"
             f"stratal deploy {quote(uri)} --name my-endpoint {view.flag}",

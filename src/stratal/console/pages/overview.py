@@ -31,7 +31,7 @@ async def overview(view: View) -> Response:
         "overview.html",
         "Overview",
         at="",
-        live="job. run. table. endpoint. replica. model.",
+        live="job. run. table. endpoint. model",
         ways=Ways(
             cli=f"stratal status\nstratal jobs {view.flag}",
             python=view.sdk("/jobs"),
