@@ -321,6 +321,14 @@ def test_a_strange_description_gives_no_facts_and_no_error(text: bytes) -> None:
     assert read_facts({"MLmodel": text}, ["MLmodel"]).flavors == {}
 
 
+def test_what_a_person_should_know_before_loading_is_labelled() -> None:
+    text = b"flavors: {sklearn: {serialization_format: skops, skops_trusted_types: [a.B]}}"
+    assert read_facts({"MLmodel": text}, ["model.skops"]).labels == ("names trusted types",)
+    text = b"flavors: {sklearn: {serialization_format: cloudpickle, skops_trusted_types: null}}"
+    assert read_facts({"MLmodel": text}, ["model.pkl"]).labels == ("contains pickle",)
+    assert read_facts({}, ["model.onnx"]).labels == ()
+
+
 def test_a_description_of_billions_of_values_costs_nothing() -> None:
     lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
     for before, letter in zip("abcdefgh", "bcdefghi", strict=True):

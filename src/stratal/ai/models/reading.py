@@ -45,8 +45,14 @@ def read_facts(texts: Mapping[str, bytes], paths: Sequence[str]) -> Facts:
         signature=_signature(described.get("signature")),
         requirements=texts.get(REQUIREMENTS, b"").decode(errors="replace"),
         python_version=str(_mapping(flavors.get("python_function")).get("python_version", "")),
-        labels=("contains pickle",) if pickled else (),
+        labels=_labels(flavors, pickled=pickled),
     )
+
+
+def _labels(flavors: Mapping[str, Mapping[str, object]], *, pickled: bool) -> tuple[str, ...]:
+    """A skops file loads only types known to be harmless, and those that its own description names."""
+    trusting = any(settings.get("skops_trusted_types") for settings in flavors.values())
+    return (*(["contains pickle"] if pickled else []), *(["names trusted types"] if trusting else []))
 
 
 def _yaml(data: bytes) -> dict[str, Any]:
