@@ -1,7 +1,6 @@
 """The way to pyiceberg: on a thread, and imported when the first table is asked for.
 
-It takes about a second and a good part of an idle server's memory, which a platform without tables need
-not pay. `metadata.py` and `manifests.py` import it; everybody else calls them through here.
+It takes about a second, which neither the start nor the event loop may pay. `metadata.py` and `manifests.py` import it; everybody else calls them through here.
 """
 
 from collections.abc import Mapping, Sequence
