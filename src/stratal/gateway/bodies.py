@@ -1,12 +1,20 @@
 """Reading a request's whole body within a limit, for doors whose clients send it in one piece."""
 
 import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import ParamSpec, TypeVar
 
+import anyio.to_thread
 from starlette.types import Receive, Scope
 
 from stratal.kernel.errors import Invalid, TooLarge, Unsupported
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 _DRAINED = 64 << 20
+_FEW = 128 << 10
 _WINDOWS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
@@ -36,7 +44,16 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
     body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
     encoding = next((value for name, value in scope["headers"] if name == b"content-encoding"), b"identity")
     encoding = encoding.strip().lower()
-    return body if encoding == b"identity" else _decompress(body, encoding, limit)
+    if encoding == b"identity":
+        return body
+    return await beside(len(body), _decompress, body, encoding, limit)
+
+
+async def beside(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do `work` on `size` bytes: at once when they are few, else in a thread, so that nobody else waits for it."""
+    if size <= _FEW:
+        return work(*args, **kwargs)
+    return await anyio.to_thread.run_sync(partial(work, *args, **kwargs))
 
 
 def _decompress(body: bytes, encoding: bytes, limit: int) -> bytes:

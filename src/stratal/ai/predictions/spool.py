@@ -9,6 +9,7 @@ so that a power cut costs at most that.
 
 import asyncio
 import contextlib
+import errno
 import hashlib
 import os
 import struct
@@ -87,19 +88,24 @@ class Spool:
         number = max(self.segments(), default=0) + 1
         while True:
             try:
-                self._descriptor = os.open(
+                descriptor = os.open(
                     self._path(number), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600
                 )
                 break
             except FileExistsError:
                 number += 1
-        os.write(self._descriptor, MAGIC)
-        folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        self._segment, self._end = number, len(MAGIC)
+            if os.write(descriptor, MAGIC) != len(MAGIC):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            os.close(descriptor)
+            raise
+        self._descriptor, self._segment, self._end = descriptor, number, len(MAGIC)
 
     def _seal(self) -> None:
         if self._descriptor is not None:

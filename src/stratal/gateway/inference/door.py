@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from stratal import __version__
 from stratal.ai.endpoints.scoring import parse_json
 from stratal.ai.endpoints.serving import Served, Serving
-from stratal.gateway.bodies import read_body
+from stratal.gateway.bodies import beside, read_body
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
 from stratal.gateway.inference import codec
@@ -86,7 +86,7 @@ class InferenceDoor:
     async def _infer(self, scope: Scope, receive: Receive, name: str, version: str | None) -> Response:
         who = principal(scope)
         body = await read_body(scope, receive, MAX_BODY)
-        asked = codec.read(body, _header_length(scope))
+        asked = await beside(len(body), codec.read, body, _header_length(scope))
         answer = await self._serving.infer(
             who,
             who.project_id,
@@ -96,8 +96,9 @@ class InferenceDoor:
             request_id=scope["state"]["request_id"],
             version=version,
         )
-        content, header_length = codec.write(
-            asked, name, answer.model_version, answer.prediction_id, answer.outputs
+        size = sum(len(tensor.data) for tensor in answer.outputs)
+        content, header_length = await beside(
+            size, codec.write, asked, name, answer.model_version, answer.prediction_id, answer.outputs
         )
         headers = {"X-Stratal-Prediction-Id": answer.prediction_id}
         if header_length is None:

@@ -10,7 +10,7 @@ from stratal.ai.endpoints.model import EndpointView, ReplicaInfo, Revision
 from stratal.ai.endpoints.scoring import Inputs, read_csv, read_json, write
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.endpoints.serving import Serving
-from stratal.gateway.bodies import read_body
+from stratal.gateway.bodies import beside, read_body
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
@@ -126,7 +126,8 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
         who = caller(request)
         project, name = request.path_params["project"], request.path_params["name"]
         project_id = who.project_id if project == who.project else (await projects.get(who, project)).id
-        inputs = _inputs(request, await read_body(request.scope, request.receive, MAX_BODY))
+        body = await read_body(request.scope, request.receive, MAX_BODY)
+        inputs = await beside(len(body), _inputs, request, body)
         answer = await serving.infer(
             who,
             project_id,
@@ -136,8 +137,9 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
             request_id=request.scope["state"]["request_id"],
             shown=True,
         )
+        size = sum(len(tensor.data) for tensor in answer.outputs)
         return Response(
-            write(answer.outputs, answer.prediction_id),
+            await beside(size, write, answer.outputs, answer.prediction_id),
             200,
             {"X-Stratal-Prediction-Id": answer.prediction_id},
             "application/json",

@@ -88,7 +88,9 @@ class Expected:
                 for c in self.columns
             ]
         if self.shape is not None:
-            datatype = next((n for n, code in DTYPES.items() if np.dtype(code) == self.dtype), "FP64")
+            text = np.dtype(self.dtype).kind in "OUS"
+            known = next((n for n, code in DTYPES.items() if np.dtype(code) == self.dtype), "FP64")
+            datatype = "BYTES" if text else known
             return [{"name": self.name or MATRIX, "datatype": datatype, "shape": list(self.shape)}]
         return [{"name": MATRIX, "datatype": "FP64", "shape": [-1, self.width or -1]}]
 
