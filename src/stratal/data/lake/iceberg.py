@@ -1,6 +1,7 @@
 """The way to pyiceberg: on a thread, and imported when the first table is asked for.
 
-It takes about a second, which neither the start nor the event loop may pay. `metadata.py` and `manifests.py` import it; everybody else calls them through here.
+It takes about a second, which neither the start nor the event loop may pay. `metadata.py` and `manifests.py`
+import it; everybody else calls them through here.
 """
 
 from collections.abc import Mapping, Sequence
