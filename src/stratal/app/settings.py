@@ -1,6 +1,7 @@
 """Settings: the only place that reads the environment. `SETTINGS` documents every variable."""
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,7 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one instance runs. `hosts` are names it answers to besides loopback."""
+    """How one instance runs. `hostnames` are names it answers to besides loopback and its `host`."""
 
     home: Home
     host: str = "127.0.0.1"
@@ -115,11 +116,23 @@ class Settings:
     tls_key: Path | None = None
     insecure: bool = False
     log_level: str = "info"
+    hostnames: tuple[str, ...] = ()
+
+    @property
+    def everywhere(self) -> bool:
+        """Does it listen on all of the machine's addresses?"""
+        return self.host in {"0.0.0.0", "::"}  # noqa: S104
+
+    @property
+    def answers_to(self) -> tuple[str, ...]:
+        """Host names that requests may ask for, besides loopback ones."""
+        own = (socket.gethostname(), socket.getfqdn()) if self.everywhere else ()
+        return (self.host, *self.hostnames, *own)
 
     @property
     def url(self) -> str:
         """The address printed and put into clients' variables."""
-        host = "127.0.0.1" if self.host in {"0.0.0.0", "::", "localhost"} else self.host  # noqa: S104
+        host = "127.0.0.1" if self.everywhere or self.host == "localhost" else self.host
         shown = f"[{host}]" if ":" in host else host
         return f"{'https' if self.tls_certificate else 'http'}://{shown}:{self.port}"
 

@@ -250,7 +250,7 @@ def wire(settings: Settings) -> Platform:
         settings=settings,
         database=database,
         founded=founded,
-        chain=Chain(doors, hosts=[settings.host]),
+        chain=Chain(doors, hosts=settings.answers_to, any_address=settings.everywhere),
         starts=starts,
         closes=closes,
     )

@@ -25,6 +25,9 @@ _GRACE_SECONDS = 10.0
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=DEFAULT_PORT, show_default=True, type=click.IntRange(1, 65535))
 @click.option(
+    "--hostname", "hostnames", multiple=True, metavar="NAME", help="A further name this machine is called by."
+)
+@click.option(
     "--tls-cert", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Certificate (PEM)."
 )
 @click.option(
@@ -36,6 +39,7 @@ def up(
     home: Path,
     host: str,
     port: int,
+    hostnames: tuple[str, ...],
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure: bool,
@@ -53,6 +57,7 @@ def up(
         tls_key=tls_key,
         insecure=insecure,
         log_level=log_level(),
+        hostnames=hostnames,
     )
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together.")
@@ -80,6 +85,8 @@ def _detach(settings: Settings) -> None:
     arguments += ["--host", settings.host, "--port", str(settings.port)]
     if settings.tls_certificate and settings.tls_key:
         arguments += ["--tls-cert", str(settings.tls_certificate), "--tls-key", str(settings.tls_key)]
+    for name in settings.hostnames:
+        arguments += ["--hostname", name]
     if settings.insecure:
         arguments.append("--insecure")
     out = settings.home.log.with_name("server.out")

@@ -27,18 +27,28 @@ _LOCAL_HOST = re.compile(
     r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]|[a-z0-9-]+\.localhost)(:\d{1,5})?\Z", re.IGNORECASE
 )
 
+_ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:.]+\])(:\d{1,5})?\Z", re.IGNORECASE)
+
 
 class Chain:
     """The ASGI application of the one address. Doors are asked in the order given; the first match answers.
 
     `hosts` are further host names (without port) that this instance answers to; loopback names always are.
+    With `any_address` every literal address is fine too, for a server that listens on all of the machine's:
+    a page that rebinds a name to us can forge names, but its browser still sends the name it was loaded from.
     """
 
     def __init__(
-        self, doors: Sequence[Door], *, hosts: Sequence[str] = (), lifespan: ASGIApp | None = None
+        self,
+        doors: Sequence[Door],
+        *,
+        hosts: Sequence[str] = (),
+        any_address: bool = False,
+        lifespan: ASGIApp | None = None,
     ) -> None:
         self._doors = doors
         self._hosts = {host.lower() for host in hosts}
+        self._any_address = any_address
         self._lifespan = lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,11 +109,17 @@ class Chain:
         hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
         if len(hosts) != 1:
             raise Invalid("The request needs exactly one Host header.", reason="bad_host")
-        if _LOCAL_HOST.match(hosts[0]) or hosts[0].rsplit(":", 1)[0] in self._hosts:
+        if (
+            _LOCAL_HOST.match(hosts[0])
+            or hosts[0] in self._hosts
+            or hosts[0].rsplit(":", 1)[0] in self._hosts
+        ):
+            return
+        if self._any_address and _ADDRESS.match(hosts[0]):
             return
         raise Invalid(
             f"This server does not answer to the host name {hosts[0][:100]!r}.",
-            hint="Use the address that `stratal status` prints, or start with: stratal up --host NAME",
+            hint="Use the address that `stratal status` prints, or start with: stratal up --hostname NAME",
             reason="bad_host",
         )
 

@@ -108,6 +108,13 @@ def test_hosts_that_are_ours(host: bytes) -> None:
     assert ask(Chain([Door(b"/")], hosts=["Lab.example"]), headers=[(b"host", host)])[0] == 200
 
 
+@pytest.mark.parametrize("host", [b"192.168.1.7:8484", b"10.0.0.1", b"[fe80::1]:8484"])
+def test_literal_addresses_are_ours_only_when_listening_everywhere(host: bytes) -> None:
+    assert ask(Chain([Door(b"/")], any_address=True), headers=[(b"host", host)])[0] == 200
+    assert ask(Chain([Door(b"/")]), headers=[(b"host", host)])[0] == 400
+    assert ask(Chain([Door(b"/")], any_address=True), headers=[(b"host", b"evil.example")])[0] == 400
+
+
 def _request(authorization: str) -> Request:
     return Request({"type": "http", "headers": [(b"authorization", authorization.encode("latin-1"))]})
 
