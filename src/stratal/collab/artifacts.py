@@ -80,9 +80,6 @@ class Artifacts:
     async def get(self, who: Principal, project_id: str, location: str) -> Download:
         """A file's bytes. A workload's reading is recorded before the first byte leaves. Raises `NotFound`."""
         root, path = await self._readable(who, project_id, location)
-        await self._lineage.record(
-            who, "read", _LINEAGE[root.kind], root.id, project_id=project_id, name=root.name
-        )
         found = await self._database.read(lambda c: _file(c, root, path))
         while True:
             body = self.blobs.read(found.blob_key)
@@ -93,7 +90,16 @@ class Artifacts:
                 if found.blob_key == before.blob_key:
                     raise
                 continue
-            return Download(found, _chain(first, body))
+            break
+        await self._lineage.record(
+            who, "read", _LINEAGE[root.kind], root.id, project_id=project_id, name=root.name
+        )
+        return Download(found, _chain(first, body))
+
+    async def find(self, who: Principal, project_id: str, location: str) -> Artifact:
+        """What is known of a file, without its bytes. Raises `NotFound`."""
+        root, path = await self._readable(who, project_id, location)
+        return await self._database.read(lambda c: _file(c, root, path))
 
     async def entries(self, who: Principal, project_id: str, location: str) -> tuple[Root, list[Entry]]:
         """What lies directly in the directory `location`, by path. A file, or nothing there, lists empty."""

@@ -147,6 +147,21 @@ def test_paths_that_could_lead_elsewhere(here: Place, path: str) -> None:
         assert http.get("/api/2.0/mlflow/artifacts/list", params={"run_id": run_id}).json()["files"] == []
 
 
+def test_a_file_is_never_a_page_of_this_address(here: Place) -> None:
+    run_id = here.post("runs/create", {}).json()["run"]["info"]["run_id"]
+    file = f"{ARTIFACTS}/0/{run_id}/artifacts/page.html"
+    with here.http() as http:
+        http.put(file, content=b"<script>alert(1)</script>").raise_for_status()
+        for method in ("GET", "HEAD"):
+            answer = http.request(method, file)
+            assert answer.headers["Content-Length"] == "25"
+            assert answer.headers["Content-Disposition"].startswith("attachment")
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["Content-Security-Policy"] == "sandbox"
+        same = http.get("/get-artifact", params={"run_uuid": run_id, "path": "page.html"})
+        assert same.content == b"<script>alert(1)</script>"
+
+
 def test_a_path_that_is_not_utf8(here: Place) -> None:
     run_id = here.post("runs/create", {}).json()["run"]["info"]["run_id"]
     with here.http() as http:

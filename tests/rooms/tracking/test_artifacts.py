@@ -103,6 +103,16 @@ def test_nobody_reaches_another_projects_files(room: Room, place: str) -> None:
     assert room.get(f"{place}/secret", who=room.viewer) == b"1"
 
 
+def test_only_what_a_workload_really_read_is_recorded(room: Room, place: str) -> None:
+    with pytest.raises(NotFound):
+        room.get(f"{place}/a", who=room.job)
+    assert room.do(room.lineage.of_workload("job:12")) == []
+    room.put(f"{place}/a", b"1")
+    room.get(f"{place}/a", who=room.job)
+    (edge,) = room.do(room.lineage.of_workload("job:12", "read"))
+    assert (edge.kind, edge.version) == ("run", place.split("/")[1])
+
+
 def test_a_run_has_one_place(room: Room) -> None:
     run = room.run()
     room.put(f"0/{run.id}/artifacts/a", b"1")

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from stratal.collab.artifacts import Artifacts
-from stratal.collab.model import Entry
+from stratal.collab.model import Artifact, Entry
 from stratal.gateway.mlflow.wire import Call, Json, Routes
 from stratal.identity.model import Principal
 from stratal.kernel.errors import Invalid, Unsupported
@@ -49,8 +49,11 @@ class ArtifactRoutes:
 
     async def proxy(self, who: Principal, request: Request, location: str) -> Response:
         """One file at its location: GET, HEAD, PUT or DELETE (also a directory)."""
-        if request.method in {"GET", "HEAD"}:
+        if request.method == "GET":
             return await self.download(who, location)
+        if request.method == "HEAD":
+            found = await self._artifacts.find(who, who.project_id, location)
+            return Response(headers=_headers(found), media_type=_media_type(found))
         if request.method == "PUT":
             encoding = request.headers.get("content-encoding", "identity").lower()
             if encoding not in {"identity", ""}:
@@ -65,15 +68,9 @@ class ArtifactRoutes:
     async def download(self, who: Principal, location: str) -> Response:
         """A file's bytes, never to be shown by a browser as a page of this address."""
         found = await self._artifacts.get(who, who.project_id, location)
-        name = found.artifact.path.rsplit("/", 1)[-1]
-        headers = {
-            "Content-Length": str(found.artifact.size),
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(name, safe='')}",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "sandbox",
-        }
-        kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
-        return StreamingResponse(found.body, headers=headers, media_type=kind)
+        return StreamingResponse(
+            found.body, headers=_headers(found.artifact), media_type=_media_type(found.artifact)
+        )
 
     async def _of_run(self, call: Call) -> str:
         run_id = call.fields.required("run_id", "run_uuid")
@@ -93,6 +90,23 @@ def file_infos(entries: Sequence[Entry]) -> list[Json]:
         else {"path": entry.path, "is_dir": False, "file_size": entry.size}
         for entry in entries
     ]
+
+
+def _headers(file: Artifact) -> dict[str, str]:
+    return {
+        "Content-Length": str(file.size),
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(_name(file), safe='')}",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+    }
+
+
+def _media_type(file: Artifact) -> str:
+    return mimetypes.guess_type(_name(file))[0] or "application/octet-stream"
+
+
+def _name(file: Artifact) -> str:
+    return file.path.rsplit("/", 1)[-1]
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:
