@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from platform_server import PlatformServer
+from platform_server import PlatformServer, wait_until
 
 
 class Shop:
@@ -200,7 +200,7 @@ def test_verified_broken_and_dropped(shop: Shop) -> None:
     assert verdicts.pop(data["name"]) == "broken"
     assert set(verdicts.values()) == {"verified"}
     shop.cli("tables", "drop", "proof.t", "--yes")
-    assert not blob.exists()
+    wait_until(lambda: not blob.exists())
     assert shop.cli("tables", "show", "proof.t", check=False).returncode == 6
 
 

@@ -77,7 +77,10 @@ class Lake:
     # -- dropping ------------------------------------------------------------------------------
 
     async def drop(self, who: Principal, place: Place, name: TableName, *, purge: bool) -> None:
-        """Drop a table; with `purge` its bytes are gone when this returns. Raises `NotFound`."""
+        """Drop a table; with `purge` its objects are deleted when this returns, their bytes go at once after.
+
+        Raises `NotFound`.
+        """
         info = await self.catalog.drop(who, place, name, purge=purge)
         if purge:
             await asyncio.shield(self._purge_table(who, info))
