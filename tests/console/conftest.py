@@ -27,8 +27,9 @@ PHONE = {"width": 390, "height": 844}
 HOSTILE = "<img src=x onerror=window.hacked=1>"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
+    """Ended with its module: while Playwright's own event loop runs, no other test could run one."""
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed: the console's pages are only checked in a real browser")
     with sync_playwright() as playwright:
@@ -78,7 +79,7 @@ class Tab:
         return page
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def session(chromium: Browser, server: PlatformServer) -> Any:
     """The cookies of somebody who signed in through a link."""
     context = chromium.new_context()

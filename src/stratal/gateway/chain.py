@@ -138,8 +138,14 @@ class Chain:
             raise error
         response = door.error(error, scope) if door else plain_error(error, scope)
         if error.status == 401 and "www-authenticate" not in response.headers:
-            response.headers["WWW-Authenticate"] = 'Basic realm="Stratal"'
+            response.headers["WWW-Authenticate"] = _challenge(scope)
         await response(scope, receive, answer)
+
+
+def _challenge(scope: Scope) -> str:
+    """How to prove who one is. To a page's script not Basic: the browser would put up its own password window."""
+    from_script = (b"sec-fetch-dest", b"empty") in scope["headers"]
+    return 'Session realm="Stratal"' if from_script else 'Basic realm="Stratal"'
 
 
 class _Answer:

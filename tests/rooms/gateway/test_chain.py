@@ -77,6 +77,15 @@ def test_errors_speak_the_doors_dialect_and_defects_leak_nothing() -> None:
     assert b"secret" not in body
 
 
+def test_a_challenge_opens_no_password_window_over_a_page() -> None:
+    chain = Chain([Door(b"/", Unauthenticated("who?"))])
+    host = (b"host", b"127.0.0.1")
+    status, headers, _ = ask(chain, headers=[host])
+    assert (status, headers[b"www-authenticate"]) == (401, b'Basic realm="Stratal"')
+    status, headers, _ = ask(chain, headers=[host, (b"sec-fetch-dest", b"empty")])
+    assert (status, headers[b"www-authenticate"]) == (401, b'Session realm="Stratal"')
+
+
 def test_nobody_home_is_404() -> None:
     assert ask(Chain([Door(b"/a")]), b"/b")[0] == 404
 
