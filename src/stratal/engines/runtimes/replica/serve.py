@@ -45,9 +45,13 @@ def main(folder: str) -> None:
     started = time.monotonic()
     try:
         model = _load(plan)
+    except ImportError as error:
+        traceback.print_exc()
+        _say_failed(listener, f"The model's environment lacks what it needs: {_one_line(error)}")
+        sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        _say_failed(listener, _one_line(error))
+        _say_failed(listener, f"The model cannot be loaded: {_one_line(error)}")
         sys.exit(1)
     seconds = time.monotonic() - started
     print(f"loaded {plan['model']} in {seconds:.2f} s", flush=True)
