@@ -4,7 +4,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check test soak bench format bootstrap-demo bootstrap-test
+.PHONY: help demo check check-static check-fast test soak bench format bootstrap-demo bootstrap-test
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,10 +19,15 @@ demo: bootstrap-demo ## set everything up, start the platform, go from real data
 	@$(BIN)/stratal demo
 
 check: bootstrap-test ## format, lint, types, import contracts, fast tests (under 45 s)
+	@$(MAKE) -s -j2 --output-sync=target check-static check-fast
+
+check-static:
 	@$(BIN)/ruff format --check -q src tests bench scripts
 	@$(BIN)/ruff check -q src tests bench scripts
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .lint-imports.log 2>&1 || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
+
+check-fast:
 	@$(BIN)/pytest -m fast tests/rooms tests/docs
 
 test: check ## all tests, with a bounded sample of the long ones (under 15 min)
