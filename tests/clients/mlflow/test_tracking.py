@@ -246,6 +246,23 @@ def test_another_projects_things_do_not_exist(here: Place, there: Place) -> None
     assert here.client.get_run(run_id).data.tags.keys() == {"mlflow.runName"}
 
 
+def test_histories_of_many_runs_at_once(here: Place) -> None:
+    client = here.client
+    ids = sorted(client.create_run("0").info.run_id for _ in range(2))
+    for run_id in ids:
+        client.log_batch(run_id, [Metric("loss", float(i), 1000 + i, i) for i in range(500)])
+    with here.http() as http:
+        base = "/api/2.0/mlflow/metrics"
+        query = {"run_ids": ids, "metric_key": "loss", "max_results": 10, "start_step": 100, "end_step": 199}
+        points = http.get(f"{base}/get-history-bulk-interval", params=query).json()["metrics"]
+        for run_id in ids:
+            steps = [point["step"] for point in points if point["run_id"] == run_id]
+            assert (len(steps) <= 10, steps[0], steps[-1]) == (True, 100, 199)
+        query = {"run_id": ids, "metric_key": "loss", "max_results": 600}
+        points = http.get(f"{base}/get-history-bulk", params=query).json()["metrics"]
+        assert [point["run_id"] for point in points] == [ids[0]] * 500 + [ids[1]] * 100
+
+
 def test_what_is_not_here_is_said_in_mlflows_words(here: Place) -> None:
     client = here.client
     with pytest.raises(MlflowException) as refused:

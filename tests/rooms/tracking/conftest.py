@@ -22,6 +22,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, template: Path) -> Iterator[Room]:
+    """One room for the cases of many: each makes what it needs and counts only that."""
+    made = Room(tmp_path_factory.mktemp("shared"), template)
+    yield made
+    made.do(made.blobs.close())
+    made.database.close()
+
+
 @pytest.fixture
 def room(tmp_path: Path, template: Path) -> Iterator[Room]:
     made = Room(tmp_path, template)

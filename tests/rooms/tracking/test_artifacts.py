@@ -145,13 +145,14 @@ def test_a_run_has_one_place(room: Room) -> None:
         "\ud800",
     ],
 )
-def test_a_path_that_could_mean_another_place_is_refused(room: Room, place: str, path: str) -> None:
+def test_a_path_that_could_mean_another_place_is_refused(shared: Room, path: str) -> None:
     with pytest.raises(Invalid) as refused:
         check_path(path)
     assert refused.value.reason == "bad_path"
+    location = f"0/{shared.run().id}/artifacts/{path}"
     with pytest.raises(Invalid):
-        room.do(room.artifacts.put(room.ann, "prj_a", f"{place}/{path}", chunks(b"1")))
-    assert room.files() == 0
+        shared.do(shared.artifacts.put(shared.ann, "prj_a", location, chunks(b"1")))
+    assert shared.files() == 0
 
 
 NAME = st.text(st.characters(exclude_characters="/\\%\x7f", exclude_categories=["Cs", "Cc"]), min_size=1)

@@ -131,11 +131,13 @@ def test_files_in_a_runs_own_directory_can_be_registered(named: Room) -> None:
         "models:/m-unknown",
     ],
 )
-def test_a_source_without_bytes_here_makes_no_version(named: Room, source: str) -> None:
-    run = named.run()
+def test_a_source_without_bytes_here_makes_no_version(shared: Room, source: str) -> None:
+    name = f"sourceless-{shared.clock()}"
+    shared.do(shared.names.create(shared.ann, "prj_a", name, tags={}))
+    run = shared.run()
     with pytest.raises((Invalid, NotFound)):
-        named.register("m", source.format(run=run.id))
-    assert named.do(named.models.of_model(named.ann, "prj_a", "m")) == []
+        shared.register(name, source.format(run=run.id))
+    assert shared.do(shared.models.of_model(shared.ann, "prj_a", name)) == []
 
 
 def test_nobody_registers_another_projects_files(named: Room) -> None:
@@ -218,16 +220,15 @@ def test_a_renamed_model_is_found_by_its_new_name_only(named: Room) -> None:
 @pytest.mark.parametrize(
     "name", ["", " ", "a/b", "a:b", "a@b", "..", ".", "a\nb", "a\x00", "x" * 251, "\ud800"]
 )
-def test_what_cannot_name_a_model(room: Room, name: str) -> None:
+def test_what_cannot_name_a_model(shared: Room, name: str) -> None:
     with pytest.raises(Invalid):
-        room.do(room.names.create(room.ann, "prj_a", name, tags={}))
+        shared.do(shared.names.create(shared.ann, "prj_a", name, tags={}))
 
 
 @pytest.mark.parametrize("alias", ["", "latest", "Latest", "v1", "V12", "a b", "a/b", "x" * 256])
-def test_what_cannot_be_an_alias(named: Room, alias: str) -> None:
-    named.register("m", f"models:/{named.model(named.run())}")
+def test_what_cannot_be_an_alias(shared: Room, alias: str) -> None:
     with pytest.raises(Invalid):
-        named.do(named.names.set_alias(named.ann, "prj_a", "m", alias, "1"))
+        shared.do(shared.names.set_alias(shared.ann, "prj_a", "m", alias, "1"))
 
 
 def test_moving_to_a_stage_can_archive_the_one_before(named: Room) -> None:

@@ -124,11 +124,11 @@ def test_a_batch_is_kept_whole_or_not_at_all(room: Room) -> None:
         Batch(metrics=[Metric("a", 0, 0, 2**63)]),
     ],
 )
-def test_what_cannot_be_kept_is_refused_and_changes_nothing(room: Room, batch: Batch) -> None:
-    run = room.run()
+def test_what_cannot_be_kept_is_refused_and_changes_nothing(shared: Room, batch: Batch) -> None:
+    run = shared.run()
     with pytest.raises(Invalid):
-        room.do(room.runs.log(room.ann, "prj_a", run.id, batch))
-    found = room.do(room.runs.get(room.ann, "prj_a", run.id))
+        shared.do(shared.runs.log(shared.ann, "prj_a", run.id, batch))
+    found = shared.do(shared.runs.get(shared.ann, "prj_a", run.id))
     assert (found.metrics, found.params, len(found.tags)) == ((), {}, 1)
 
 
