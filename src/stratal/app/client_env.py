@@ -23,6 +23,7 @@ def client_env(url: str, credential: Credential, project: str) -> dict[str, str]
         "MLFLOW_TRACKING_URI": url,
         "MLFLOW_TRACKING_USERNAME": credential.id,
         "MLFLOW_TRACKING_PASSWORD": credential.secret,
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # what is tracked here is nobody else's business
         "PYICEBERG_CATALOG__DEFAULT__TYPE": "rest",
         "PYICEBERG_CATALOG__DEFAULT__URI": f"{url}/iceberg",
         "PYICEBERG_CATALOG__DEFAULT__TOKEN": credential.token,
