@@ -110,7 +110,7 @@ def test_axe_finds_nothing_with_dialogs_open(
     page = opened.live(f"{world.base}/runs")
     page.keyboard.press("Control+k")
     page.keyboard.type("net-0")
-    page.wait_for_selector("#found li:has-text('run')")
+    page.wait_for_selector("#found li:has-text('net-0')")
     assert axe(page) == []
     page.keyboard.press("Escape")
     page.keyboard.press("?")

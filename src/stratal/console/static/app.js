@@ -205,6 +205,13 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === "Escape") {
+    const open = $$("dialog[open]").at(-1);
+    if (open) {
+      event.preventDefault(); // the browser would do it too, but later, and not always
+      open.close();
+      if (open.contains(document.activeElement)) document.activeElement.blur(); // the next key is the page's at once
+      return;
+    }
     $$("details.switch[open]").forEach((menu) => (menu.open = false));
     if (location.hash === "#menu") location.hash = "";
     if (document.activeElement?.matches("input[type=search]")) document.activeElement.blur();
