@@ -182,6 +182,7 @@ def wire(settings: Settings) -> Platform:
         serving.predictions,
         serving.endpoints,
         models,
+        experiments,
         runs,
         compute.jobs,
         compute.snapshots,

@@ -134,6 +134,8 @@ class Chain:
     async def _refuse(
         self, error: StratalError, door: Door | None, scope: Scope, receive: Receive, answer: "_Answer"
     ) -> None:
+        if answer.finished:  # said already, in the door's own dialect
+            return
         if answer.status:  # the answer has begun: breaking off is the only honest signal left
             raise error
         response = door.error(error, scope) if door else plain_error(error, scope)
@@ -160,6 +162,7 @@ class _Answer:
         self._request_id = request_id
         self._unasked = False
         self.status = 0
+        self.finished = False
 
     def expecting(self, receive: Receive) -> Receive:
         """`receive` for a request whose client waits to be asked for the body."""
@@ -179,6 +182,8 @@ class _Answer:
             if self._unasked:
                 headers["Connection"] = "close"
         await self._send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self.finished = True
 
 
 def _shown_path(scope: Scope) -> str:

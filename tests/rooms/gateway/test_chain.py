@@ -86,6 +86,15 @@ def test_a_challenge_opens_no_password_window_over_a_page() -> None:
     assert (status, headers[b"www-authenticate"]) == (401, b'Session realm="Stratal"')
 
 
+def test_a_defect_answered_by_its_door_is_not_answered_twice() -> None:
+    class Answers(Door):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            await PlainTextResponse("mine", 500)(scope, receive, send)
+            raise ZeroDivisionError
+
+    assert ask(Chain([Answers(b"/")]))[2] == b"mine"
+
+
 def test_nobody_home_is_404() -> None:
     assert ask(Chain([Door(b"/a")]), b"/b")[0] == 404
 

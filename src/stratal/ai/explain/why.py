@@ -13,6 +13,7 @@ from stratal.ai.explain.model import Explanation, Hash, Link, Status
 from stratal.ai.models.model import ModelVersion, State
 from stratal.ai.models.registry import Models
 from stratal.ai.predictions.service import Prediction, Predictions
+from stratal.collab.experiments import Experiments
 from stratal.collab.runs import Runs
 from stratal.compute.environments import Environments
 from stratal.compute.jobs import Jobs
@@ -35,6 +36,7 @@ class Why:
         predictions: Predictions,
         endpoints: Endpoints,
         models: Models,
+        experiments: Experiments,
         runs: Runs,
         jobs: Jobs,
         snapshots: Snapshots,
@@ -44,6 +46,7 @@ class Why:
         self._predictions = predictions
         self._endpoints = endpoints
         self._models = models
+        self._experiments = experiments
         self._runs = runs
         self._jobs = jobs
         self._snapshots = snapshots
@@ -107,7 +110,8 @@ class Why:
         except NotFound:
             gone = (("gone", "the run was deleted for good"),)
             return Link("run", version.run_id, version.run_id, gone, claim=Status.UNPROVEN)
-        facts = [("experiment", run.experiment_id), ("started", iso(run.start_time)), ("by", run.created_by)]
+        experiment = await self._experiments.get(who, version.project_id, run.experiment_id)
+        facts = [("experiment", experiment.name), ("started", iso(run.start_time)), ("by", run.created_by)]
         facts += [(metric.key, f"{metric.value:.6g}") for metric in run.metrics[:_METRICS_SHOWN]]
         return Link("run", run.id, run.name, facts)
 

@@ -134,6 +134,16 @@ def _application(door: NativeDoor, routers: Sequence[APIRouter]) -> FastAPI:
             meaning = Internal(str(error.detail))
         return door.error(meaning, request.scope)
 
+    async def on_defect(request: Request, error: Exception) -> Response:
+        """Answered here in our dialect; FastAPI raises it again, so the chain logs it."""
+        request_id = request.scope["state"]["request_id"]
+        defect = Internal(
+            "Something went wrong inside Stratal; nothing you sent is to blame.",
+            hint=f"The server's log has the details under request id {request_id}.",
+        )
+        return door.error(defect, request.scope)
+
+    app.add_exception_handler(Exception, on_defect)
     app.add_exception_handler(StratalError, on_stratal)
     app.add_exception_handler(RequestValidationError, on_invalid)
     app.add_exception_handler(HTTPException, on_http)
