@@ -34,7 +34,7 @@ def main(goal: str) -> None:
     if not python.exists():
         print("Creating .venv …", flush=True)
         try:
-            venv.create(VENV, with_pip=True)
+            venv.create(VENV, with_pip=True, symlinks=True)
         except subprocess.CalledProcessError:
             shutil.rmtree(VENV, ignore_errors=True)
             sys.exit(

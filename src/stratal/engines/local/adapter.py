@@ -154,7 +154,7 @@ class LocalEngine:
             else None
         )
         return {
-            "python": sys.executable,
+            "python": getattr(sys, "_base_executable", sys.executable),
             "hidden": list(dict.fromkeys(str(path) for path in hidden)),
             "platform_socket": None if self._platform_socket is None else str(self._platform_socket),
             "bubblewrap": boxed,
