@@ -1,0 +1,302 @@
+"""One platform filled with one of everything, and a request that makes sense for every operation of every door."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
+
+from wired import Answer, Wired
+
+CODE = b"print('hello')\n"
+CODE_SHA256 = hashlib.sha256(CODE).hexdigest()
+SNAPSHOT = {
+    "files": [{"path": "main.py", "mode": "100644", "sha256": CODE_SHA256, "size": len(CODE)}],
+}
+SCHEMA = {"type": "struct", "fields": [{"id": 1, "name": "x", "type": "long", "required": False}]}
+
+
+@dataclass(frozen=True)
+class Route:
+    """The weakest caller who may, a request that makes sense, and what it gets. `{names}` are the world's.
+
+    `foreign` is what the owner of another project gets.
+    """
+
+    weakest: str
+    path: str
+    good: int = 200
+    json: Any = None
+    body: bytes = b""
+    foreign: int = 404
+
+
+P = "/projects/{project}"
+NATIVE: dict[tuple[str, str], Route] = {
+    # who one is, projects, keys
+    ("GET", "/openapi.json"): Route("anybody", "/openapi.json", foreign=200),
+    ("GET", "/whoami"): Route("viewer", "/whoami", foreign=200),
+    ("GET", "/projects"): Route("viewer", "/projects", foreign=200),
+    ("POST", "/projects"): Route("admin", "/projects", 201, json={"name": "gamma"}, foreign=403),
+    ("GET", f"{P}/keys"): Route("owner", f"{P}/keys"),
+    ("POST", f"{P}/keys"): Route("owner", f"{P}/keys", 201, json={"name": "new", "role": "viewer"}),
+    ("POST", "/login-links"): Route("admin", "/login-links", 201, foreign=403),
+    ("GET", f"{P}/events"): Route("viewer", f"{P}/events?after=0"),
+    # jobs and code
+    ("GET", f"{P}/jobs"): Route("viewer", f"{P}/jobs"),
+    ("POST", f"{P}/jobs"): Route("editor", f"{P}/jobs", 201, json={"argv": ["true"]}),
+    ("GET", f"{P}/jobs/{{job_id}}"): Route("viewer", f"{P}/jobs/{{job}}"),
+    ("GET", f"{P}/jobs/{{job_id}}/logs"): Route("viewer", f"{P}/jobs/{{job}}/logs"),
+    ("GET", f"{P}/jobs/{{job_id}}/diff"): Route("viewer", f"{P}/jobs/{{job}}/diff"),
+    ("POST", f"{P}/jobs/{{job_id}}/stop"): Route("editor", f"{P}/jobs/{{job}}/stop"),
+    ("GET", f"{P}/environments/{{environment_id}}/lock"): Route(
+        "viewer", f"{P}/environments/{'0' * 64}/lock", 404
+    ),
+    ("POST", f"{P}/code/packs"): Route(
+        "editor",
+        f"{P}/code/packs",
+        201,
+        body=bytes.fromhex(CODE_SHA256) + len(CODE).to_bytes(8, "big") + CODE,
+    ),
+    ("POST", f"{P}/code/snapshots"): Route("editor", f"{P}/code/snapshots", 201, json=SNAPSHOT),
+    ("GET", f"{P}/code/snapshots/{{snapshot_id}}"): Route("viewer", f"{P}/code/snapshots/{{snapshot}}"),
+    # objects
+    ("GET", f"{P}/buckets"): Route("viewer", f"{P}/buckets"),
+    ("POST", f"{P}/buckets"): Route("editor", f"{P}/buckets", 201, json={"name": "alpha-more"}),
+    ("GET", f"{P}/buckets/{{bucket}}/objects"): Route("viewer", f"{P}/buckets/alpha-data/objects"),
+    ("GET", f"{P}/buckets/{{bucket}}/object"): Route("viewer", f"{P}/buckets/alpha-data/object?key=k"),
+    ("PUT", f"{P}/buckets/{{bucket}}/object"): Route(
+        "editor", f"{P}/buckets/alpha-data/object?key=new", 201, body=b"x"
+    ),
+    # tables and SQL
+    ("GET", f"{P}/tables"): Route("viewer", f"{P}/tables"),
+    ("GET", f"{P}/tables/{{name}}"): Route("viewer", f"{P}/tables/ns.t"),
+    ("GET", f"{P}/tables/{{name}}/files"): Route("viewer", f"{P}/tables/ns.t/files", 404),
+    ("GET", f"{P}/tables/{{name}}/verify"): Route("viewer", f"{P}/tables/ns.t/verify", 404),
+    ("POST", f"{P}/tables/{{name}}/import"): Route(
+        "editor", f"{P}/tables/new/import", 400, json={"source": "s3://alpha-data/k"}
+    ),
+    ("PUT", f"{P}/tables/{{name}}/import"): Route("editor", f"{P}/tables/new/import", 400, body=b"x"),
+    ("POST", "/sql"): Route("viewer", "/sql", 400, json={"sql": "", "project": "alpha"}),
+    ("GET", f"{P}/queries"): Route("viewer", f"{P}/queries"),
+    # runs and models
+    ("GET", f"{P}/experiments"): Route("viewer", f"{P}/experiments"),
+    ("GET", f"{P}/runs"): Route("viewer", f"{P}/runs"),
+    ("GET", f"{P}/runs/{{run_id}}"): Route("viewer", f"{P}/runs/{{run}}"),
+    ("GET", f"{P}/runs/{{run_id}}/metric"): Route("viewer", f"{P}/runs/{{run}}/metric?key=auc"),
+    ("GET", f"{P}/runs/{{run_id}}/artifacts"): Route("viewer", f"{P}/runs/{{run}}/artifacts"),
+    ("GET", f"{P}/models"): Route("viewer", f"{P}/models"),
+    ("GET", f"{P}/models/{{name}}"): Route("viewer", f"{P}/models/m"),
+    ("GET", f"{P}/models/{{name}}/versions/{{version}}"): Route("viewer", f"{P}/models/m/versions/1"),
+    ("GET", f"{P}/models/{{name}}/versions/{{version}}/verify"): Route(
+        "viewer", f"{P}/models/m/versions/1/verify"
+    ),
+    # endpoints (there is none: whoever may not is told so before that is found out)
+    ("GET", f"{P}/endpoints"): Route("viewer", f"{P}/endpoints"),
+    ("POST", f"{P}/endpoints"): Route(
+        "editor", f"{P}/endpoints", 404, json={"name": "ep", "model": "models:/none/1"}
+    ),
+    ("GET", f"{P}/endpoints/{{name}}"): Route("viewer", f"{P}/endpoints/ep", 404),
+    ("GET", f"{P}/endpoints/{{name}}/revisions"): Route("viewer", f"{P}/endpoints/ep/revisions", 404),
+    ("GET", f"{P}/endpoints/{{name}}/logs"): Route("viewer", f"{P}/endpoints/ep/logs", 404),
+    ("POST", f"{P}/endpoints/{{name}}/stop"): Route("editor", f"{P}/endpoints/ep/stop", 404),
+    ("POST", f"{P}/endpoints/{{name}}/start"): Route("editor", f"{P}/endpoints/ep/start", 404),
+    ("POST", f"{P}/endpoints/{{name}}/invocations"): Route(
+        "viewer", f"{P}/endpoints/ep/invocations", 404, json={"inputs": [[1.0]]}
+    ),
+    ("DELETE", f"{P}/endpoints/{{name}}"): Route("editor", f"{P}/endpoints/ep", 404),
+    ("GET", "/predictions/{prediction_id}"): Route("viewer", "/predictions/pr_none", 404),
+    ("GET", "/predictions/{prediction_id}/why"): Route("viewer", "/predictions/pr_none/why", 404),
+    # what takes something away, in an order in which each still finds it
+    ("DELETE", f"{P}/tables/{{name}}"): Route("editor", f"{P}/tables/ns.t", 204),
+    ("DELETE", f"{P}/buckets/{{bucket}}/object"): Route(
+        "editor", f"{P}/buckets/alpha-data/object?key=k", 204
+    ),
+    ("DELETE", f"{P}/buckets/{{bucket}}"): Route("editor", f"{P}/buckets/alpha-empty", 204),
+    ("DELETE", "/keys/{key_id}"): Route("owner", "/keys/{victim}", 204),
+    ("DELETE", P): Route("owner", P, 204),
+}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operation of another door. `refused` are the words of its dialect for (no key, too weak, another project's)."""
+
+    door: str
+    method: str
+    path: str
+    weakest: str
+    good: int = 200
+    json: Any = None
+    body: bytes = b""
+    foreign: int = 404
+
+
+ICEBERG = "/iceberg/v1/alpha/namespaces"
+MLFLOW = "/api/2.0/mlflow"
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts"
+BATCH = {"run_id": "{run}", "metrics": [{"key": "auc", "value": 0.5, "timestamp": 1}]}
+TENSOR = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1.0]}]}
+OTHERS = [
+    Operation("s3", "GET", "/alpha-data/k", "viewer"),
+    Operation("s3", "HEAD", "/alpha-data/k", "viewer"),
+    Operation("s3", "GET", "/alpha-data?list-type=2", "viewer"),
+    Operation("s3", "GET", "/", "viewer", foreign=200),
+    Operation("s3", "PUT", "/alpha-data/new", "editor", body=b"x"),
+    Operation("s3", "PUT", "/alpha-made", "editor", foreign=200),
+    Operation("s3", "POST", "/alpha-data/new?uploads=", "editor"),
+    Operation("s3", "POST", "/alpha-data?delete=", "editor",
+              body=b"<Delete><Object><Key>new</Key></Object></Delete>"),
+    Operation("s3", "DELETE", "/alpha-data/new", "editor", 204),
+    Operation("s3", "DELETE", "/alpha-spare", "editor", 204),
+    Operation("iceberg", "GET", "/iceberg/v1/config?warehouse=alpha", "viewer"),
+    Operation("iceberg", "GET", ICEBERG, "viewer"),
+    Operation("iceberg", "POST", ICEBERG, "editor", json={"namespace": ["more"]}),
+    Operation("iceberg", "GET", f"{ICEBERG}/ns/tables", "viewer"),
+    Operation("iceberg", "HEAD", f"{ICEBERG}/ns/tables/t", "viewer", 204),
+    Operation("iceberg", "GET", f"{ICEBERG}/ns/tables/t", "viewer"),
+    Operation("iceberg", "GET", f"{ICEBERG}/ns/tables/t/credentials", "viewer"),
+    Operation("iceberg", "POST", f"{ICEBERG}/ns/properties", "editor", json={"updates": {"a": "b"}}),
+    Operation("iceberg", "POST", f"{ICEBERG}/ns/tables", "editor", json={"name": "u", "schema": SCHEMA}),
+    Operation("iceberg", "POST", f"{ICEBERG}/ns/tables/t", "editor",
+              json={"updates": [{"action": "set-properties", "updates": {"a": "b"}}]}),
+    Operation("iceberg", "POST", f"{ICEBERG}/ns/register", "editor", 400,
+              json={"name": "r", "metadata-location": "s3://alpha-data/k"}),
+    Operation("iceberg", "POST", "/iceberg/v1/alpha/transactions/commit", "editor", 204, json={"table-changes": []}),
+    Operation("iceberg", "POST", "/iceberg/v1/alpha/tables/rename", "editor", 204,
+              json={"source": {"namespace": ["ns"], "name": "u"},
+                    "destination": {"namespace": ["ns"], "name": "v"}}),
+    Operation("iceberg", "DELETE", f"{ICEBERG}/ns/tables/v", "editor", 204),
+    Operation("mlflow", "GET", f"{MLFLOW}/experiments/get?experiment_id={{experiment}}", "viewer"),
+    Operation("mlflow", "GET", f"{MLFLOW}/runs/get?run_id={{run}}", "viewer"),
+    Operation("mlflow", "POST", f"{MLFLOW}/runs/search", "viewer",
+              json={"experiment_ids": ["{experiment}"]}, foreign=200),
+    Operation("mlflow", "GET", f"{MLFLOW}/metrics/get-history?run_id={{run}}&metric_key=auc", "viewer"),
+    Operation("mlflow", "GET", f"{MLFLOW}/artifacts/list?run_id={{run}}", "viewer"),
+    Operation("mlflow", "GET", f"{ARTIFACTS}/model/MLmodel", "viewer"),
+    Operation("mlflow", "GET", f"{MLFLOW}/registered-models/get?name=m", "viewer"),
+    Operation("mlflow", "GET", f"{MLFLOW}/model-versions/get-download-uri?name=m&version=1", "viewer"),
+    Operation("mlflow", "POST", f"{MLFLOW}/experiments/create", "editor", json={"name": "e2"}, foreign=200),
+    Operation("mlflow", "POST", f"{MLFLOW}/runs/create", "editor", json={"experiment_id": "{experiment}"}),
+    Operation("mlflow", "POST", f"{MLFLOW}/runs/log-batch", "editor", json=BATCH),
+    Operation("mlflow", "POST", f"{MLFLOW}/runs/set-tag", "editor",
+              json={"run_id": "{run}", "key": "a", "value": "b"}),
+    Operation("mlflow", "POST", f"{MLFLOW}/runs/update", "editor",
+              json={"run_id": "{run}", "status": "FINISHED"}),
+    Operation("mlflow", "POST", f"{MLFLOW}/logged-models", "editor",
+              json={"experiment_id": "{experiment}", "name": "lm"}),
+    Operation("mlflow", "PUT", f"{ARTIFACTS}/new.txt", "editor", body=b"x"),
+    Operation("mlflow", "DELETE", f"{ARTIFACTS}/new.txt", "editor"),
+    Operation("mlflow", "POST", f"{MLFLOW}/registered-models/create", "editor", json={"name": "n"}, foreign=200),
+    Operation("mlflow", "POST", f"{MLFLOW}/registered-models/alias", "editor",
+              json={"name": "m", "alias": "best", "version": "1"}),
+    Operation("mlflow", "POST", f"{MLFLOW}/model-versions/create", "editor",
+              json={"name": "m", "source": "runs:/{run}/model"}),
+    Operation("mlflow", "POST", f"{MLFLOW}/runs/delete", "editor", json={"run_id": "{run}"}),
+    Operation("mlflow", "DELETE", f"{MLFLOW}/registered-models/delete", "editor", json={"name": "m"}),
+    Operation("inference", "GET", "/v2/health/ready", "anybody", foreign=200),
+    Operation("inference", "GET", "/v2", "viewer", foreign=200),
+    Operation("inference", "POST", "/v2/repository/index", "viewer", foreign=200),
+    Operation("inference", "GET", "/v2/models/ep", "viewer", 404),
+    Operation("inference", "GET", "/v2/models/ep/ready", "viewer", 404),
+    Operation("inference", "POST", "/v2/models/ep/infer", "viewer", 404, json=TENSOR),
+    Operation("operations", "GET", "/healthz", "anybody", foreign=200),
+    Operation("operations", "GET", "/readyz", "anybody", foreign=200),
+    Operation("mlflow", "GET", "/version", "anybody", foreign=200),
+]  # fmt: skip
+
+
+class World:
+    """Project alpha with one of everything, project beta with nothing, and a key of each kind."""
+
+    def __init__(self, wired: Wired) -> None:
+        self.wired = wired
+        wired.project("alpha")
+        wired.project("beta")
+        self.keys: dict[str, str | None] = {
+            "nobody": None,
+            "admin": wired.admin,
+            **{role: wired.key("alpha", role) for role in ("viewer", "editor", "owner")},
+            "stranger": wired.key("beta", "owner"),
+            "revoked": wired.key("alpha", "owner"),
+        }
+        self._made("DELETE", f"/api/v1/keys/{self._id('revoked')}", None, 204)
+        self.names = {"project": "alpha", "victim": wired.key("alpha", "editor").partition(".")[0]}
+        self._fill()
+
+    def _id(self, caller: str) -> str:
+        return str(self.keys[caller]).partition(".")[0]
+
+    def _made(
+        self, method: str, path: str, json: Any, status: int = 200, body: bytes = b"", by: str = "admin"
+    ) -> Any:
+        answer = self.wired.ask(
+            method, path.format_map(self.__dict__.get("names", {})), self.keys[by], json=json, body=body
+        )
+        assert answer.status == status, (method, path, answer)
+        return answer.json() if answer.body[:1] == b"{" else None
+
+    def _fill(self) -> None:
+        here = "/api/v1/projects/alpha"
+        for bucket in ("alpha-data", "alpha-empty", "alpha-spare"):
+            self._made("POST", f"{here}/buckets", {"name": bucket}, 201)
+        self._made("PUT", f"{here}/buckets/alpha-data/object?key=k", None, 201, b"secret")
+        self._made("POST", ICEBERG, {"namespace": ["ns"]})
+        self._made("POST", f"{ICEBERG}/ns/tables", {"name": "t", "schema": SCHEMA})
+        self.names["job"] = str(self._made("POST", f"{here}/jobs", {"argv": ["true"]}, 201)["id"])
+        pack = NATIVE["POST", f"{P}/code/packs"].body
+        self._made("POST", f"{here}/code/packs", None, 201, pack)
+        self.names["snapshot"] = self._made("POST", f"{here}/code/snapshots", SNAPSHOT, 201)["id"]
+        self.names["experiment"] = self._made(
+            "POST", f"{MLFLOW}/experiments/create", {"name": "e"}, by="owner"
+        )["experiment_id"]
+        run = self._made(
+            "POST", f"{MLFLOW}/runs/create", {"experiment_id": self.names["experiment"]}, by="owner"
+        )
+        self.names["run"] = run["run"]["info"]["run_id"]
+        self._made("POST", f"{MLFLOW}/runs/log-batch", self.filled(BATCH), by="owner")
+        self._made("PUT", f"{ARTIFACTS}/model/MLmodel", None, 200, b"flavors: {}\n", by="owner")
+        self._made("POST", f"{MLFLOW}/registered-models/create", {"name": "m"}, by="owner")
+        source = {"name": "m", "source": f"runs:/{self.names['run']}/model"}
+        self._made("POST", f"{MLFLOW}/model-versions/create", source, by="owner")
+
+    def filled(self, value: Any) -> Any:
+        """`value` with the world's names put in for ``{name}`` in its strings."""
+        if isinstance(value, str):
+            return value.format_map(self.names)
+        if isinstance(value, list):
+            return [self.filled(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self.filled(one) for key, one in value.items()}
+        return value
+
+    def native(self, caller: str, method: str, route: Route) -> Answer:
+        path = "/api/v1" + route.path.format_map(self.names)
+        return self.wired.ask(method, path, self.keys[caller], json=self.filled(route.json), body=route.body)
+
+    def other(self, caller: str, operation: Operation) -> Answer:
+        path = operation.path.format_map(self.names)
+        if operation.door == "s3":
+            headers = signature(self.keys[caller], operation.method, path, operation.body)
+            return self.wired.ask(operation.method, path, headers=headers, body=operation.body)
+        return self.wired.ask(
+            operation.method, path, self.keys[caller], json=self.filled(operation.json), body=operation.body
+        )
+
+
+def signature(
+    key: str | None, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> list[tuple[bytes, bytes]]:
+    """The headers of a request signed as boto signs it, the given ones included; `path` is raw, with its query."""
+    request = AWSRequest(method, f"http://127.0.0.1:8484{path}", data=body, headers=dict(headers or {}))
+    request.headers["x-amz-content-sha256"] = hashlib.sha256(body).hexdigest()
+    key_id, _, secret = (key or "st1k00000000000000000000.none").partition(".")
+    S3SigV4Auth(Credentials(key_id, secret), "s3", "us-east-1").add_auth(request)
+    return [
+        (name.lower().encode(), value if isinstance(value, bytes) else str(value).encode("latin-1"))
+        for name, value in request.headers.items()
+        if name.lower() not in {"host", "content-length"}
+    ]
