@@ -462,6 +462,7 @@ def _fuzz(target: Target, data: st.DataObject) -> None:
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "print_blob": True}
 
 
+@pytest.mark.soak
 @settings(max_examples=1500, **QUIET)
 @given(st.data())
 def test_a_spoilt_request_is_refused_and_changes_nothing(target: Target, data: st.DataObject) -> None:
