@@ -1,5 +1,6 @@
 """A killed server's half-done work costs no disk for ever."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -25,7 +26,9 @@ def test_bytes_without_a_row_go_and_all_others_stay(in_room: InRoom) -> None:
         room.engine.end("job-1-1")
         await room.until(job, "succeeded")
         orphan = await room.blobs.put(b"stored, and then the server died")
+        await asyncio.sleep(0.002)  # ids sort by the millisecond in which they were made
         started = new_id("blob")
+        await asyncio.sleep(0.002)
         newer = await room.blobs.put(b"of this server, its row comes in a moment")
         assert await leftovers.sweep(started) == 1
         names = {path.name for path in (room.home / "blobs").glob("*/blob_*")}
