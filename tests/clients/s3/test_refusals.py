@@ -7,7 +7,8 @@ import socket
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
 import boto3
 import pytest
@@ -285,6 +286,17 @@ def test_the_older_signature_in_a_header_is_refused(raw: Raw, bucket: str) -> No
 def test_malformed_authorization(raw: Raw, bucket: str, name: str) -> None:
     answer = raw.send("GET", f"/{bucket}", b"", {"Authorization": f"AWS4-HMAC-SHA256 {name}"})
     assert answer[:2] == (400, "AuthorizationHeaderMalformed")
+
+
+@pytest.mark.parametrize("odd", ["\x1f", "a\x01b", "\x0b", "\ufffe", "tab\t", "\r\n", "\x7f"])
+def test_an_error_can_be_read_whatever_name_it_tells(mine, raw: Raw, bucket: str, odd: str) -> None:
+    """XML 1.0 cannot carry most control characters: a client would make nothing of an answer that holds one."""
+    with pytest.raises(mine.s3.exceptions.NoSuchKey):
+        mine.s3.get_object(Bucket=bucket, Key=f"no{odd}ne")
+    for path in (f"/{quote('no' + odd)}/k", f"/{quote(odd)}?list-type=2"):
+        error = ElementTree.fromstring(raw("GET", path)[2])
+        assert error.findtext("Code") == "NoSuchBucket"
+        assert error.findtext("RequestId")
 
 
 def test_errors_to_head_have_no_body(raw: Raw, bucket: str) -> None:

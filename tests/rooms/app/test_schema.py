@@ -14,7 +14,7 @@ pytestmark = pytest.mark.fast
 
 
 def test_migrations_match_the_declared_tables(tmp_path: Path) -> None:
-    """After a change of tables: .venv/bin/python scripts/new_revision.py "what changes""""
+    """After a change of tables: .venv/bin/python scripts/new_revision.py "what changes"."""
     path = tmp_path / "t.db"
     assert current_revision(path) is None
     ensure_schema(path)

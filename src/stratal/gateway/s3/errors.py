@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Scope
 
-from stratal.gateway.s3.xml import DECLARATION, element
+from stratal.gateway.s3.xml import DECLARATION, element, shown
 from stratal.kernel.errors import (
     Busy,
     Conflict,
@@ -160,14 +160,14 @@ def error_response(error: StratalError, scope: Scope) -> Response:
     if scope["method"] == "HEAD":
         return Response(None, STATUS[code], headers, "application/xml")
     details = [
-        element(name[0].upper() + name[1:], value)
+        element(name[0].upper() + name[1:], shown(str(value)))
         for name, value in error.details.items()
         if isinstance(value, str | int)
     ]
     body = DECLARATION + element(
         "Error",
         element("Code", code),
-        element("Message", str(error)),
+        element("Message", shown(str(error))),
         *details,
         element("Resource", scope["raw_path"].decode("ascii", "replace")),
         element("RequestId", request_id),
@@ -182,7 +182,9 @@ def sts_error_response(error: StratalError, scope: Scope) -> Response:
     request_id = scope["state"]["request_id"]
     body = DECLARATION + element(
         "ErrorResponse",
-        element("Error", element("Type", "Sender"), element("Code", code), element("Message", str(error))),
+        element(
+            "Error", element("Type", "Sender"), element("Code", code), element("Message", shown(str(error)))
+        ),
         element("RequestId", request_id),
     )
     return Response(body.encode(), STATUS[code], {"x-amz-request-id": request_id}, "text/xml")

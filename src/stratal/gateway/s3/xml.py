@@ -11,6 +11,7 @@ DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>\n'
 NAMESPACE = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 _SPECIAL = re.compile("[&<>\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
+_UNSPEAKABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _NAMED = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
@@ -32,6 +33,11 @@ def escape(text: str) -> str:
     """Escape for XML text. Control characters become references, as S3 sends them (a parser of XML 1.0 refuses
     most; clients that may meet such keys ask for ``encoding-type=url``)."""
     return _SPECIAL.sub(lambda m: _NAMED.get(m[0], f"&#x{ord(m[0]):x};"), text)
+
+
+def shown(text: str) -> str:
+    """The text with what XML 1.0 cannot carry written out (``\\x1f``): an error's words must always be readable."""
+    return _UNSPEAKABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
 
 
 def document(name: str, *content: object) -> bytes:
