@@ -4,6 +4,7 @@ from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.models import tables as models
 from stratal.collab import tables as collab
 from stratal.compute import tables as compute
+from stratal.compute.services import tables as services
 from stratal.data.lake import tables as lake
 from stratal.data.objects import tables as objects
 from stratal.data.queries import tables as queries
@@ -12,6 +13,6 @@ from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
 
-ROOMS = (events, identity, ledger, compute, objects, lake, queries, collab, models, endpoints)
+ROOMS = (events, identity, ledger, compute, services, objects, lake, queries, collab, models, endpoints)
 
 __all__ = ["ROOMS", "metadata"]

@@ -127,6 +127,8 @@ def wire(settings: Settings) -> Platform:
         clock,
         environments=home.environments,
         work=home.work,
+        replica_logs=replica_blobs,
+        sockets=home.run / "replicas",
         sources=package_sources,
         client_env=lambda credential, project: client_env(settings.url, credential, project),
     )

@@ -25,6 +25,7 @@ from stratal.compute.engine import WorkloadSpec, WorkloadStatus
 from stratal.compute.environments import Environment, Environments, remove_tree
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.model import ACTIVE, NO_SUCH_PROGRAM, Held, Job, JobState, before, outcome
+from stratal.compute.services.records import in_use as replicas_in_use
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.tables import jobs
 from stratal.compute.workloads import Workloads
@@ -530,10 +531,11 @@ class Reconciler:
 
 
 def in_use(c: Connection) -> tuple[float, int]:
-    """Processors and bytes of memory that starting and running jobs were given."""
+    """Processors and bytes of memory that starting and running jobs, and replicas, are counted with."""
     query = select(func.coalesce(func.sum(jobs.c.cpus), 0), func.coalesce(func.sum(jobs.c.memory_bytes), 0))
     row = c.execute(query.where(jobs.c.state.in_([state.value for state in ACTIVE]))).one()
-    return float(row[0]), int(row[1])
+    cpus, memory = replicas_in_use(c)
+    return float(row[0]) + cpus, int(row[1]) + memory
 
 
 def replaced_variables(job: Job, platform: Mapping[str, str]) -> list[str]:

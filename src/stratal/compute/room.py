@@ -10,10 +10,13 @@ from stratal.compute.environments import Environments, Sources
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
 from stratal.compute.leftovers import Leftovers, SweptBlobs
-from stratal.compute.reconciler import ClientEnv, Reconciler
+from stratal.compute.reconciler import ClientEnv, Reconciler, in_use
+from stratal.compute.services.replicas import PREFIX, Replicas
+from stratal.compute.services.services import Services
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.workloads import Workloads
 from stratal.identity.keys import Keys
+from stratal.kernel.blobs import BlobStore
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 
@@ -24,6 +27,7 @@ class Compute:
     environments: Environments
     snapshots: Snapshots
     jobs: Jobs
+    services: Services
     leftovers: Leftovers
 
     async def start(self) -> None:
@@ -31,9 +35,11 @@ class Compute:
         await self.workloads.start()
         await self.environments.start()
         await self.jobs.start()
+        await self.services.start()
 
     async def close(self) -> None:
         """Let go of everything; what runs goes on running."""
+        await self.services.close()
         await self.jobs.close()
         await self.environments.close()
         await self.workloads.close()
@@ -49,13 +55,15 @@ def furnish(
     *,
     environments: Path,
     work: Path,
+    replica_logs: BlobStore,
+    sockets: Path,
     sources: Sources,
     client_env: ClientEnv,
 ) -> Compute:
-    """The services of compute on one engine. `environments` and `work` are folders of this machine.
+    """The services of compute on one engine. `environments`, `work` and `sockets` are folders of this machine.
 
-    `sources` reads the operator's package sources, `client_env` makes the variables that point a
-    workload's clients at this instance.
+    `replica_logs` keeps what ended replicas wrote; `sources` reads the operator's package sources;
+    `client_env` makes the variables that point a workload's clients at this instance.
     """
     workloads = Workloads(engine)
     built = Environments(
@@ -65,4 +73,7 @@ def furnish(
     logs = JobLogs(blobs, workloads, work)
     reconciler = Reconciler(database, keys, workloads, built, snapshots, logs, work, clock, client_env)
     jobs = Jobs(database, blobs, workloads, snapshots, logs, reconciler, clock)
-    return Compute(workloads, built, snapshots, jobs, Leftovers(database, blobs))
+    following = Workloads(engine, prefixes=(PREFIX,))
+    replicas = Replicas(database, replica_logs, following, sockets, clock, in_use, reconciler.kick)
+    services = Services(database, replica_logs, following, replicas)
+    return Compute(workloads, built, snapshots, jobs, services, Leftovers(database, blobs))

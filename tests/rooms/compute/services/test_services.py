@@ -1,0 +1,339 @@
+"""A service's life: woken, scaled, slept, restarted with patience, replaced, found again."""
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from stratal.compute.services.model import Condition, Needs, Scaling, check_scaling
+from stratal.compute.services.port import Broken
+from stratal.kernel.errors import Busy, Invalid, NotFound, Unavailable
+
+from .room import Room, ask, named, until
+
+pytestmark = pytest.mark.fast
+Tell = Callable[..., None]
+
+
+def test_at_zero_requests_wait_for_one_waking_and_all_are_answered(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = room.keep()
+        assert service.condition is Condition.ASLEEP
+        room.world.loading.clear()
+        asked = [asyncio.create_task(ask(service)) for _ in range(40)]
+        await until(lambda: room.world.running)
+        assert service.condition is Condition.WAKING
+        room.world.loading.set()
+        answers = await asyncio.gather(*asked)
+        assert len(set(answers)) == 1
+        assert service.condition is Condition.AWAKE
+        assert len(room.world.engine.starts) == 1
+
+    tell(story)
+
+
+def test_more_requests_than_one_replica_takes_start_more_and_the_least_loaded_is_chosen(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.shut = True
+        service = room.keep(most=3, concurrency=4)
+        asked = [asyncio.create_task(ask(service)) for _ in range(20)]
+        await until(lambda: service.awake == 3)
+        await until(lambda: sum(r.at_once for r in room.world.replicas.values()) == 12)
+        assert [r.at_once for r in room.world.replicas.values()] == [4, 4, 4]
+        assert service.waiting == 8
+        first, *rest = room.world.replicas.values()
+        first.gate.set()  # the one that is quick takes all that waits
+        await until(lambda: service.waiting == 0)
+        for replica in rest:
+            replica.gate.set()
+        answers = await asyncio.gather(*asked)
+        assert answers.count(first.id) == 12
+        assert max(r.most for r in room.world.replicas.values()) == 4
+
+    tell(story)
+
+
+def test_replicas_that_nobody_needs_end_one_by_one_and_the_last_after_the_idle_time(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.shut = True
+        service = room.keep(most=3, concurrency=1, idle_seconds=0.1)
+        asked = [asyncio.create_task(ask(service)) for _ in range(3)]
+        await until(lambda: service.awake == 3)
+        for replica in room.world.replicas.values():
+            replica.gate.set()
+        await asyncio.gather(*asked)
+        await until(lambda: service.condition is Condition.ASLEEP)
+        await until(lambda: not room.world.running)
+        assert room.world.engine.stopped
+        assert service.deaths == 0
+
+    tell(story)
+
+
+def test_never_fewer_than_the_least_nor_more_than_the_most(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = room.keep(least=2, most=3, concurrency=1, idle_seconds=0.05)
+        await until(lambda: service.awake == 2)
+        room.world.shut = True
+        asked = [asyncio.create_task(ask(service)) for _ in range(9)]
+        await asyncio.gather(*asked[:0])
+        await until(lambda: service.awake == 3)
+        for replica in room.world.replicas.values():
+            replica.gate.set()
+        await asyncio.gather(*asked)
+        await until(lambda: service.awake == 2)
+        await asyncio.sleep(0.2)
+        assert service.awake == 2
+        assert len(room.world.engine.starts) == 3
+
+    tell(story)
+
+
+def test_a_line_that_is_full_refuses_with_a_time_to_come_back(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.loading.clear()
+        room.world.shut = True
+        service = room.keep(concurrency=2, queue=5)
+        waiting = [asyncio.create_task(ask(service)) for _ in range(5)]
+        await until(lambda: service.waiting == 5)
+        with pytest.raises(Unavailable) as waking:  # at zero: it is not there yet
+            await ask(service)
+        assert waking.value.details["retry_after_seconds"] == 1
+        room.world.loading.set()
+        await until(lambda: service.waiting == 3)
+        waiting += [asyncio.create_task(ask(service)) for _ in range(2)]
+        await until(lambda: service.waiting == 5)
+        with pytest.raises(Busy) as busy:  # awake: it has enough to do
+            await ask(service)
+        assert busy.value.details["retry_after_seconds"] == 1
+        next(iter(room.world.replicas.values())).gate.set()
+        assert len(await asyncio.gather(*waiting)) == 7
+
+    tell(story)
+
+
+def test_held_bytes_are_bounded_and_given_back(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = room.keep(held_bytes=100)
+        await service.ready()
+        assert await ask(service, 90)
+        replica = next(iter(room.world.replicas.values()))
+        replica.gate.clear()
+        one = asyncio.create_task(ask(service, 60))
+        await until(lambda: replica.at_once)
+        with pytest.raises(Busy):
+            await ask(service, 60)
+        replica.gate.set()
+        await one
+        assert await ask(service, 100)
+
+    tell(story)
+
+
+def test_a_request_that_is_given_up_while_waiting_leaves_nothing_behind(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.loading.clear()
+        service = room.keep(concurrency=1)
+        given_up = [asyncio.create_task(ask(service, 10)) for _ in range(3)]
+        await until(lambda: service.waiting == 3)
+        for task in given_up:
+            task.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
+        assert service.load == 0
+        room.world.loading.set()
+        assert await ask(service)
+        assert service.load == 0
+
+    tell(story)
+
+
+def test_a_replica_that_dies_breaks_its_requests_and_those_in_line_are_answered_by_the_next(
+    tell: Tell,
+) -> None:
+    async def story(room: Room) -> None:
+        room.world.shut = True
+        service = room.keep(concurrency=2)
+        asked = [asyncio.create_task(ask(service)) for _ in range(5)]
+        await until(lambda: service.waiting == 3)
+        room.world.shut = False
+        room.world.kill(room.world.running[0])
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        assert [isinstance(a, Broken) for a in answers] == [True, True, False, False, False]
+        assert service.deaths == 1
+        assert service.condition is Condition.AWAKE
+        await until(lambda: room.ended_rows() == [(room.world.engine.starts[0], 137)])
+
+    tell(story)
+
+
+def test_one_that_cannot_start_is_told_at_once_and_tried_again_after_a_pause(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.failure = "no such library"
+        service = room.keep()
+        waiting = [asyncio.create_task(ask(service)) for _ in range(3)]
+        for refused in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(refused, Unavailable)
+            assert "no such library" in refused.message
+        assert service.condition is Condition.FAILING
+        starts = len(room.world.engine.starts)
+        with pytest.raises(Unavailable, match="no such library"):
+            await ask(service)
+        assert len(room.world.engine.starts) == starts
+        room.world.failure = ""
+        await asyncio.sleep(0.3)
+        assert await ask(service)
+        assert service.failure == ""
+
+    tell(story)
+
+
+def test_one_that_is_not_what_was_asked_for_is_turned_away(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.unwelcome = "other bytes than were pinned"
+        service = room.keep()
+        with pytest.raises(Unavailable, match="other bytes"):
+            await service.ready()
+        await until(lambda: not room.world.running)
+
+    tell(story)
+
+
+def test_a_silent_replica_is_replaced(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = room.keep(stuck_seconds=0.1)
+        first = await ask(service)
+        room.world.replicas[first].silent_since = asyncio.get_running_loop().time()
+        await until(lambda: service.deaths == 1)
+        assert await ask(service) != first
+
+    tell(story)
+
+
+def test_replacing_one_service_by_the_next_loses_no_request(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        old = room.keep(named(version="1"), most=2, concurrency=1)
+        first = await ask(old)
+        replica = room.world.replicas[first]
+        replica.gate.clear()
+        last = asyncio.create_task(ask(old))
+        await until(lambda: replica.at_once)
+        new = room.keep(named(version="2"), most=2)
+        await new.ready(2)
+        ending = room.services.end_aside(old)
+        await asyncio.sleep(0.05)
+        assert first in room.world.running  # it still owes an answer
+        replica.gate.set()
+        assert await last == first
+        await ending
+        assert sorted(room.world.running) == sorted(s.id for s in new.states())
+        with pytest.raises(Unavailable, match="was stopped"):
+            await ask(old)
+
+    tell(story)
+
+
+def test_after_a_restart_replicas_are_taken_over_and_strays_end(tell: Tell) -> None:
+    async def before(room: Room) -> None:
+        room.world.shut = True
+        service = room.keep(named("fn_1"), most=2, concurrency=1)
+        asked = [asyncio.create_task(ask(service)) for _ in range(2)]
+        await until(lambda: service.awake == 2)
+        for replica in room.world.replicas.values():
+            replica.gate.set()
+        await asyncio.gather(*asked)
+        await room.keep(named("fn_2")).ready()
+        assert len(room.world.running) == 3
+
+    async def after(room: Room) -> None:
+        service = room.keep(named("fn_1"), most=2, concurrency=1)
+        answer = await ask(service)
+        await until(lambda: service.awake == 2)
+        assert len(room.world.engine.starts) == 3
+        assert answer in room.world.engine.starts[:2]
+        await room.services.settle("function")
+        await until(lambda: len(room.world.running) == 2)
+        assert {s.id for s in service.states()} == set(room.world.running)
+
+    tell(before, after)
+
+
+def test_a_replica_that_died_with_the_server_is_not_answered_by_and_the_next_request_wakes(
+    tell: Tell,
+) -> None:
+    async def before(room: Room) -> None:
+        await ask(room.keep())
+
+    async def after(room: Room) -> None:
+        room.world.engine.end(room.world.engine.starts[0], 137)
+        service = room.keep()
+        assert await ask(service) == room.world.engine.starts[1]
+        await until(lambda: room.ended_rows())
+
+    tell(before, after)
+
+
+def test_without_room_idle_ones_of_others_give_way_and_else_it_is_said(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        idle = room.keep(named("fn_idle"), needs=Needs(1, 300 << 20))
+        first = await ask(idle)
+        busy = room.keep(named("fn_busy"), needs=Needs(1, 300 << 20))
+        second = await ask(busy)
+        room.world.replicas[second].gate.clear()
+        held = asyncio.create_task(ask(busy))
+        await until(lambda: room.world.replicas[second].at_once)
+        new = room.keep(named("fn_new"), needs=Needs(1, 300 << 20))
+        await ask(new)
+        assert first not in room.world.running
+        assert idle.condition is Condition.ASLEEP
+        more = room.keep(named("fn_more"), needs=Needs(1, 600 << 20))
+        with pytest.raises(Unavailable, match="no room for a replica"):
+            await ask(more)
+        assert second in room.world.running
+        room.world.replicas[second].gate.set()
+        await held
+
+    tell(story, cpus=2, memory=700 << 20)
+
+
+def test_what_could_never_run_here_and_wishes_without_sense_are_refused(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        for scaling in (
+            Scaling(least=-1),
+            Scaling(least=2, most=1),
+            Scaling(most=0),
+            Scaling(most=10**9),
+            Scaling(concurrency=0),
+            Scaling(idle_seconds=-1),
+            Scaling(idle_seconds=float("nan")),
+        ):
+            with pytest.raises(Invalid):
+                check_scaling(scaling)
+        with pytest.raises(Invalid, match="could never run here"):
+            await room.services.check(Scaling(), Needs(64, 1 << 30))
+        with pytest.raises(Invalid, match="3 replicas of 2 processors"):
+            await room.services.check(Scaling(least=3, most=3), Needs(2, 1 << 30))
+        await room.services.check(Scaling(least=2, most=2), Needs(2, 1 << 30))
+
+    tell(story)
+
+
+def test_logs_and_rows_are_kept_pruned_and_purged(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = room.keep(idle_seconds=0.01)
+        for number in range(23):
+            attempt_id = await ask(service)
+            room.world.engine.output[attempt_id] = f"hello {number}\n".encode()
+            assert await room.services.log("function", "fn_1", attempt_id) == f"hello {number}\n".encode()
+            await until(lambda: service.condition is Condition.ASLEEP and not room.world.engine.statuses)
+        found = await room.services.replicas("function", "fn_1", 100)
+        assert len(found) == 20
+        assert await room.services.log("function", "fn_1", found[0].id) == b"hello 22\n"
+        assert found[0].usage.cpu_seconds == 1.5
+        with pytest.raises(NotFound):
+            await room.services.log("function", "fn_2", found[0].id)
+        await room.services.end(service)
+        await room.services.purge("prj_a", "function")
+        assert await room.services.replicas("function", "fn_1") == []
+        assert not [path for path in room.blobs_folder.rglob("*") if path.is_file()]
+
+    tell(story)
