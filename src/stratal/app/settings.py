@@ -77,6 +77,11 @@ class Home:
         return self.root / "work"
 
     @property
+    def checkpoints(self) -> Path:
+        """What jobs keep from one attempt to the next."""
+        return self.root / "checkpoints"
+
+    @property
     def spool(self) -> Path:
         """Prediction rows that have not been rolled into the lake."""
         return self.root / "spool"
@@ -99,6 +104,7 @@ class Home:
             self.log.parent,
             self.environments,
             self.work,
+            self.checkpoints,
             self.spool,
             self.models,
         ):

@@ -40,12 +40,14 @@ from stratal.gateway.mlflow.door import MlflowDoor
 from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
+from stratal.gateway.native import code as native_code
 from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import models as native_models
 from stratal.gateway.native import objects as native_objects
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
+from stratal.gateway.native import quotas as native_quotas
 from stratal.gateway.native import runs as native_runs
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import tables as native_tables
@@ -129,6 +131,7 @@ def wire(settings: Settings) -> Platform:
         work=home.work,
         replica_logs=replica_blobs,
         sockets=home.run / "replicas",
+        checkpoints=home.checkpoints,
         sources=package_sources,
         client_env=lambda credential, project: client_env(settings.url, credential, project),
     )
@@ -216,7 +219,9 @@ def wire(settings: Settings) -> Platform:
         sessions,
         [
             native_projects.router(keys, projects, removal, sessions, events),
-            native_jobs.router(compute.jobs, compute.snapshots, projects),
+            native_jobs.router(compute.jobs, projects),
+            native_code.router(compute.jobs, compute.snapshots, projects),
+            native_quotas.router(compute.quotas, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
             native_sql.router(projects, warehouse),

@@ -44,6 +44,8 @@ class WorkloadSpec:
     cpus: float | None = None
     memory_bytes: int | None = None
     wall_seconds: float | None = None
+    grace_seconds: float = 10.0
+    """How long the tree has between SIGTERM and SIGKILL when `wall_seconds` are over."""
     network: Network = "open"
     """``platform``: where the sandbox can enforce it, only the platform's own address is reachable."""
     isolate: bool = True

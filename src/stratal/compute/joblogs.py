@@ -5,11 +5,12 @@ appended to before the process starts), then what the engine collected. At the e
 blob, with what there is to say about the end behind them, under the same offsets.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 
 import anyio.to_thread
 
+from stratal.compute.environments import remove_tree
 from stratal.compute.workloads import Workloads
 from stratal.kernel.blobs import Blob, BlobStore
 
@@ -28,6 +29,12 @@ class JobLogs:
     def folder(self, attempt_id: str) -> Path:
         """The folder of one attempt: its code, and the beginning of its log."""
         return self._work / attempt_id
+
+    def clear_all_but(self, attempt_ids: Collection[str]) -> None:
+        """Remove the folders of all attempts but these."""
+        for folder in self._work.glob("job-*"):
+            if folder.name not in attempt_ids:
+                remove_tree(folder)
 
     def _preamble(self, attempt_id: str) -> Path:
         return self.folder(attempt_id) / "preamble.log"

@@ -5,15 +5,22 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import anyio.to_thread
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from stratal.compute import records
+from stratal.compute import dependencies, queue, records
+from stratal.compute.admission import turn_of
+from stratal.compute.arrays import find_array, insert_members
+from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.joblogs import JobLogs
-from stratal.compute.model import ACTIVE, Job, JobSpec, JobState
-from stratal.compute.reconciler import Reconciler, in_use
+from stratal.compute.logstream import LogStream
+from stratal.compute.model import ACTIVE, Array, Attempt, Job, JobSpec, JobState
+from stratal.compute.queue import Wait
+from stratal.compute.quotas import quota_of
+from stratal.compute.reconciler import Reconciler
 from stratal.compute.snapshots import Snapshots
-from stratal.compute.submission import complete
-from stratal.compute.tables import environments, jobs
+from stratal.compute.submission import array_indices, complete
+from stratal.compute.tables import arrays, attempts, environments, jobs, quotas
 from stratal.compute.workloads import Workloads
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -23,7 +30,6 @@ from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
 
-_POLL_SECONDS = 0.15
 _PURGE_SECONDS = 30.0
 MOST_AT_ONCE = 1000
 _BEYOND = 2**62  # what a database's integer still holds
@@ -47,6 +53,7 @@ class Jobs:
         workloads: Workloads,
         snapshots: Snapshots,
         logs: JobLogs,
+        checkpoints: Checkpoints,
         reconciler: Reconciler,
         clock: Clock,
     ) -> None:
@@ -55,6 +62,8 @@ class Jobs:
         self._workloads = workloads
         self._snapshots = snapshots
         self._logs = logs
+        self._checkpoints = checkpoints
+        self._stream = LogStream(database, logs, reconciler.changed)
         self._reconciler = reconciler
         self._clock = clock
 
@@ -67,18 +76,22 @@ class Jobs:
     # -- asking --------------------------------------------------------------------------------
 
     async def submit(self, who: Principal, project_id: str, spec: JobSpec) -> Job:
-        """Queue a job. When this returns the job is durable and will be run, whatever dies meanwhile.
+        """Queue a job, or an array's jobs, the first of which is returned.
 
-        Raises `Invalid` for what makes no sense or could never fit on this machine, `TooLarge`,
-        `NotFound` for a snapshot that is not the project's, `Denied`.
+        When this returns they are durable and will be run, whatever dies meanwhile. Raises `Invalid` for what
+        makes no sense or could never fit on this machine or into the project's quota, `TooLarge`,
+        `NotFound` for a snapshot or an earlier job that is not the project's, `Conflict` for an earlier
+        job that has failed already, `Denied`.
         """
         require(who, "jobs.run", project_id)
         spec = complete(spec, await self._workloads.engine.capacity())
+        indices = None if spec.array is None else array_indices(spec.array)
         if spec.snapshot_id is not None:
             await self._snapshots.get(project_id, spec.snapshot_id)
         elif spec.cwd:
             raise Invalid("Without code there is no folder to work in.", reason="bad_cwd")
         diff = await self._blobs.put(spec.source.diff) if spec.source.diff else None
+        now = self._clock()
         values = records.values_of(spec, diff.sha256 if diff else None)
         values |= {
             "project_id": project_id,
@@ -88,7 +101,8 @@ class Jobs:
             "creator_id": who.id,
             "creator_name": who.name,
             "creator_role": who.role.value,
-            "queued_at": self._clock(),
+            "queued_at": now,
+            "turn": turn_of(now, spec.priority),
             "attempt": 0,
             "fence": 0,
             "reason": "",
@@ -96,16 +110,26 @@ class Jobs:
         }
 
         def work(c: Connection) -> Job:
-            job_id = c.execute(insert(jobs).values(values).returning(jobs.c.id)).scalar_one()
-            emit(c, "job.queued", str(job_id), actor=who.actor, project_id=project_id, name=values["name"])
-            return records.job_of(_row(c, job_id))
+            _check_quota(c, project_id, spec)
+            after = dependencies.named(c, project_id, spec.after)
+            rows = [values] if indices is None else insert_members(c, values, indices, spec.parallel)
+            made = [c.execute(insert(jobs).values(row).returning(jobs.c.id)).scalar_one() for row in rows]
+            dependencies.insert_for(c, made, after)
+            for job_id in made:
+                emit(c, "job.queued", str(job_id), actor=who.actor, project_id=project_id, name=spec.name)
+            return records.job_of(_row(c, made[0]))
 
-        job = await self._database.write(work)
+        try:
+            job = await self._database.write(work)
+        except Exception:
+            if diff is not None:
+                await self._blobs.delete(diff.key)
+            raise
         self._reconciler.kick()
         return job
 
     async def stop(self, who: Principal, project_id: str, job_id: int) -> Job:
-        """Stop a job: one that waits never starts; one that runs gets SIGTERM, and SIGKILL 10 seconds later.
+        """Stop a job: one that waits never starts; one that runs gets SIGTERM, and SIGKILL after its grace.
 
         Returns the job as it is right after the request was recorded; for one that has ended, as it is.
         Raises `NotFound`, `Denied`.
@@ -114,29 +138,97 @@ class Jobs:
 
         def work(c: Connection) -> Job:
             job = _find(c, project_id, job_id)
-            if job.state.ended:
-                return job
-            values = {"stop_requested_at": self._clock(), "stopped_by": who.actor}
-            if job.state is JobState.QUEUED:
-                values |= {"state": JobState.STOPPED.value, "ended_at": self._clock(), "log_bytes": 0}
-                values["reason"] = "stopped before it started"
-                emit(c, "job.stopped", str(job_id), actor=who.actor, project_id=project_id, name=job.name)
-            elif job.stop_requested_at is not None:
-                return job
-            c.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+            self._stop_now(c, who, job)
             return records.job_of(_row(c, job_id))
 
         job = await self._database.write(work)
         self._reconciler.stop(job_id)
         return job
 
+    async def stop_array(self, who: Principal, project_id: str, array_id: int) -> Array:
+        """Stop every member of an array, as `stop` does. Raises `NotFound`, `Denied`."""
+        require(who, "jobs.stop", project_id, what=f"array a{array_id}")
+
+        def work(c: Connection) -> tuple[Array, list[int]]:
+            found = find_array(c, project_id, array_id)
+            rows = c.execute(records.query().where(jobs.c.array_id == array_id)).mappings()
+            members = [records.job_of(dict(row)) for row in rows]
+            unended = [job for job in members if not job.state.ended]
+            for job in unended:
+                self._stop_now(c, who, job)
+            return found, [job.id for job in unended]
+
+        found, ids = await self._database.write(work)
+        for job_id in ids:
+            self._reconciler.stop(job_id)
+        return await self._database.read(lambda c: find_array(c, project_id, found.id))
+
+    def _stop_now(self, c: Connection, who: Principal, job: Job) -> None:
+        if job.state.ended or (job.state in ACTIVE and job.stop_requested_at is not None):
+            return
+        now = self._clock()
+        values: dict[str, Any] = {"stop_requested_at": now, "stopped_by": who.actor}
+        if job.state is JobState.QUEUED:
+            logged = select(func.coalesce(func.sum(attempts.c.log_bytes), 0)).where(
+                attempts.c.job_id == job.id
+            )
+            values |= {"state": JobState.STOPPED.value, "ended_at": now, "waits_until": None}
+            values["log_bytes"] = c.execute(logged).scalar_one()
+            again = f"stopped before attempt {job.attempt + 1} started"
+            values["reason"] = again if job.attempt else "stopped before it started"
+            emit(c, "job.stopped", str(job.id), actor=who.actor, project_id=job.project_id, name=job.name)
+        c.execute(update(jobs).where(jobs.c.id == job.id).values(values))
+        if job.state is JobState.QUEUED:
+            dependencies.give_up(c, job.id, JobState.STOPPED, now)
+
     # -- looking -------------------------------------------------------------------------------
 
     async def get(self, who: Principal, project_id: str, job_id: int) -> Job:
         """Raises `NotFound`, also for a job of another project. A waiting job's `reason` says for what it waits."""
         require(who, "jobs.read", project_id, what=f"job {job_id}")
-        job = await self._database.read(lambda c: _find(c, project_id, job_id))
-        return await self._explained(job) if job.state is JobState.QUEUED else job
+        job, waits = await self._explained(project_id, job_id)
+        if job.state is not JobState.QUEUED:
+            return job
+        words = "; ".join(wait.words for wait in waits)
+        return replace(
+            job, reason=". ".join(filter(None, [job.reason, f"waits for {words}" if words else ""]))
+        )
+
+    async def why(self, who: Principal, project_id: str, job_id: int) -> tuple[Job, Sequence[Wait]]:
+        """A job and all that it waits for right now; nothing: it runs, has ended or starts any moment. Raises `NotFound`."""
+        require(who, "jobs.read", project_id, what=f"job {job_id}")
+        job, waits = await self._explained(project_id, job_id)
+        if job.state is JobState.STARTING:
+            said = (await self._logs.live(job.attempt_id, 0)).decode(errors="replace").strip().splitlines()
+            last = said[-1].removeprefix("stratal: ") if said else "its environment and its code to be ready"
+            waits = [Wait("start", job.reason.removeprefix("waits: ") or last, {})]
+        return job, waits
+
+    async def attempts(self, who: Principal, project_id: str, job_id: int) -> Sequence[Attempt]:
+        """The job's attempts, first to last. Raises `NotFound`."""
+        require(who, "jobs.read", project_id, what=f"job {job_id}")
+        query = select(attempts).where(attempts.c.job_id == job_id).order_by(attempts.c.number)
+
+        def work(c: Connection) -> list[Attempt]:
+            _find(c, project_id, job_id)
+            return [records.attempt_of(dict(row)) for row in c.execute(query).mappings()]
+
+        return await self._database.read(work)
+
+    async def after(self, who: Principal, project_id: str, job_id: int) -> Sequence[int]:
+        """The jobs that must have succeeded before this one starts. Raises `NotFound`."""
+        require(who, "jobs.read", project_id, what=f"job {job_id}")
+
+        def work(c: Connection) -> list[int]:
+            _find(c, project_id, job_id)
+            return dependencies.after_ids(c, job_id)
+
+        return await self._database.read(work)
+
+    async def array(self, who: Principal, project_id: str, array_id: int) -> Array:
+        """Raises `NotFound`, also for an array of another project."""
+        require(who, "jobs.read", project_id, what=f"array a{array_id}")
+        return await self._database.read(lambda c: find_array(c, project_id, array_id))
 
     async def by_workload(self, workload: str) -> Job:
         """The job that lineage calls ``job:<id>``, for rooms that explain it; they authorise. Raises `NotFound`."""
@@ -151,15 +243,18 @@ class Jobs:
         project_id: str,
         *,
         states: Sequence[JobState] = (),
+        array_id: int | None = None,
         before: int | None = None,
         limit: int = 100,
     ) -> JobPage:
-        """The project's jobs, newest first: those in one of `states` (default: all) with ids below `before`."""
+        """The project's jobs, newest first: in one of `states`, of one array, with ids below `before`, where given."""
         require(who, "jobs.read", project_id)
         limit = max(1, min(limit, MOST_AT_ONCE))
         query = records.query().where(jobs.c.project_id == project_id)
         if states:
             query = query.where(jobs.c.state.in_([state.value for state in states]))
+        if array_id is not None:
+            query = query.where(jobs.c.array_id == min(max(array_id, 0), _BEYOND))
         if before is not None:
             query = query.where(jobs.c.id < min(max(before, 0), _BEYOND))
         query = query.order_by(jobs.c.id.desc()).limit(limit + 1)
@@ -169,12 +264,13 @@ class Jobs:
 
     async def wait(self, who: Principal, project_id: str, job_id: int, seconds: float) -> Job:
         """The job once it has ended, or as it is after `seconds`. Raises `NotFound`."""
+        require(who, "jobs.read", project_id, what=f"job {job_id}")
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
-            job = await self.get(who, project_id, job_id)
+            job = await self._database.read(lambda c: _find(c, project_id, job_id))
             left = deadline - asyncio.get_running_loop().time()
             if job.state.ended or left <= 0:
-                return job
+                return await self.get(who, project_id, job_id)
             await self._reconciler.changed.wait(min(left, 5.0))
 
     async def diff(self, who: Principal, project_id: str, job_id: int) -> bytes:
@@ -207,60 +303,44 @@ class Jobs:
     # -- logs ----------------------------------------------------------------------------------
 
     async def logs(
-        self, who: Principal, project_id: str, job_id: int, *, offset: int = 0, follow: bool = False
+        self,
+        who: Principal,
+        project_id: str,
+        job_id: int,
+        *,
+        attempt: int | None = None,
+        offset: int = 0,
+        follow: bool = False,
     ) -> AsyncIterator[bytes]:
         """The job's log from byte `offset`: what there is now, and with `follow` all that comes until the job ended.
 
-        Offsets stay the same for ever, so one who was cut off goes on from where they were. Raises
-        `NotFound` before anything is yielded.
+        The logs of its attempts one behind the other, or that of one `attempt` alone. Offsets stay the same
+        for ever, so one who was cut off goes on from where they were. Raises `NotFound` before anything is yielded.
         """
         require(who, "jobs.read", project_id, what=f"job {job_id}")
         if offset < 0:
             raise Invalid("An offset is 0 or more.", reason="bad_offset")
-        await self._database.read(lambda c: _find(c, project_id, job_id))
-        return self._log(job_id, offset, follow)
-
-    async def _log(self, job_id: int, offset: int, follow: bool) -> AsyncIterator[bytes]:
-        while True:
-            row = await self._database.read(lambda c: _row(c, job_id))
-            job = records.job_of(row)
-            if job.state.ended:
-                if row["log_blob"] is not None:
-                    size = (job.log_bytes or 0) - offset
-                    async for chunk in self._logs.stored(row["log_blob"], offset, size):
-                        yield chunk
-                return
-            chunk = await self._logs.live(job.attempt_id, offset) if job.state in ACTIVE else b""
-            offset += len(chunk)
-            if chunk:
-                yield chunk
-            elif follow:
-                await self._reconciler.changed.wait(_POLL_SECONDS if job.state in ACTIVE else 5.0)
-            elif not await self._ended_meanwhile(job_id):
-                return
-
-    async def _ended_meanwhile(self, job_id: int) -> bool:
-        return records.job_of(await self._database.read(lambda c: _row(c, job_id))).state.ended
+        job = await self._database.read(lambda c: _find(c, project_id, job_id))
+        if attempt is not None and not 1 <= attempt <= job.attempt:
+            raise NotFound(
+                f"Job {job_id} has no attempt {attempt}.",
+                hint=f"It has had {job.attempt} so far." if job.attempt else "It has not started yet.",
+                reason="no_such_attempt",
+            )
+        return self._stream.read(job_id, attempt, offset, follow=follow)
 
     # -- the rest ------------------------------------------------------------------------------
 
-    async def _explained(self, job: Job) -> Job:
-        """A waiting job with what it waits for as its reason."""
+    async def _explained(self, project_id: str, job_id: int) -> tuple[Job, Sequence[Wait]]:
+        """The job, and for one that is queued what it waits for."""
         capacity = await self._workloads.engine.capacity()
 
-        def work(c: Connection) -> tuple[float, int, int]:
-            earlier = select(func.count()).where(jobs.c.state == JobState.QUEUED, jobs.c.id < job.id)
-            return *in_use(c), c.execute(earlier).scalar_one()
+        def work(c: Connection) -> tuple[Job, Sequence[Wait]]:
+            job = _find(c, project_id, job_id)
+            queued = job.state is JobState.QUEUED
+            return job, queue.waits(c, capacity, job, self._clock()) if queued else ()
 
-        cpus, memory, earlier = await self._database.read(work)
-        free = max(0.0, capacity.cpus - cpus), max(0, capacity.memory_bytes - memory)
-        reason = (
-            f"waits for {job.cpus:g} cpus and {job.memory_bytes / 2**30:.1f} GiB "
-            f"({free[0]:g} and {free[1] / 2**30:.1f} GiB are free)"
-        )
-        if earlier:
-            reason += f", behind {earlier} other{'s' * (earlier > 1)}"
-        return replace(job, reason=reason)
+        return await self._database.read(work)
 
     async def purge(self, project_id: str) -> None:
         """Stop and remove everything of the project: jobs, logs, code. May be repeated."""
@@ -276,12 +356,24 @@ class Jobs:
         for job_id in await self._database.write(end):
             self._reconciler.stop(job_id)
         await self._until_none_runs(project_id)
-        keys = select(jobs.c.log_blob, jobs.c.diff_blob).where(jobs.c.project_id == project_id)
-        for row in await self._database.read(lambda c: c.execute(keys).all()):
-            for key in row:
-                if key is not None:
-                    await self._blobs.delete(key)
-        await self._database.write(lambda c: c.execute(delete(jobs).where(jobs.c.project_id == project_id)))
+        blobs = select(jobs.c.diff_blob).where(jobs.c.project_id == project_id, jobs.c.diff_blob.is_not(None))
+        logs = select(attempts.c.log_blob).where(
+            attempts.c.project_id == project_id, attempts.c.log_blob.is_not(None)
+        )
+        for key in await self._database.read(
+            lambda c: [*c.execute(blobs).scalars(), *c.execute(logs).scalars()]
+        ):
+            await self._blobs.delete(key)
+        mine = select(jobs.c.id).where(jobs.c.project_id == project_id)
+        for job_id in await self._database.read(lambda c: list(c.execute(mine).scalars())):
+            await anyio.to_thread.run_sync(self._checkpoints.remove, job_id)
+
+        def clear(c: Connection) -> None:
+            dependencies.remove(c, mine)
+            for table in (attempts, jobs, arrays, quotas):
+                c.execute(delete(table).where(table.c.project_id == project_id))
+
+        await self._database.write(clear)
         await self._snapshots.purge(project_id)
 
     async def _until_none_runs(self, project_id: str) -> None:
@@ -312,3 +404,18 @@ def _find(c: Connection, project_id: str | None, job_id: int) -> Job:
             reason="no_such_job",
         )
     return records.job_of(dict(row))
+
+
+def _check_quota(c: Connection, project_id: str, spec: JobSpec) -> None:
+    ceiling = quota_of(c, project_id)
+    for asked, most, unit in (
+        (spec.cpus, ceiling.cpus, "processors"),
+        (spec.memory_bytes, ceiling.memory_bytes, "bytes of memory"),
+        (1, ceiling.jobs, "jobs at once"),
+    ):
+        if most is not None and asked is not None and asked > most:
+            raise Invalid(
+                f"The project's quota allows {most:g} {unit}; this job asks for {asked:g}, so it could never run.",
+                hint="Ask for less, or ask an administrator: stratal quota set PROJECT …",
+                reason="over_quota",
+            )

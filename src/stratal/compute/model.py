@@ -1,7 +1,10 @@
 """What a job is: its values and its states. Pure; `jobs` and `reconciler` do the work.
 
 queued ──▶ starting ──▶ running ──▶ succeeded | failed | stopped | unknown
-   └─▶ stopped   └─▶ failed | stopped | unknown (it never ran, or ended before anybody wrote that it runs)
+ ▲ └─▶ stopped   └─▶ failed | stopped | unknown (it never ran, or ended before anybody wrote that it runs)
+ └──── an attempt that failed, or whose end nobody saw, when the job may be tried again
+
+Each way through ``starting`` is an *attempt*, with a log, a credential and an end of its own.
 """
 
 import re
@@ -35,14 +38,17 @@ ACTIVE = frozenset({JobState.STARTING, JobState.RUNNING})
 
 NEXT: Mapping[JobState, frozenset[JobState]] = {
     JobState.QUEUED: frozenset({JobState.STARTING, JobState.STOPPED}),
-    JobState.STARTING: ENDED | {JobState.RUNNING},
-    JobState.RUNNING: ENDED,
+    JobState.STARTING: ENDED | {JobState.RUNNING, JobState.QUEUED},
+    JobState.RUNNING: ENDED | {JobState.QUEUED},
     JobState.SUCCEEDED: frozenset(),
     JobState.FAILED: frozenset(),
     JobState.STOPPED: frozenset(),
     JobState.UNKNOWN: frozenset(),
 }
 """Which state may follow which. Nothing follows an end."""
+
+DEFAULT_GRACE_SECONDS = 10.0
+_LONGEST_PAUSE_MS = 300_000
 
 NO_SUCH_PROGRAM = 127
 """The exit code of a job whose program cannot be found, as shells have it."""
@@ -60,6 +66,11 @@ def outcome(exit_code: int | None, *, stopped: bool) -> JobState:
     if stopped:
         return JobState.STOPPED
     return JobState.SUCCEEDED if exit_code == 0 else JobState.FAILED
+
+
+def pause_ms(attempt: int) -> int:
+    """How long a job waits after its `attempt` (1 …) failed: 1 s, doubled each time, at most 5 min."""
+    return min(1000 << min(attempt - 1, 30), _LONGEST_PAUSE_MS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +103,18 @@ class JobSpec:
     memory_bytes: int | None = None
     network: Network | None = None
     timeout_seconds: float | None = None
+    """How long one attempt may take."""
+    grace_seconds: float | None = None
+    """How long its processes have between SIGTERM and SIGKILL; None: 10 s."""
+    priority: int = 0
+    retries: int = 0
+    """How often it is tried again when an attempt fails or ends unseen."""
+    after: Sequence[str] = ()
+    """Jobs (``12``) and arrays (``a3``) that must have succeeded before it starts."""
+    array: str | None = None
+    """The indices of an array's members: ``10`` (0 to 9), ``0-9``, ``1,4,7-9``."""
+    parallel: int | None = None
+    """The most members of the array at once."""
     requirements: str = ""
     upgrade_environment: bool = False
     snapshot_id: str | None = None
@@ -102,7 +125,11 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A job as recorded. Times are epoch milliseconds; `source` lacks the diff's bytes (see `Jobs.diff`)."""
+    """A job as recorded. Times are epoch milliseconds; `source` lacks the diff's bytes (see `Jobs.diff`).
+
+    `starting_at`, `started_at`, `ended_at`, `exit_code`, `environment_id` and `isolation` are its last
+    attempt's; `usage` is that of all its attempts together, but for the highest `peak_memory_bytes`.
+    """
 
     id: int
     project_id: str
@@ -115,6 +142,11 @@ class Job:
     memory_bytes: int
     network: Network
     timeout_seconds: float | None
+    grace_seconds: float
+    priority: int
+    retries: int
+    array_id: int | None
+    array_index: int | None
     requirements: str
     upgrade_environment: bool
     snapshot_id: str | None
@@ -122,6 +154,8 @@ class Job:
     source: Mapping[str, object]
     created_by: str
     queued_at: int
+    waits_until: int | None
+    """After a failed attempt: when it may be tried again."""
     starting_at: int | None
     started_at: int | None
     ended_at: int | None
@@ -132,6 +166,8 @@ class Job:
     usage: Usage
     isolation: Isolation | None
     log_bytes: int | None
+    checkpoint_bytes: int | None
+    """What lies in its checkpoint folder, weighed now and then; None: it has none."""
     stop_requested_at: int | None
 
     @property
@@ -159,4 +195,38 @@ class Held:
     fence: int
     creator: Principal
     key_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a job. Times are epoch milliseconds; `log_bytes` is None while it goes on."""
+
+    number: int
+    state: JobState
+    environment_id: str | None
+    starting_at: int
+    started_at: int | None
+    ended_at: int | None
+    exit_code: int | None
+    reason: str
+    usage: Usage
+    isolation: Isolation | None
     log_blob: str | None
+    log_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """Jobs that differ in ``$STRATAL_ARRAY_INDEX`` alone. `states` counts its members by state."""
+
+    id: int
+    name: str
+    size: int
+    parallel: int | None
+    created_by: str
+    queued_at: int
+    states: Mapping[JobState, int]
+
+    @property
+    def ended(self) -> bool:
+        return all(state.ended for state in self.states)

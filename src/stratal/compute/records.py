@@ -7,7 +7,7 @@ import orjson
 from sqlalchemy import Select, select
 
 from stratal.compute.engine import Isolation, Usage
-from stratal.compute.model import Held, Job, JobSpec, JobState, Source
+from stratal.compute.model import Attempt, Held, Job, JobSpec, JobState, Source
 from stratal.compute.tables import jobs
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.tables import projects
@@ -20,7 +20,6 @@ def query() -> Select[Any]:
 
 def job_of(row: Mapping[str, Any]) -> Job:
     """The job in a row of `query()`."""
-    isolation = orjson.loads(row["isolation"]) if row["isolation"] else None
     return Job(
         id=row["id"],
         project_id=row["project_id"],
@@ -33,6 +32,11 @@ def job_of(row: Mapping[str, Any]) -> Job:
         memory_bytes=row["memory_bytes"],
         network=row["network"],
         timeout_seconds=row["timeout_seconds"],
+        grace_seconds=row["grace_seconds"],
+        priority=row["priority"],
+        retries=row["retries"],
+        array_id=row["array_id"],
+        array_index=row["array_index"],
         requirements=row["requirements"],
         upgrade_environment=bool(row["upgrade_environment"]),
         snapshot_id=row["snapshot_id"],
@@ -40,6 +44,7 @@ def job_of(row: Mapping[str, Any]) -> Job:
         source=orjson.loads(row["source"]),
         created_by=row["created_by"],
         queued_at=row["queued_at"],
+        waits_until=row["waits_until"],
         starting_at=row["starting_at"],
         started_at=row["started_at"],
         ended_at=row["ended_at"],
@@ -47,9 +52,10 @@ def job_of(row: Mapping[str, Any]) -> Job:
         environment_id=row["environment_id"],
         exit_code=row["exit_code"],
         reason=row["reason"],
-        usage=Usage(**orjson.loads(row["usage"])),
-        isolation=None if isolation is None else Isolation(**isolation),
+        usage=usage_of(row["usage"]),
+        isolation=_isolation_of(row["isolation"]),
         log_bytes=row["log_bytes"],
+        checkpoint_bytes=row["checkpoint_bytes"],
         stop_requested_at=row["stop_requested_at"],
     )
 
@@ -66,7 +72,33 @@ def held_of(row: Mapping[str, Any]) -> Held:
         role=Role(row["creator_role"]),
         workload=None if kind in list(Kind) else row["created_by"],
     )
-    return Held(job_of(row), row["owner"] or "", row["fence"], creator, row["key_id"], row["log_blob"])
+    return Held(job_of(row), row["owner"] or "", row["fence"], creator, row["key_id"])
+
+
+def attempt_of(row: Mapping[str, Any]) -> Attempt:
+    """The attempt in a row of `attempts`."""
+    return Attempt(
+        number=row["number"],
+        state=JobState(row["state"]),
+        environment_id=row["environment_id"],
+        starting_at=row["starting_at"],
+        started_at=row["started_at"],
+        ended_at=row["ended_at"],
+        exit_code=row["exit_code"],
+        reason=row["reason"],
+        usage=usage_of(row["usage"]),
+        isolation=_isolation_of(row["isolation"]),
+        log_blob=row["log_blob"],
+        log_bytes=row["log_bytes"],
+    )
+
+
+def usage_of(text: str) -> Usage:
+    return Usage(**orjson.loads(text))
+
+
+def _isolation_of(text: str | None) -> Isolation | None:
+    return None if text is None else Isolation(**orjson.loads(text))
 
 
 def values_of(spec: JobSpec, diff_sha256: str | None) -> dict[str, Any]:
@@ -79,6 +111,9 @@ def values_of(spec: JobSpec, diff_sha256: str | None) -> dict[str, Any]:
         "memory_bytes": spec.memory_bytes,
         "network": spec.network,
         "timeout_seconds": spec.timeout_seconds,
+        "grace_seconds": spec.grace_seconds,
+        "priority": spec.priority,
+        "retries": spec.retries,
         "requirements": spec.requirements,
         "upgrade_environment": int(spec.upgrade_environment),
         "snapshot_id": spec.snapshot_id,

@@ -5,12 +5,16 @@ from pathlib import Path
 
 from uv import find_uv_bin
 
+from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.engine import Engine
 from stratal.compute.environments import Environments, Sources
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
+from stratal.compute.launching import ClientEnv, Launching
 from stratal.compute.leftovers import Leftovers, SweptBlobs
-from stratal.compute.reconciler import ClientEnv, Reconciler, in_use
+from stratal.compute.queue import in_use
+from stratal.compute.quotas import Quotas
+from stratal.compute.reconciler import Reconciler
 from stratal.compute.services.replicas import PREFIX, Replicas
 from stratal.compute.services.services import Services
 from stratal.compute.snapshots import Snapshots
@@ -27,6 +31,7 @@ class Compute:
     environments: Environments
     snapshots: Snapshots
     jobs: Jobs
+    quotas: Quotas
     services: Services
     leftovers: Leftovers
 
@@ -55,12 +60,14 @@ def furnish(
     *,
     environments: Path,
     work: Path,
+    checkpoints: Path,
     replica_logs: BlobStore,
     sockets: Path,
     sources: Sources,
     client_env: ClientEnv,
 ) -> Compute:
-    """The services of compute on one engine. `environments`, `work` and `sockets` are folders of this machine.
+    """The services of compute on one engine. `environments`, `work`, `checkpoints` and `sockets` are folders
+    of this machine.
 
     `replica_logs` keeps what ended replicas wrote; `sources` reads the operator's package sources;
     `client_env` makes the variables that point a workload's clients at this instance.
@@ -71,9 +78,12 @@ def furnish(
     )
     snapshots = Snapshots(database, blobs, clock)
     logs = JobLogs(blobs, workloads, work)
-    reconciler = Reconciler(database, keys, workloads, built, snapshots, logs, work, clock, client_env)
-    jobs = Jobs(database, blobs, workloads, snapshots, logs, reconciler, clock)
+    kept = Checkpoints(checkpoints)
+    launching = Launching(database, keys, built, snapshots, kept, logs, client_env)
+    reconciler = Reconciler(database, keys, workloads, launching, kept, logs, clock)
+    jobs = Jobs(database, blobs, workloads, snapshots, logs, kept, reconciler, clock)
     following = Workloads(engine, prefixes=(PREFIX,))
     replicas = Replicas(database, replica_logs, following, sockets, clock, in_use, reconciler.kick)
     services = Services(database, replica_logs, following, replicas)
-    return Compute(workloads, built, snapshots, jobs, services, Leftovers(database, blobs))
+    quotas = Quotas(database, clock)
+    return Compute(workloads, built, snapshots, jobs, quotas, services, Leftovers(database, blobs))

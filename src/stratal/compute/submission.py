@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stratal.compute.engine import Capacity
-from stratal.compute.model import JobSpec
+from stratal.compute.model import DEFAULT_GRACE_SECONDS, JobSpec
 from stratal.compute.requirements import canonical
 from stratal.kernel.errors import Invalid, TooLarge
 from stratal.kernel.names import check_name
@@ -18,6 +18,11 @@ MAX_DIFF_BYTES = 1024 * 1024
 MAX_UNTRACKED = 1000
 LEAST_MEMORY = 16 * 1024 * 1024
 MOST_SECONDS = 366 * 86400.0
+MOST_PRIORITY = 1000
+MOST_RETRIES = 100
+MOST_GRACE = 3600.0
+MOST_MEMBERS = 1000
+MOST_AFTER = 1000
 DEFAULT_CPUS = 1.0
 DEFAULT_MEMORY = 4 * 1024**3
 
@@ -35,6 +40,7 @@ def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
     _check_source(spec)
     if spec.timeout_seconds is not None and not 0 < spec.timeout_seconds <= MOST_SECONDS:
         raise Invalid("A time limit is more than 0 seconds and at most a year.", reason="bad_timeout")
+    _check_manners(spec)
     cpus = spec.cpus if spec.cpus is not None else min(DEFAULT_CPUS, capacity.cpus)
     memory = spec.memory_bytes
     if memory is None:
@@ -46,6 +52,7 @@ def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
         cpus=cpus,
         memory_bytes=memory,
         network=spec.network or "platform",
+        grace_seconds=DEFAULT_GRACE_SECONDS if spec.grace_seconds is None else spec.grace_seconds,
         requirements=canonical(spec.requirements),
         cwd=_cwd_of(spec.cwd),
     )
@@ -90,6 +97,64 @@ def _encoded(word: str, what: str) -> bytes:
         return word.encode()
     except UnicodeEncodeError as error:
         raise Invalid(f"The job's {what} is not text in UTF-8.", reason="not_utf8") from error
+
+
+def _check_manners(spec: JobSpec) -> None:
+    if abs(spec.priority) > MOST_PRIORITY:
+        raise Invalid(
+            f"A priority lies between -{MOST_PRIORITY} and {MOST_PRIORITY}.",
+            hint="Each point moves a job ahead by ten minutes of waiting.",
+            reason="bad_priority",
+        )
+    if not 0 <= spec.retries <= MOST_RETRIES:
+        raise Invalid(f"A job may be tried again 0 to {MOST_RETRIES} times.", reason="bad_retries")
+    if spec.grace_seconds is not None and not 0 <= spec.grace_seconds <= MOST_GRACE:
+        raise Invalid("A grace is 0 seconds to an hour.", reason="bad_grace")
+    if len(spec.after) > MOST_AFTER:
+        raise TooLarge(f"A job may come after {MOST_AFTER} others.", hint="Name their array instead.")
+    if spec.parallel is not None and (spec.array is None or spec.parallel < 1):
+        raise Invalid("Only an array's members can be limited, to 1 or more at once.", reason="bad_array")
+
+
+def array_indices(text: str) -> list[int]:
+    """The indices that ``10`` (0 to 9), ``2-5`` or ``1,4,7-9`` mean, ascending. Raises `Invalid`."""
+    found: set[int] = set()
+    parts = text.replace(" ", "").split(",") if len(text) <= 10_000 else [""]
+    for part in parts:
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part, re.ASCII)
+        if match is None:
+            raise Invalid(
+                f"{text[:60]!r} does not say an array's members.",
+                hint="Say how many (10: 0 to 9), a range (5-9), or a list (1,4,7-9).",
+                reason="bad_array",
+            )
+        first, last = int(match[1]), int(match[2] or match[1])
+        if len(parts) == 1 and match[2] is None:
+            first, last = 0, first - 1
+        if last < first:
+            raise Invalid(f"The array {text[:60]!r} has no members.", reason="bad_array")
+        if last - first >= MOST_MEMBERS:
+            raise TooLarge(f"An array may have {MOST_MEMBERS} members.")
+        found.update(range(first, last + 1))
+    if len(found) > MOST_MEMBERS:
+        raise TooLarge(f"An array may have {MOST_MEMBERS} members.")
+    return sorted(found)
+
+
+def after_of(words: Sequence[str]) -> tuple[list[int], list[int]]:
+    """The jobs (``12``) and the arrays (``a3``) that `words` name. Raises `Invalid`."""
+    jobs: list[int] = []
+    arrays: list[int] = []
+    for word in words:
+        match = re.fullmatch(r"(a?)(\d{1,15})", word, re.ASCII)
+        if match is None:
+            raise Invalid(
+                f"{word[:60]!r} names no job.",
+                hint="A job is named by its number (12), an array by its own (a3).",
+                reason="bad_after",
+            )
+        (arrays if match[1] else jobs).append(int(match[2]))
+    return list(dict.fromkeys(jobs)), list(dict.fromkeys(arrays))
 
 
 def _check_source(spec: JobSpec) -> None:

@@ -1,4 +1,4 @@
-"""Rows of compute: jobs, the code they ran, the environments they ran in."""
+"""Rows of compute: jobs and their attempts, the code they ran, the environments they ran in, quotas."""
 
 from sqlalchemy import (
     BigInteger,
@@ -83,12 +83,20 @@ jobs = Table(
     Column("cwd", Text, nullable=False),
     Column("source", Text, nullable=False),
     Column("diff_blob", Text),
+    Column("priority", Integer, nullable=False, server_default="0"),
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("grace_seconds", Float, nullable=False, server_default="10"),
+    Column("array_id", Integer),
+    Column("array_index", Integer),
     # by whom; the credential is made from this when the job is claimed
     Column("created_by", Text, nullable=False),
     Column("creator_id", Text, nullable=False),
     Column("creator_name", Text, nullable=False),
     Column("creator_role", Text, nullable=False),
     Column("queued_at", BigInteger, nullable=False),
+    # its place among those that wait (see `admission`), and until when it waits after a failed attempt
+    Column("turn", BigInteger, nullable=False, server_default="0"),
+    Column("waits_until", BigInteger),
     # how it goes: `owner` holds it until `lease_until`; a write of an older `fence` is refused
     Column("attempt", Integer, nullable=False),
     Column("owner", Text),
@@ -100,7 +108,33 @@ jobs = Table(
     Column("stopped_by", Text),
     Column("starting_at", BigInteger),
     Column("started_at", BigInteger),
-    # how it ended
+    # how it ended; while it goes on, how its present attempt goes
+    Column("ended_at", BigInteger),
+    Column("exit_code", Integer),
+    Column("reason", Text, nullable=False),
+    Column("usage", Text, nullable=False),
+    Column("isolation", Text),
+    Column("log_bytes", BigInteger),  # of all its attempts, once it has ended
+    Column("checkpoint_bytes", BigInteger),  # NULL: it has no checkpoint
+    Index("ix_jobs_project_id_id", "project_id", "id"),
+    Index("ix_jobs_state_id", "state", "id"),
+    Index("ix_jobs_state_turn", "state", "turn", "id"),
+    Index("ix_jobs_array_id", "array_id"),
+    Index("ix_jobs_diff_blob", "diff_blob"),
+    sqlite_autoincrement=True,
+)
+
+# One try to carry a job out; its row is made by the claim and ends with the attempt.
+attempts = Table(
+    "job_attempts",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("environment_id", Text),
+    Column("starting_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
     Column("ended_at", BigInteger),
     Column("exit_code", Integer),
     Column("reason", Text, nullable=False),
@@ -108,9 +142,44 @@ jobs = Table(
     Column("isolation", Text),
     Column("log_blob", Text),
     Column("log_bytes", BigInteger),
-    Index("ix_jobs_project_id_id", "project_id", "id"),
-    Index("ix_jobs_state_id", "state", "id"),
-    Index("ix_jobs_log_blob", "log_blob"),
-    Index("ix_jobs_diff_blob", "diff_blob"),
+    PrimaryKeyConstraint("job_id", "number"),
+    Index("ix_job_attempts_project_id_ended_at", "project_id", "ended_at"),
+    Index("ix_job_attempts_log_blob", "log_blob"),
+)
+
+# `job_id` starts only once `after_id` has succeeded.
+dependencies = Table(
+    "job_dependencies",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
+    Column("after_id", Integer, ForeignKey("jobs.id"), nullable=False),
+    PrimaryKeyConstraint("job_id", "after_id"),
+    Index("ix_job_dependencies_after_id", "after_id"),
+)
+
+arrays = Table(
+    "job_arrays",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("size", Integer, nullable=False),
+    Column("parallel", Integer),  # at most so many of it at once
+    Column("created_by", Text, nullable=False),
+    Column("queued_at", BigInteger, nullable=False),
+    Index("ix_job_arrays_project_id", "project_id"),
     sqlite_autoincrement=True,
+)
+
+# What a project's jobs may hold at the same time; NULL: no ceiling.
+quotas = Table(
+    "project_quotas",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id"), primary_key=True),
+    Column("cpus", Float),
+    Column("memory_bytes", BigInteger),
+    Column("gpus", Integer),
+    Column("jobs", Integer),
+    Column("set_at", BigInteger, nullable=False),
+    Column("set_by", Text, nullable=False),
 )

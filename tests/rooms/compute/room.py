@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from stratal.app.tables import metadata
+from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.engine import Capacity, Isolation, Usage, WorkloadSpec, WorkloadStatus
 from stratal.compute.environments import Environment
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
+from stratal.compute.launching import Launching
 from stratal.compute.model import Job, JobSpec
+from stratal.compute.quotas import Quotas
 from stratal.compute.reconciler import Reconciler
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.workloads import Workloads
@@ -135,28 +138,46 @@ class Room:
         self.keys = Keys(self.database, MasterKey({1: b"m" * 32}), lambda: self.now)
         self.events = Events(self.database)
         self.snapshots = Snapshots(self.database, self.blobs, lambda: self.now)
+        self.quotas = Quotas(self.database, lambda: self.now)
+        self.checkpoint_limit = 2**20
         self.environments = ReadyEnvironments(home / "env")
         self.ann = Principal(Kind.SERVICE, "ann", "ann", "prj_a", "a", Role.EDITOR)
         self.bob = Principal(Kind.SERVICE, "bob", "bob", "prj_b", "b", Role.EDITOR)
+        self.admin = Principal(Kind.SERVICE, "root", "root", "prj_a", "a", Role.ADMIN)
         self.viewer = Principal(Kind.SERVICE, "vic", "vic", "prj_a", "a", Role.VIEWER)
 
     async def start(self) -> None:
         self.workloads = Workloads(self.engine)
         work = self.home / "work"
         logs = JobLogs(self.blobs, self.workloads, work)
+        self.checkpoints = Checkpoints(self.home / "checkpoints", self.checkpoint_limit)
+        launching = Launching(
+            self.database,
+            self.keys,
+            self.environments,  # type: ignore[arg-type]
+            self.snapshots,
+            self.checkpoints,
+            logs,
+            lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
+        )
         self.reconciler = Reconciler(
             self.database,
             self.keys,
             self.workloads,
-            self.environments,  # type: ignore[arg-type]
-            self.snapshots,
+            launching,
+            self.checkpoints,
             logs,
-            work,
             lambda: self.now,
-            lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
         )
         self.jobs = Jobs(
-            self.database, self.blobs, self.workloads, self.snapshots, logs, self.reconciler, lambda: self.now
+            self.database,
+            self.blobs,
+            self.workloads,
+            self.snapshots,
+            logs,
+            self.checkpoints,
+            self.reconciler,
+            lambda: self.now,
         )
         await self.workloads.start()
         await self.jobs.start()
@@ -183,6 +204,11 @@ class Room:
                 if found.state in states:
                     return found
                 await self.reconciler.changed.wait(0.01)
+
+    async def later(self, seconds: float) -> None:
+        """Let so much time pass."""
+        self.now += round(seconds * 1000)
+        self.reconciler.kick()
 
     async def log(self, job: Job, **options: object) -> bytes:
         stream = await self.jobs.logs(self.ann, "prj_a", job.id, **options)  # type: ignore[arg-type]

@@ -87,6 +87,7 @@ class LocalEngine:
             "cpus": spec.cpus,
             "memory_bytes": spec.memory_bytes,
             "wall_seconds": spec.wall_seconds,
+            "grace_seconds": spec.grace_seconds,
             "network": spec.network,
             "isolate": spec.isolate,
             "engine": dict(self._settings),

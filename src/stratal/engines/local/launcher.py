@@ -268,7 +268,8 @@ class Launcher:
                 self._report(census)
             if wall_at is not None and now >= wall_at:
                 wall_at = None
-                self._ask(f"wall time limit of {wall:g} s exceeded", WALL_GRACE)
+                grace = float(self.spec.get("grace_seconds", WALL_GRACE))
+                self._ask(f"wall time limit of {wall:g} s exceeded", grace)
             if self.kill_at is not None and now >= self.kill_at:
                 self.kill_at = None
                 self._end_tree()

@@ -1,57 +1,57 @@
-"""``/api/v1/projects/{project}/jobs`` and ``…/code``: jobs, their logs, and the code they run."""
+"""``/api/v1/projects/{project}/jobs`` and ``…/arrays``: jobs, what they wait for, their attempts and logs."""
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from pydantic import Field
+from starlette.responses import Response, StreamingResponse
 
-from stratal.compute.engine import Isolation, Network
+from stratal.compute.engine import Isolation, Network, Usage
 from stratal.compute.jobs import MOST_AT_ONCE, Jobs
-from stratal.compute.manifest import CodeFile
-from stratal.compute.model import Job, JobSpec, JobState, Source
-from stratal.compute.snapshots import Snapshots
+from stratal.compute.model import Array, Attempt, Job, JobSpec, JobState, Source
+from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
-from stratal.kernel.errors import Invalid, TooLarge
+from stratal.kernel.errors import Invalid
 
-M = TypeVar("M", bound=BaseModel)
 Who = Annotated[Principal, Depends(caller)]
 
 MAX_JOB_BODY = 4 * 1024 * 1024
-MAX_MANIFEST_BODY = 32 * 1024 * 1024
 MOST_SECONDS_OF_WAITING = 55.0
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class NewSource(_Strict):
+class NewSource(Strict):
     kind: str = "none"
     commit: str | None = None
     branch: str | None = None
     remote: str | None = None
     dirty: bool = False
-    untracked: list[str] = []
-    submodules: dict[str, str] = {}
+    untracked: list[str] = Field(default_factory=list)
+    submodules: dict[str, str] = Field(default_factory=dict)
     diff: str = Field(default="", description="What `git diff HEAD --binary` printed, in base64.")
     diff_truncated: bool = False
 
 
-class NewJob(_Strict):
+class NewJob(Strict):
     argv: list[str]
     name: str | None = None
-    env: dict[str, str] = {}
+    env: dict[str, str] = Field(default_factory=dict)
     cpus: float | None = None
     memory_bytes: int | None = None
     network: Network | None = None
-    timeout_seconds: float | None = None
+    timeout_seconds: float | None = Field(default=None, description="How long an attempt may take.")
+    grace_seconds: float | None = Field(default=None, description="From SIGTERM to SIGKILL; absent: 10.")
+    priority: int = Field(default=0, description="Each point moves it ahead by ten minutes of waiting.")
+    retries: int = 0
+    after: list[int | str] = Field(
+        default_factory=list, description="Jobs (12) and arrays (a3) that must succeed first."
+    )
+    array: str | None = Field(default=None, description="The members' indices: 10 (0 to 9), 5-9, or 1,4,7-9.")
+    parallel: int | None = Field(default=None, description="At most so many of the array's members at once.")
     requirements: str = ""
     upgrade_environment: bool = False
     snapshot: str | None = Field(
@@ -61,18 +61,7 @@ class NewJob(_Strict):
     source: NewSource = Field(default_factory=NewSource)
 
 
-class NewFile(_Strict):
-    path: str
-    mode: str
-    sha256: str
-    size: int
-
-
-class NewSnapshot(_Strict):
-    files: list[NewFile]
-
-
-def router(jobs: Jobs, snapshots: Snapshots, projects: Projects) -> APIRouter:
+def router(jobs: Jobs, projects: Projects) -> APIRouter:
     api = APIRouter(tags=["jobs"])
 
     @api.get("/projects/{project}/jobs")
@@ -80,19 +69,20 @@ def router(jobs: Jobs, snapshots: Snapshots, projects: Projects) -> APIRouter:
         who: Who,
         project: str,
         state: Annotated[list[JobState] | None, Query()] = None,
+        array: Annotated[int | None, Query(ge=1, le=2**62, description="Only this array's members.")] = None,
         before: int | None = None,
         limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 100,
     ) -> dict[str, object]:
         """The project's jobs, newest first; `next` is the `before` of the next page, null at the end."""
         place = await projects.get(who, project)
-        page = await jobs.list(who, place.id, states=state or (), before=before, limit=limit)
+        page = await jobs.list(who, place.id, states=state or (), array_id=array, before=before, limit=limit)
         return {"jobs": [_brief(job) for job in page.jobs], "next": page.more_before}
 
-    @api.post("/projects/{project}/jobs", status_code=201, openapi_extra=_body(NewJob))
+    @api.post("/projects/{project}/jobs", status_code=201, openapi_extra=body_of(NewJob))
     async def submit_job(request: Request, who: Who, project: str) -> dict[str, object]:
-        """Queue a job. It is durable once this answers."""
+        """Queue a job, or with `array` its jobs, of which the first is answered. Durable once this answers."""
         place = await projects.get(who, project)
-        body = await _read(request, NewJob, MAX_JOB_BODY)
+        body = await read_model(request, NewJob, MAX_JOB_BODY)
         return _full(await jobs.submit(who, place.id, _spec(body)))
 
     @api.get("/projects/{project}/jobs/{job_id}")
@@ -107,7 +97,22 @@ def router(jobs: Jobs, snapshots: Snapshots, projects: Projects) -> APIRouter:
             job = await jobs.wait(who, place.id, job_id, min(wait, MOST_SECONDS_OF_WAITING))
         else:
             job = await jobs.get(who, place.id, job_id)
-        return _full(job)
+        return {**_full(job), "after": await jobs.after(who, place.id, job_id)}
+
+    @api.get("/projects/{project}/jobs/{job_id}/why")
+    async def why_job(who: Who, project: str, job_id: int) -> dict[str, object]:
+        """What the job waits for right now; `waits_for` is empty once it runs or has ended."""
+        place = await projects.get(who, project)
+        job, waits = await jobs.why(who, place.id, job_id)
+        told = [{"what": wait.what, "words": wait.words, **wait.details} for wait in waits]
+        return {"id": job.id, "state": job.state, "reason": job.reason, "waits_for": told}
+
+    @api.get("/projects/{project}/jobs/{job_id}/attempts")
+    async def list_attempts(who: Who, project: str, job_id: int) -> dict[str, object]:
+        """The job's attempts, first to last."""
+        place = await projects.get(who, project)
+        found = await jobs.attempts(who, place.id, job_id)
+        return {"attempts": [_attempt(attempt) for attempt in found]}
 
     @api.post("/projects/{project}/jobs/{job_id}/stop")
     async def stop_job(who: Who, project: str, job_id: int) -> dict[str, object]:
@@ -120,12 +125,13 @@ def router(jobs: Jobs, snapshots: Snapshots, projects: Projects) -> APIRouter:
         who: Who,
         project: str,
         job_id: int,
+        attempt: Annotated[int | None, Query(description="One attempt's alone; absent: of all.")] = None,
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
         follow: bool = False,
     ) -> StreamingResponse:
         """The log as written, from byte `offset`; with `follow` until the job has ended."""
         place = await projects.get(who, project)
-        chunks = await jobs.logs(who, place.id, job_id, offset=offset, follow=follow)
+        chunks = await jobs.logs(who, place.id, job_id, attempt=attempt, offset=offset, follow=follow)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         return StreamingResponse(chunks, media_type="text/plain; charset=utf-8", headers=headers)
 
@@ -137,41 +143,17 @@ def router(jobs: Jobs, snapshots: Snapshots, projects: Projects) -> APIRouter:
         data = await jobs.diff(who, place.id, job_id)
         return Response(data, media_type="text/plain; charset=utf-8", headers=headers)
 
-    @api.get("/projects/{project}/environments/{environment_id}/lock")
-    async def read_lock(who: Who, project: str, environment_id: str) -> Response:
-        """The lock document of an environment: its SHA-256 is the environment's id."""
+    @api.get("/projects/{project}/arrays/{array_id}")
+    async def get_array(who: Who, project: str, array_id: int) -> dict[str, object]:
+        """An array, its members counted by state; they are listed by `…/jobs?array=`."""
         place = await projects.get(who, project)
-        headers = {"X-Content-Type-Options": "nosniff"}
-        data = await jobs.lock(who, place.id, environment_id)
-        return Response(data, media_type="text/plain; charset=utf-8", headers=headers)
+        return _array(await jobs.array(who, place.id, array_id))
 
-    @api.post("/projects/{project}/code/snapshots", openapi_extra=_body(NewSnapshot))
-    async def offer_snapshot(request: Request, who: Who, project: str) -> JSONResponse:
-        """Commit a code snapshot (201), or learn which contents to send first (200, `missing`)."""
+    @api.post("/projects/{project}/arrays/{array_id}/stop")
+    async def stop_array(who: Who, project: str, array_id: int) -> dict[str, object]:
+        """Ask every member that has not ended to stop."""
         place = await projects.get(who, project)
-        body = await _read(request, NewSnapshot, MAX_MANIFEST_BODY)
-        files = [CodeFile(file.path, file.mode, file.sha256, file.size) for file in body.files]
-        offer = await snapshots.offer(who, place.id, files)
-        return JSONResponse({"id": offer.id, "missing": list(offer.missing)}, 200 if offer.missing else 201)
-
-    @api.get("/projects/{project}/code/snapshots/{snapshot_id}")
-    async def get_snapshot(who: Who, project: str, snapshot_id: str) -> dict[str, object]:
-        """A code snapshot and its files."""
-        place = await projects.get(who, project)
-        found, files = await snapshots.show(who, place.id, snapshot_id)
-        return {
-            "id": found.id,
-            "bytes": found.bytes,
-            "created_at": iso(found.created_at),
-            "created_by": found.created_by,
-            "files": [{"path": f.path, "mode": f.mode, "sha256": f.sha256, "size": f.size} for f in files],
-        }
-
-    @api.post("/projects/{project}/code/packs", status_code=201)
-    async def receive_pack(request: Request, who: Who, project: str) -> dict[str, object]:
-        """Send contents: for each its SHA-256 (32 bytes), its length (8 bytes, big-endian), its bytes."""
-        place = await projects.get(who, project)
-        return {"stored": await snapshots.receive(who, place.id, _chunks(request))}
+        return _array(await jobs.stop_array(who, place.id, array_id))
 
     return api
 
@@ -182,35 +164,9 @@ def _spec(body: NewJob) -> JobSpec:
     except (binascii.Error, ValueError) as error:
         raise Invalid("The source's diff is not base64.", reason="bad_source") from error
     source = Source(**{**body.source.model_dump(), "diff": diff})
-    asked = body.model_dump(exclude={"source", "snapshot"})
-    return JobSpec(**asked, snapshot_id=body.snapshot, source=source)
-
-
-def _body(model: type[BaseModel]) -> dict[str, Any]:
-    """Describe a body that is read by `_read`, for OpenAPI."""
-    schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-    schema.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-async def _read(request: Request, model: type[M], limit: int) -> M:
-    """The body as a `model`, never reading more than `limit` bytes of it."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise TooLarge(f"The request's body is larger than {limit // 2**20} MiB.")
-    try:
-        return model.model_validate_json(bytes(body))
-    except ValidationError as error:
-        problems = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-        raise Invalid("The request is not valid: " + "; ".join(problems[:5])) from error
-
-
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    async for chunk in request.stream():
-        if chunk:
-            yield chunk
+    asked = body.model_dump(exclude={"source", "snapshot", "after"})
+    after = [str(word) for word in body.after]
+    return JobSpec(**asked, after=after, snapshot_id=body.snapshot, source=source)
 
 
 def _brief(job: Job) -> dict[str, object]:
@@ -223,6 +179,10 @@ def _brief(job: Job) -> dict[str, object]:
         "argv": list(job.argv),
         "project": job.project,
         "created_by": job.created_by,
+        "priority": job.priority,
+        "attempt": job.attempt,
+        "array": None if job.array_id is None else f"a{job.array_id}",
+        "array_index": job.array_index,
         "queued_at": iso(job.queued_at),
         "started_at": None if job.started_at is None else iso(job.started_at),
         "ended_at": None if job.ended_at is None else iso(job.ended_at),
@@ -242,17 +202,53 @@ def _full(job: Job) -> dict[str, object]:
         "snapshot": job.snapshot_id,
         "cwd": job.cwd,
         "source": dict(job.source),
-        "attempt": job.attempt,
+        "grace_seconds": job.grace_seconds,
+        "retries": job.retries,
+        "waits_until": None if job.waits_until is None else iso(job.waits_until),
+        "checkpoint_bytes": job.checkpoint_bytes,
         "workload": job.workload,
         "stop_requested_at": None if job.stop_requested_at is None else iso(job.stop_requested_at),
         "log_bytes": job.log_bytes,
-        "usage": {
-            "cpu_seconds": round(job.usage.cpu_seconds, 3),
-            "peak_memory_bytes": job.usage.peak_memory_bytes,
-            "wall_seconds": round(job.usage.wall_seconds, 3),
-            "memory_byte_seconds": job.usage.memory_byte_seconds,
-        },
+        "usage": _usage(job.usage),
         "isolation": None if job.isolation is None else _isolation(job.isolation),
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, object]:
+    return {
+        "number": attempt.number,
+        "state": attempt.state,
+        "exit_code": attempt.exit_code,
+        "reason": attempt.reason,
+        "starting_at": iso(attempt.starting_at),
+        "started_at": None if attempt.started_at is None else iso(attempt.started_at),
+        "ended_at": None if attempt.ended_at is None else iso(attempt.ended_at),
+        "environment": attempt.environment_id,
+        "log_bytes": attempt.log_bytes,
+        "usage": _usage(attempt.usage),
+        "isolation": None if attempt.isolation is None else _isolation(attempt.isolation),
+    }
+
+
+def _array(array: Array) -> dict[str, object]:
+    return {
+        "id": f"a{array.id}",
+        "name": array.name,
+        "size": array.size,
+        "parallel": array.parallel,
+        "created_by": array.created_by,
+        "queued_at": iso(array.queued_at),
+        "ended": array.ended,
+        "states": {state.value: array.states.get(state, 0) for state in JobState},
+    }
+
+
+def _usage(usage: Usage) -> dict[str, object]:
+    return {
+        "cpu_seconds": round(usage.cpu_seconds, 3),
+        "peak_memory_bytes": usage.peak_memory_bytes,
+        "wall_seconds": round(usage.wall_seconds, 3),
+        "memory_byte_seconds": usage.memory_byte_seconds,
     }
 
 

@@ -1,0 +1,190 @@
+"""What a claim, a start and an end write, each within one transaction of the caller's.
+
+Every write of a held job names its owner and its fence, so a server that was thought dead cannot write
+over its successor: it gets `Superseded`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from stratal.compute import dependencies, records
+from stratal.compute.engine import Usage
+from stratal.compute.model import ACTIVE, Held, Job, JobState, before, pause_ms
+from stratal.compute.tables import attempts, jobs
+from stratal.identity.keys import Keys
+from stratal.kernel.events import emit
+
+Row = dict[str, Any]
+
+
+class Superseded(Exception):
+    """Another server holds the job now: nothing more of this one's may be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an attempt ended. `again`: another may follow, if the job has one left."""
+
+    state: JobState
+    exit_code: int | None
+    reason: str
+    ended_at: int
+    again: bool
+    usage: Usage
+    isolation: str | None
+    log_blob: str
+    log_bytes: int
+    checkpoint_bytes: int | None
+
+
+def mine(held: Held) -> Any:
+    """UPDATE of the job, as long as it is held as `held` says."""
+    return update(jobs).where(
+        jobs.c.id == held.job.id, jobs.c.owner == held.owner, jobs.c.fence == held.fence
+    )
+
+
+def write(c: Connection, held: Held, **values: object) -> None:
+    """Raises `Superseded`."""
+    if c.execute(mine(held).values(**values).returning(jobs.c.id)).first() is None:
+        raise Superseded
+
+
+def held_rows(c: Connection, ids: Sequence[int]) -> Sequence[Row]:
+    query = records.query().where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
+    return [dict(row) for row in c.execute(query).mappings()]
+
+
+def claim(c: Connection, keys: Keys, job_id: int, lease: Row, now: int) -> bool:
+    """Begin the job's next attempt with a credential of its own; False when it waits no more."""
+    change = (
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
+        .values(
+            state=JobState.STARTING.value,
+            attempt=jobs.c.attempt + 1,
+            starting_at=now,
+            started_at=None,
+            ended_at=None,
+            exit_code=None,
+            waits_until=None,
+            reason="",
+            **lease,
+        )
+        .returning(jobs.c.id)
+    )
+    if c.execute(change).first() is None:
+        return False
+    held = records.held_of(held_rows(c, [job_id])[0])
+    job = held.job
+    credential = keys.insert_for_workload(c, held.creator, job.project_id, job.workload)
+    c.execute(update(jobs).where(jobs.c.id == job_id).values(key_id=credential.id))
+    c.execute(
+        insert(attempts).values(
+            job_id=job.id,
+            number=job.attempt,
+            project_id=job.project_id,
+            state=JobState.STARTING.value,
+            starting_at=now,
+            reason="",
+            usage="{}",
+        )
+    )
+    return True
+
+
+def set_environment(c: Connection, held: Held, environment_id: str) -> None:
+    """Raises `Superseded`."""
+    write(c, held, environment_id=environment_id)
+    c.execute(_attempt(held.job).values(environment_id=environment_id))
+
+
+def start(c: Connection, held: Held, started_at: int, isolation: str) -> bool:
+    """Record that it runs; True when it was asked to stop meanwhile. Raises `Superseded`."""
+    job = held.job
+    values = {"state": JobState.RUNNING.value, "started_at": started_at, "isolation": isolation}
+    change = mine(held).where(jobs.c.state.in_(before(JobState.RUNNING))).values(**values, reason="")
+    row = c.execute(change.returning(jobs.c.stop_requested_at)).first()
+    if row is None:
+        raise Superseded
+    c.execute(_attempt(job).values(**values))
+    told = {"name": job.name, "attempt": job.attempt}
+    emit(c, "job.started", str(job.id), actor=job.created_by, project_id=job.project_id, **told)
+    return row.stop_requested_at is not None
+
+
+def end(c: Connection, keys: Keys, held: Held, how: End, now: int) -> JobState:
+    """End the attempt, its credential with it, and the job too unless it is tried again.
+
+    Returns the state that the job is in then. What can never start for it ends in the same transaction.
+    Raises `Superseded`.
+    """
+    row = c.execute(select(jobs.c.usage, jobs.c.stop_requested_at).where(jobs.c.id == held.job.id)).one()
+    job = held.job
+    again = how.again and job.attempt <= job.retries and row.stop_requested_at is None
+    attempt_values: Row = {
+        "state": how.state.value,
+        "ended_at": how.ended_at,
+        "exit_code": how.exit_code,
+        "reason": how.reason,
+        "usage": records.usage_json(how.usage),
+        "log_blob": how.log_blob,
+        "log_bytes": how.log_bytes,
+    }
+    values: Row = {"lease_until": None, "checkpoint_bytes": how.checkpoint_bytes}
+    values["usage"] = records.usage_json(_together(records.usage_of(row.usage), how.usage))
+    if how.isolation is not None:
+        values["isolation"] = attempt_values["isolation"] = how.isolation
+    if again:
+        waits = now + pause_ms(job.attempt)
+        values |= {"state": JobState.QUEUED.value, "waits_until": waits, "owner": None, "key_id": None}
+        values |= {"starting_at": None, "started_at": None}
+        values["reason"] = f"attempt {job.attempt} {in_words(how.state, how.exit_code, how.reason)}"
+    else:
+        values |= {name: attempt_values[name] for name in ("state", "ended_at", "exit_code", "reason")}
+        others = select(func.coalesce(func.sum(attempts.c.log_bytes), 0)).where(
+            attempts.c.job_id == job.id, attempts.c.number != job.attempt
+        )
+        values["log_bytes"] = c.execute(others).scalar_one() + how.log_bytes
+    if (
+        c.execute(mine(held).where(jobs.c.state.in_(_ACTIVE)).values(values).returning(jobs.c.id)).first()
+        is None
+    ):
+        raise Superseded
+    c.execute(_attempt(job).values(attempt_values))
+    keys.end_workload(c, job.workload)
+    told = {"name": job.name, "attempt": job.attempt, "exit_code": how.exit_code, "reason": how.reason[:500]}
+    kind = "job.requeued" if again else f"job.{how.state}"
+    emit(c, kind, str(job.id), actor=job.created_by, project_id=job.project_id, **told)
+    if again:
+        return JobState.QUEUED
+    dependencies.give_up(c, job.id, how.state, now)
+    return how.state
+
+
+_ACTIVE = [state.value for state in ACTIVE]
+
+
+def in_words(state: JobState, exit_code: int | None, reason: str) -> str:
+    """``failed with exit code 3``, ``failed: memory limit of 1 GiB exceeded``, ``ended unseen``."""
+    if state is JobState.UNKNOWN:
+        return "ended and nobody saw how"
+    if reason:
+        return f"{state}: {reason}"
+    return f"{state} with exit code {exit_code}" if exit_code is not None else str(state)
+
+
+def _attempt(job: Job) -> Any:
+    return update(attempts).where(attempts.c.job_id == job.id, attempts.c.number == job.attempt)
+
+
+def _together(before_: Usage, now: Usage) -> Usage:
+    return Usage(
+        cpu_seconds=before_.cpu_seconds + now.cpu_seconds,
+        peak_memory_bytes=max(before_.peak_memory_bytes, now.peak_memory_bytes),
+        wall_seconds=before_.wall_seconds + now.wall_seconds,
+        memory_byte_seconds=before_.memory_byte_seconds + now.memory_byte_seconds,
+    )

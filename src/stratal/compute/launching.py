@@ -1,0 +1,159 @@
+"""Making an attempt ready: its environment, its code in a folder of its own, its variables, its fences."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import anyio.to_thread
+
+from stratal.compute import claims, records
+from stratal.compute.checkpoints import Checkpoints
+from stratal.compute.engine import WorkloadSpec, WorkloadStatus
+from stratal.compute.environments import Environment, Environments, remove_tree
+from stratal.compute.joblogs import JobLogs
+from stratal.compute.model import Held, Job
+from stratal.compute.snapshots import Snapshots
+from stratal.identity.keys import Credential, Keys
+from stratal.kernel.database import Database
+from stratal.kernel.errors import Invalid
+
+ClientEnv = Callable[[Credential, str], Mapping[str, str]]
+"""The variables that point clients at this instance, for a credential and its project's name."""
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+class Launching:
+    """What stands between a claim and a start. All of it may be done again after a restart."""
+
+    def __init__(
+        self,
+        database: Database,
+        keys: Keys,
+        environments: Environments,
+        snapshots: Snapshots,
+        checkpoints: Checkpoints,
+        logs: JobLogs,
+        client_env: ClientEnv,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._environments = environments
+        self._snapshots = snapshots
+        self._checkpoints = checkpoints
+        self._logs = logs
+        self._client_env = client_env
+
+    async def prepare(self, held: Held) -> WorkloadSpec:
+        """The attempt as the engine is to start it.
+
+        Raises `Invalid` when that can never be done, `Unavailable` when not now, `Superseded`.
+        """
+        job = held.job
+        environment = await self._environments.for_requirements(
+            job.requirements,
+            upgrade=job.upgrade_environment and job.environment_id is None,
+            progress=lambda line: self._logs.say(job.attempt_id, line),
+        )
+        if job.environment_id != environment.id:
+            await self._database.write(lambda c: claims.set_environment(c, held, environment.id))
+        code = await self._lay_out(job)
+        checkpoint = await anyio.to_thread.run_sync(self._checkpoints.prepare, job.id)
+        return self._spec(held, environment, code, checkpoint)
+
+    async def _lay_out(self, job: Job) -> Path:
+        """The job's code in a folder of its own. One that is whole already, from before a restart, is kept:
+        the process may just be starting in it."""
+        folder = self._logs.folder(job.attempt_id)
+        code, scratch, marker = folder / "code", folder / "code.new", folder / "boot"
+        boot = await anyio.to_thread.run_sync(_boot_id)
+
+        def is_there() -> bool:  # of this boot: after a power cut, files may be whole in name only
+            return code.is_dir() and marker.is_file() and marker.read_text() == boot
+
+        def clear() -> None:
+            remove_tree(scratch)
+            remove_tree(code)
+            scratch.mkdir(mode=0o700, parents=True)
+
+        def put_in_place() -> None:
+            (scratch / job.cwd).mkdir(parents=True, exist_ok=True)
+            marker.write_text(boot)
+            scratch.rename(code)
+
+        if not await anyio.to_thread.run_sync(is_there):
+            await anyio.to_thread.run_sync(clear)
+            if job.snapshot_id is not None:
+                await self._snapshots.lay_out(job.project_id, job.snapshot_id, scratch)
+            try:
+                await anyio.to_thread.run_sync(put_in_place)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise Invalid(f"{job.cwd!r} is no folder of the job's code.", reason="bad_cwd") from error
+        return code
+
+    def _spec(self, held: Held, environment: Environment, code: Path, checkpoint: Path) -> WorkloadSpec:
+        job = held.job
+        assert held.key_id is not None
+        credential = Credential(held.key_id, self._keys.secret_of(held.key_id))
+        platform = dict(self._client_env(credential, job.project))
+        replaced = replaced_variables(job, platform)
+        if replaced:
+            self._logs.say(job.attempt_id, f"--env replaces the platform's own {', '.join(replaced)}")
+        threads = str(max(1, math.ceil(job.cpus)))
+        env = {
+            "PATH": f"{environment.path / 'bin'}:{_PATH}",
+            "VIRTUAL_ENV": str(environment.path),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            # Numeric libraries would start a thread per processor of the machine, not of the job.
+            "OMP_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            **platform,
+            **job.env,
+            "STRATAL_JOB_ID": str(job.id),
+            "STRATAL_ATTEMPT": str(job.attempt),
+            "STRATAL_CHECKPOINT_DIR": str(checkpoint),
+        }
+        if job.array_id is not None:
+            env |= {"STRATAL_ARRAY_ID": f"a{job.array_id}", "STRATAL_ARRAY_INDEX": str(job.array_index)}
+        return WorkloadSpec(
+            attempt_id=job.attempt_id,
+            argv=job.argv,
+            env=env,
+            cwd=code / job.cwd,
+            python=environment.python,
+            read_only=[environment.path],
+            read_write=[code, checkpoint],
+            cpus=job.cpus,
+            memory_bytes=job.memory_bytes,
+            wall_seconds=job.timeout_seconds,
+            grace_seconds=job.grace_seconds,
+            network=job.network,
+        )
+
+    def isolation(self, job: Job, status: WorkloadStatus) -> str:
+        """What fenced the attempt, with what its sender let in, as it is recorded."""
+        others = list(status.isolation.other_inputs)
+        if job.network == "open" and status.isolation.network == "open":
+            others = [
+                *(o for o in others if o != "the network"),
+                "the network (asked for with --network open)",
+            ]
+        replaced = replaced_variables(job, self._client_env(Credential("", ""), job.project))
+        if replaced:
+            others.append(f"whatever {', '.join(replaced)} lead to (given with --env)")
+        return records.isolation_json(replace(status.isolation, other_inputs=others))
+
+
+def replaced_variables(job: Job, platform: Mapping[str, str]) -> list[str]:
+    """The platform's own variables that the job's ``--env`` put something else into."""
+    return sorted(set(job.env) & set(platform))
+
+
+def _boot_id() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return "unknown"

@@ -1,0 +1,67 @@
+"""A job's log to whoever reads it: the logs of its attempts one behind the other, as far as they go."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from sqlalchemy import Connection, select
+
+from stratal.compute import records
+from stratal.compute.joblogs import JobLogs
+from stratal.compute.model import Attempt, Job
+from stratal.compute.tables import attempts, jobs
+from stratal.kernel.database import Database
+
+_POLL_SECONDS = 0.15
+_QUIET_SECONDS = 5.0
+
+
+class Changes(Protocol):
+    async def wait(self, seconds: float) -> None:
+        """Until some job changed, but no longer than `seconds`."""
+        ...
+
+
+class LogStream:
+    def __init__(self, database: Database, logs: JobLogs, changed: Changes) -> None:
+        self._database = database
+        self._logs = logs
+        self._changed = changed
+
+    async def read(
+        self, job_id: int, attempt: int | None, offset: int, *, follow: bool
+    ) -> AsyncIterator[bytes]:
+        """The bytes from `offset` of the whole log or of one attempt's; with `follow` until that has ended."""
+        number = attempt or 1
+        while True:
+            job, now = await self._database.read(lambda c, number=number: _state(c, job_id, number))  # type: ignore[misc]
+            if now is not None and now.state.ended:
+                size = now.log_bytes or 0
+                if now.log_blob is not None and offset < size:
+                    async for chunk in self._logs.stored(now.log_blob, offset, size - offset):
+                        yield chunk
+                offset = max(0, offset - size)
+                number += 1
+                if attempt is not None:
+                    return
+                continue
+            if now is None and job.state.ended:
+                return
+            chunk = b"" if now is None else await self._logs.live(f"job-{job_id}-{number}", offset)
+            offset += len(chunk)
+            if chunk:
+                yield chunk
+            elif follow:
+                await self._changed.wait(_QUIET_SECONDS if now is None else _POLL_SECONDS)
+            elif now is None or not await self._ended_meanwhile(job_id, number):
+                return
+
+    async def _ended_meanwhile(self, job_id: int, number: int) -> bool:
+        _, now = await self._database.read(lambda c: _state(c, job_id, number))
+        return now is not None and now.state.ended
+
+
+def _state(c: Connection, job_id: int, number: int) -> tuple[Job, Attempt | None]:
+    job = records.job_of(dict(c.execute(records.query().where(jobs.c.id == job_id)).mappings().one()))
+    query = select(attempts).where(attempts.c.job_id == job_id, attempts.c.number == number)
+    row = c.execute(query).mappings().one_or_none()
+    return job, None if row is None else records.attempt_of(dict(row))
