@@ -16,6 +16,7 @@ from stratal.compute.tables import arrays, jobs
 
 _ACTIVE = [state.value for state in ACTIVE]
 _BLOCK = 200
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +52,13 @@ def next_moment(c: Connection, now: int) -> int | None:
 
 def waits(c: Connection, capacity: Capacity, job: Job, now: int) -> list[Wait]:
     """All that a queued job waits for right now; empty: it starts any moment."""
+    earlier = dependencies.waited_for(c, job.id)
     found = [
         Wait("job", f"job {id_} ({name}) to succeed: it is {state}", {"job": id_, "state": state})
-        for id_, name, state in dependencies.waited_for(c, job.id)
+        for id_, name, state in earlier[:_NAMED]
     ]
+    if others := len(earlier) - len(found):
+        found.append(Wait("jobs", f"{others} more jobs to succeed", {"jobs": others}))
     if job.waits_until is not None and job.waits_until > now:
         seconds = (job.waits_until - now) / 1000
         words = f"the pause of {seconds:.0f} s that is left after attempt {job.attempt}"

@@ -37,11 +37,19 @@ def run(
     upgrade_environment: bool = False,
     network: str | None = None,
     timeout_seconds: float | None = None,
+    grace_seconds: float | None = None,
+    retries: int = 0,
+    priority: int = 0,
+    after: Sequence[int | str] = (),
+    array: str | None = None,
+    parallel: int | None = None,
 ) -> Json:
     """Send the working tree around `folder` (or `tree`, read before; neither: no code) and queue a job. Returns it.
 
-    `argv` is run in the tree's copy; `requirements` are lines as in a requirements file. Raises
-    `ApiError`, and `TreeError` when the tree cannot be sent.
+    `argv` is run in the tree's copy; `requirements` are lines as in a requirements file; `after` names jobs
+    (12) and arrays (``a3``) that must have succeeded first. With `array` (``0-9``) it is queued once for
+    each index, and the first of them is returned. Raises `ApiError`, and `TreeError` when the tree cannot
+    be sent.
     """
     if tree is None and folder is not None:
         tree = read_worktree(folder)
@@ -55,6 +63,12 @@ def run(
         "upgrade_environment": upgrade_environment,
         "network": network,
         "timeout_seconds": timeout_seconds,
+        "grace_seconds": grace_seconds,
+        "retries": retries,
+        "priority": priority,
+        "after": list(after),
+        "array": array,
+        "parallel": parallel,
     }
     if tree is not None:
         body |= {"snapshot": send(client, tree), "cwd": tree.cwd, "source": dict(tree.source)}
@@ -115,14 +129,37 @@ def get(client: Client, job_id: int, *, wait: float = 0) -> Json:
     return client.get(client.path(f"/jobs/{job_id}"), wait=wait or None)
 
 
-def list_jobs(client: Client, *, states: Sequence[str] = (), limit: int = 100) -> list[Json]:
-    """The newest `limit` jobs, in one of `states` if given. Raises `ApiError`."""
+def attempts(client: Client, job_id: int) -> list[Json]:
+    """The job's attempts, first to last. Raises `ApiError`."""
+    return list(client.get(client.path(f"/jobs/{job_id}/attempts"))["attempts"])
+
+
+def why(client: Client, job_id: int) -> Json:
+    """What the job waits for right now, as ``waits_for``. Raises `ApiError`."""
+    return client.get(client.path(f"/jobs/{job_id}/why"))
+
+
+def get_array(client: Client, name: str) -> Json:
+    """The array ``a3``, its members counted by state. Raises `ApiError`."""
+    return client.get(client.path(f"/arrays/{name.removeprefix('a')}"))
+
+
+def stop_array(client: Client, name: str) -> Json:
+    """Ask every member to stop; returns the array as it is then. Raises `ApiError`."""
+    return client.post(client.path(f"/arrays/{name.removeprefix('a')}/stop"))
+
+
+def list_jobs(
+    client: Client, *, states: Sequence[str] = (), array: str | None = None, limit: int = 100
+) -> list[Json]:
+    """The newest `limit` jobs, in one of `states` and of one array (``a3``) if given. Raises `ApiError`."""
     found: list[Json] = []
     before = None
     while len(found) < limit:
         page = client.get(
             client.path("/jobs"),
             state=list(states) or None,
+            array=None if array is None else array.removeprefix("a"),
             before=before,
             limit=min(limit - len(found), 1000),
         )
@@ -148,15 +185,18 @@ def wait(client: Client, job_id: int, *, seconds: float | None = None) -> Json:
             return job
 
 
-def read_logs(client: Client, job_id: int, *, offset: int = 0) -> Iterator[bytes]:
-    """The log from byte `offset`, as far as there is one now, in chunks. Raises `ApiError`."""
-    with client.stream("GET", client.path(f"/jobs/{job_id}/logs"), params={"offset": offset}) as answer:
+def read_logs(
+    client: Client, job_id: int, *, attempt: int | None = None, offset: int = 0, follow: bool = False
+) -> Iterator[bytes]:
+    """The log, or one attempt's, from byte `offset`, as far as there is one now, in chunks. Raises `ApiError`."""
+    asked = {"offset": offset, "follow": follow} | ({} if attempt is None else {"attempt": attempt})
+    with client.stream("GET", client.path(f"/jobs/{job_id}/logs"), params=asked) as answer:
         yield from answer.iter_bytes()
 
 
-def logs(client: Client, job_id: int, *, offset: int = 0) -> bytes:
-    """The whole log from byte `offset`. Raises `ApiError`."""
-    return b"".join(read_logs(client, job_id, offset=offset))
+def logs(client: Client, job_id: int, *, attempt: int | None = None, offset: int = 0) -> bytes:
+    """The whole log, or one attempt's, from byte `offset`. Raises `ApiError`."""
+    return b"".join(read_logs(client, job_id, attempt=attempt, offset=offset))
 
 
 def follow(

@@ -43,11 +43,11 @@ class HandEngine:
         self.refuse: StratalError | None = None
         self._news = asyncio.Event()
 
-    def end(self, attempt_id: str, code: int | None = 0, reason: str = "") -> None:
+    def end(self, attempt_id: str, code: int | None = 0, reason: str = "", at: int = 2) -> None:
         before = self.statuses[attempt_id]
         state = "unknown" if code is None else "exited"
         usage = Usage(1.5, 1000, 2.0, 2000.0)
-        ended = replace(before, state=state, exit_code=code, reason=reason, ended_at=2, usage=usage)
+        ended = replace(before, state=state, exit_code=code, reason=reason, ended_at=at, usage=usage)
         self.statuses[attempt_id] = ended
         self._ring()
 

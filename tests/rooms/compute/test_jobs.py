@@ -63,8 +63,9 @@ def test_admission_is_first_come_first_served_by_what_is_free(in_room: InRoom) -
         await room.until(first, "running")
         waiting = await room.jobs.get(room.ann, "prj_a", big.id)
         assert waiting.state == "queued"
-        assert waiting.reason == "waits for 2 cpus and 4.0 GiB (1 and 12.0 GiB are free)"
-        assert "behind 1 other" in (await room.jobs.get(room.ann, "prj_a", small.id)).reason
+        assert waiting.reason == "waits for 2 cpus (1 free)"
+        kept = "waits for job 2, which comes first and for which the room is kept"
+        assert (await room.jobs.get(room.ann, "prj_a", small.id)).reason == kept
         room.engine.end("job-1-1")
         await room.until(big, "running")
         assert (await room.jobs.get(room.ann, "prj_a", small.id)).state == "queued"

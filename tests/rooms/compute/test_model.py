@@ -26,7 +26,7 @@ def test_whoever_ended_never_moves_and_who_lives_can_end() -> None:
         assert bool(NEXT[state]) is not state.ended
     assert set(before(JobState.SUCCEEDED)) == {"starting", "running"}
     assert set(before(JobState.STARTING)) == {"queued"}
-    assert JobState.QUEUED not in {s for following in NEXT.values() for s in following}
+    assert set(before(JobState.QUEUED)) == {"starting", "running"}  # tried again
 
 
 @given(st.integers(0, 255) | st.none(), st.booleans())

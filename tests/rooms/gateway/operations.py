@@ -49,6 +49,12 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/jobs"): Route("viewer", f"{P}/jobs"),
     ("POST", f"{P}/jobs"): Route("editor", f"{P}/jobs", 201, json={"argv": ["true"]}),
     ("GET", f"{P}/jobs/{{job_id}}"): Route("viewer", f"{P}/jobs/{{job}}"),
+    ("GET", f"{P}/jobs/{{job_id}}/why"): Route("viewer", f"{P}/jobs/{{job}}/why"),
+    ("GET", f"{P}/jobs/{{job_id}}/attempts"): Route("viewer", f"{P}/jobs/{{job}}/attempts"),
+    ("GET", f"{P}/arrays/{{array_id}}"): Route("viewer", f"{P}/arrays/1"),
+    ("POST", f"{P}/arrays/{{array_id}}/stop"): Route("editor", f"{P}/arrays/1/stop"),
+    ("GET", f"{P}/quota"): Route("viewer", f"{P}/quota"),
+    ("PUT", f"{P}/quota"): Route("admin", f"{P}/quota", json={"cpus": 64, "jobs": None}),
     ("GET", f"{P}/jobs/{{job_id}}/logs"): Route("viewer", f"{P}/jobs/{{job}}/logs"),
     ("GET", f"{P}/jobs/{{job_id}}/diff"): Route("viewer", f"{P}/jobs/{{job}}/diff"),
     ("POST", f"{P}/jobs/{{job_id}}/stop"): Route("editor", f"{P}/jobs/{{job}}/stop"),
@@ -247,6 +253,7 @@ class World:
         self._made("POST", ICEBERG, {"namespace": ["ns"]})
         self._made("POST", f"{ICEBERG}/ns/tables", {"name": "t", "schema": SCHEMA})
         self.names["job"] = str(self._made("POST", f"{here}/jobs", {"argv": ["true"]}, 201)["id"])
+        self._made("POST", f"{here}/jobs", {"argv": ["true"], "array": "2"}, 201)
         pack = NATIVE["POST", f"{P}/code/packs"].body
         self._made("POST", f"{here}/code/packs", None, 201, pack)
         self.names["snapshot"] = self._made("POST", f"{here}/code/snapshots", SNAPSHOT, 201)["id"]

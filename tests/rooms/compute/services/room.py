@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stratal.app.tables import metadata
 from stratal.compute.engine import WorkloadSpec
-from stratal.compute.reconciler import in_use
+from stratal.compute.queue import in_use
 from stratal.compute.services.model import Needs, Scaling, ServiceName
 from stratal.compute.services.port import Broken, CannotStart
 from stratal.compute.services.replicas import PREFIX, Replicas

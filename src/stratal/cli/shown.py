@@ -1,0 +1,86 @@
+"""How jobs are worded in the terminal: states, commands, times. One place for all commands that show them."""
+
+import re
+import shlex
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BYTES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+
+
+class Size(click.ParamType):  # type: ignore[type-arg]
+    """``512MiB`` → bytes."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(
+            r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", str(value).strip(), re.IGNORECASE
+        )
+        if match is None:
+            self.fail(f"{value!r} is not a size like 512MiB or 4GiB.", param, ctx)
+        return int(float(match[1]) * _BYTES[match[2].lower()])
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]
+    """``30m`` → seconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([smhd]?)", str(value).strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"{value!r} is not a time like 90s, 30m, 2h or 1d.", param, ctx)
+        return float(match[1]) * _SECONDS[match[2].lower()]
+
+
+def note(text: str) -> None:
+    """A line beside the output, on stderr."""
+    click.echo(click.style(text, dim=True), err=True)
+
+
+def state_of(found: dict[str, Any]) -> str:
+    """The state, with the exit code where it says more."""
+    code = found["exit_code"]
+    return f"{found['state']} (exit code {code})" if code else str(found["state"])
+
+
+def name_of(found: dict[str, Any]) -> str:
+    """The name, with the index for a member of an array."""
+    return f"{found['name']}[{found['array_index']}]" if found["array"] else str(found["name"])
+
+
+def command_of(found: dict[str, Any], *, whole: bool = False) -> str:
+    text = shlex.join(found["argv"])
+    return text if whole or len(text) <= 60 else text[:57] + "…"
+
+
+def parsed(stamp: str) -> float:
+    return datetime.fromisoformat(stamp).astimezone(UTC).timestamp()
+
+
+def ago(stamp: str) -> str:
+    seconds = max(0.0, time.time() - parsed(stamp))
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return "just now" if seconds < 5 else f"{seconds:.0f} s ago"
+
+
+def took(found: dict[str, Any]) -> str:
+    if not found["started_at"]:
+        return ""
+    end = parsed(found["ended_at"]) if found["ended_at"] else time.time()
+    return lasted(max(0.0, end - parsed(found["started_at"])))
+
+
+def lasted(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
