@@ -1,20 +1,14 @@
 """``kill -9`` of the server and of the keeper, at whatever moment: nothing is lost, nothing runs twice."""
 
-import json
 import os
-import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from platform_server import PlatformServer, wait_until
-
-KILLS = int(os.environ.get("STRATAL_KILLS", "6"))
-TOKEN = "import uuid, time; print(uuid.uuid4(), flush=True); time.sleep(0.3); print('end')"
 
 
 @pytest.fixture
@@ -139,30 +133,3 @@ def test_stopping_the_platform_stops_jobs_unless_told_to_keep_them(server: Platf
     server.cli("down")
     assert show_after_restart(server, ended_with_it)["state"] == "stopped"
     assert ended(server, waiting)["state"] == "succeeded"
-
-
-def test_a_storm_of_kills_runs_every_job_exactly_once(server: PlatformServer) -> None:
-    """Each job prints one token when it starts: two in a log would be a job that ran twice."""
-    dice = random.Random(11)
-    asked: list[int] = []
-    for _ in range(KILLS):
-        asked += [submit(server, "--cpus", "0.5", "--no-code", "--", "python", "-c", TOKEN) for _ in range(2)]
-        time.sleep(dice.uniform(0, 0.6))
-        server.kill()
-        server.up()
-    jobs = [ended(server, job_id) for job_id in asked]
-    assert {(job["state"], job["exit_code"], job["attempt"]) for job in jobs} == {("succeeded", 0, 1)}
-    tokens = [log(server, job_id).splitlines() for job_id in asked]
-    assert all(len(lines) == 2 and lines[1] == "end" for lines in tokens), tokens
-    assert len({lines[0] for lines in tokens}) == len(asked)
-    kinds: dict[str, list[str]] = {}
-    with server.http() as http, http.stream("GET", "/api/v1/projects/default/events?after=0") as stream:
-        for line in stream.iter_lines():
-            if line.startswith("data: "):
-                event = json.loads(line[6:])
-                if event["kind"].startswith("job."):
-                    kinds.setdefault(event["subject"], []).append(event["kind"])
-                if sum(len(k) for k in kinds.values()) == 3 * len(asked):
-                    break
-    assert {tuple(k) for k in kinds.values()} == {("job.queued", "job.started", "job.succeeded")}
-    assert not list((server.home / "work").glob("job-*"))
