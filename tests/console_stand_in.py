@@ -107,6 +107,23 @@ def answers(word: str) -> dict[str, Any]:
             "other_inputs": [word],
         },
         "log_bytes": 12,
+        "attempt": 2,
+        "retries": 3,
+        "priority": 1,
+        "array": None,
+        "array_index": None,
+        "after": [6],
+        "checkpoint_bytes": 5,
+    }
+    member = {**job, "id": 8, "array": "a3", "array_index": 0}
+    attempt = {
+        "number": 1,
+        "state": "failed",
+        "exit_code": 3,
+        "reason": word,
+        "started_at": at,
+        "ended_at": at,
+        "log_bytes": 12,
     }
     table = {
         "name": word,
@@ -236,8 +253,19 @@ def answers(word: str) -> dict[str, Any]:
     tensor = {"name": word, "datatype": word, "shape": [1], "data": [word]}
     file = {"name": word, "kind": word, "status": "verified", "expected": word, "found": word}
     return {
-        f"{BASE}/jobs": {"jobs": [job], "next": None},
+        f"{BASE}/jobs": {"jobs": [job, member], "next": None},
         f"{BASE}/jobs/7": job,
+        f"{BASE}/jobs/7/why": {"id": 7, "waits_for": [{"what": "turn", "words": word, "ahead": 2}]},
+        f"{BASE}/jobs/7/attempts": {"attempts": [attempt]},
+        f"{BASE}/arrays/3": {
+            "id": "a3",
+            "name": word,
+            "size": 1,
+            "parallel": 2,
+            "created_by": word,
+            "queued_at": at,
+            "states": {"running": 1, "queued": 0},
+        },
         f"{BASE}/code/snapshots/{'c' * 64}": {
             "id": "c" * 64,
             "bytes": 3,
@@ -292,6 +320,7 @@ def every_page(word: str) -> list[str]:
         "/jobs",
         "/jobs/7",
         "/jobs/7/code",
+        "/arrays/3",
         "/runs",
         "/runs?select=r1",
         "/runs/r1",

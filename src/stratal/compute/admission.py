@@ -93,7 +93,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`starts` in their order; `holds` says for each other job that was looked at what it waits for."""
+    """`starts` in their order; `holds` says of others what they wait for, of several alike only for the first."""
 
     starts: Sequence[int]
     holds: Mapping[int, Sequence[Hold]]
@@ -124,8 +124,12 @@ def decide(
     starts: list[int] = []
     holds: dict[int, Sequence[Hold]] = {}
     looked_at = 0
+    refused: set[tuple[Amount, tuple[str, ...]]] = set()
     for asking in waiting:
         looked_at += 1
+        like = (asking.amount, tuple(asking.pools))
+        if like in refused and asking.id != until:  # there is never more room further down
+            continue
         mine = [pools[name] for name in asking.pools if name in pools]
         refusals = [hold for pool in mine if (hold := pool.refusal(asking)) is not None]
         if not refusals:
@@ -133,6 +137,7 @@ def decide(
                 pool.give(asking)
             starts.append(asking.id)
         else:
+            refused.add(like)
             holds[asking.id] = refusals
             _lead(asking, refusals, pools)
         if asking.id == until or (until is None and pools[MACHINE].spent):

@@ -16,6 +16,7 @@ from stratal.compute.tables import arrays, jobs
 
 _ACTIVE = [state.value for state in ACTIVE]
 _BLOCK = 200
+MOST_STARTS = 100
 _NAMED = 5
 
 
@@ -29,8 +30,13 @@ class Wait:
 
 
 def choose(c: Connection, capacity: Capacity, now: int) -> Sequence[int]:
-    """The waiting jobs that start now, in their order."""
-    return _decide(c, capacity, now).starts
+    """The first `MOST_STARTS` waiting jobs whose turn it is, in their order. Looks far: not for the writer."""
+    return _decide(c, capacity, _first_of_each_kind(c, now)).starts[:MOST_STARTS]
+
+
+def confirm(c: Connection, capacity: Capacity, chosen: Sequence[int], now: int) -> Sequence[int]:
+    """Of the chosen those for whom there is room still, in the transaction that claims them."""
+    return _decide(c, capacity, _ready(c, now, chosen)).starts
 
 
 def in_use(c: Connection) -> tuple[float, int]:
@@ -65,11 +71,11 @@ def waits(c: Connection, capacity: Capacity, job: Job, now: int) -> list[Wait]:
         found.append(Wait("pause", words, {"until": job.waits_until, "attempt": job.attempt}))
     if found:
         return found
-    decision = _decide(c, capacity, now, until=job.id)
+    decision = _decide(c, capacity, _ready(c, now), until=job.id)
     return [_in_words(job, hold, decision.looked_at - 1) for hold in decision.holds.get(job.id, ())]
 
 
-def _decide(c: Connection, capacity: Capacity, now: int, until: int | None = None) -> Decision:
+def _decide(c: Connection, capacity: Capacity, ready: Iterator[Asking], until: int | None = None) -> Decision:
     quotas = every_quota(c)
     ceilings = {
         MACHINE: Ceiling("machine", ceiling_amount(capacity.cpus, capacity.memory_bytes, None, None)),
@@ -82,33 +88,50 @@ def _decide(c: Connection, capacity: Capacity, now: int, until: int | None = Non
     holding = [_asking(row) for row in c.execute(_columns().where(jobs.c.state.in_(_ACTIVE)))]
     # Replicas stand before every job: what they hold does not come back by waiting for jobs to end.
     holding.append(Asking(0, -(2**62), Amount(*replicas_in_use(c))))
-    return decide(_ready(c, now), holding, ceilings, until=until)
+    return decide(ready, holding, ceilings, until=until)
 
 
-def _ready(c: Connection, now: int) -> Iterator[Asking]:
+def _ready(c: Connection, now: int, among: Sequence[int] | None = None) -> Iterator[Asking]:
     """Those that wait for room alone, in the order of their places; read as far as they are asked for."""
-    query = (
-        _columns()
-        .where(jobs.c.state == JobState.QUEUED.value)
-        .where(or_(jobs.c.waits_until.is_(None), jobs.c.waits_until <= now))
-        .where(~dependencies.unmet())
-        .order_by(jobs.c.turn, jobs.c.id)
-    )
+    query = _waiting(now).order_by(jobs.c.turn, jobs.c.id)
+    if among is not None:
+        query = query.where(jobs.c.id.in_(among))
     with c.execution_options(yield_per=_BLOCK).execute(query) as rows:
         yield from map(_asking, rows)
 
 
-def _columns() -> Select[Any]:
-    return select(
-        jobs.c.id, jobs.c.turn, jobs.c.project_id, jobs.c.cpus, jobs.c.memory_bytes, jobs.c.array_id
+def _first_of_each_kind(c: Connection, now: int) -> Iterator[Asking]:
+    """As `_ready`, but of those that ask for the same from the same pools only as many as are started at once."""
+    alike = func.row_number().over(partition_by=_KIND, order_by=(jobs.c.turn, jobs.c.id))
+    numbered = _waiting(now).add_columns(alike.label("nth")).subquery()
+    columns = [column for column in numbered.c if column.name != "nth"]
+    query = select(*columns).where(numbered.c.nth <= MOST_STARTS).order_by(numbered.c.turn, numbered.c.id)
+    with c.execution_options(yield_per=_BLOCK).execute(query) as rows:
+        yield from map(_asking, rows)
+
+
+def _waiting(now: int) -> Select[Any]:
+    return (
+        _columns()
+        .where(jobs.c.state == JobState.QUEUED.value)
+        .where(or_(jobs.c.waits_until.is_(None), jobs.c.waits_until <= now))
+        .where(~dependencies.unmet())
     )
 
 
+_KIND = (jobs.c.project_id, jobs.c.array_id, jobs.c.cpus, jobs.c.memory_bytes)
+
+
+def _columns() -> Select[Any]:
+    return select(jobs.c.id, jobs.c.turn, *_KIND)
+
+
 def _asking(row: Any) -> Asking:
-    pools = [MACHINE, f"project {row.project_id}"]
-    if row.array_id is not None:
-        pools.append(f"array {row.array_id}")
-    return Asking(row.id, row.turn, Amount(row.cpus, row.memory_bytes, 0, 1), pools)
+    id_, turn, project_id, array_id, cpus, memory_bytes = row
+    pools = [MACHINE, f"project {project_id}"]
+    if array_id is not None:
+        pools.append(f"array {array_id}")
+    return Asking(id_, turn, Amount(cpus, memory_bytes, 0, 1), pools)
 
 
 # -- words -----------------------------------------------------------------------------------------

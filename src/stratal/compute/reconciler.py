@@ -20,7 +20,7 @@ from sqlalchemy import Connection, or_, select, update
 from stratal.compute import claims, queue, records
 from stratal.compute.checkpoints import Checkpoints, expired
 from stratal.compute.claims import End, Row, Superseded, held_rows, mine
-from stratal.compute.engine import Usage, WorkloadStatus
+from stratal.compute.engine import Capacity, Usage, WorkloadStatus
 from stratal.compute.environments import remove_tree
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.launching import Launching
@@ -196,23 +196,31 @@ class Reconciler:
 
     async def _claim(self) -> float:
         """Claim those whose turn it is (see `admission`); returns after how many seconds to look again."""
-        waiting = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED).limit(1)
+        waiting = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value).limit(1)
         if await self._database.read(lambda c: c.execute(waiting).first()) is None:
             return _TICK_SECONDS
         capacity = await self._workloads.engine.capacity()
+        now = self._clock()
 
-        def work(c: Connection) -> tuple[Sequence[Row], int | None]:
-            now = self._clock()
-            chosen = queue.choose(c, capacity, now)
-            claimed = [id_ for id_ in chosen if claims.claim(c, self._keys, id_, self._lease(), now)]
-            return held_rows(c, claimed), queue.next_moment(c, now)
+        def look(c: Connection) -> tuple[Sequence[int], int | None]:
+            return queue.choose(c, capacity, now), queue.next_moment(c, now)
 
-        rows, moment = await self._database.write(work)
+        chosen, moment = await self._database.read(look)
+        rows = await self._database.write(lambda c: self._claim_now(c, capacity, chosen)) if chosen else []
         for row in rows:
             self._carry(records.held_of(row), None)
+        if len(chosen) == queue.MOST_STARTS:
+            return 0.0
         if moment is None:
             return _TICK_SECONDS
         return min(_TICK_SECONDS, max(0.0, (moment - self._clock()) / 1000) + 0.001)
+
+    def _claim_now(self, c: Connection, capacity: Capacity, chosen: Sequence[int]) -> Sequence[Row]:
+        now = self._clock()
+        confirmed = queue.confirm(c, capacity, chosen, now)
+        return held_rows(
+            c, [id_ for id_ in confirmed if claims.claim(c, self._keys, id_, self._lease(), now)]
+        )
 
     # -- checkpoints ----------------------------------------------------------------------------
 

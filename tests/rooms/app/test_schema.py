@@ -3,11 +3,13 @@
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 
-from stratal.app.schema import current_revision, ensure_schema, newest_revision
+from stratal.app.schema import MIGRATIONS, current_revision, ensure_schema, newest_revision
 from stratal.app.tables import metadata
 
 pytestmark = pytest.mark.fast
@@ -31,3 +33,50 @@ def test_an_up_to_date_database_is_left_alone(tmp_path: Path) -> None:
     before = path.read_bytes()
     ensure_schema(path)
     assert path.read_bytes() == before
+
+
+def at_revision(path: Path, revision: str) -> None:
+    """Make a database as an earlier Stratal left it."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("sqlalchemy.url", f"sqlite:///{path}")
+    command.upgrade(config, revision)
+
+
+def test_jobs_of_an_earlier_home_keep_their_logs_as_their_attempts(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    at_revision(path, "0001")
+    engine = create_engine(f"sqlite:///{path}")
+    job = {
+        **dict.fromkeys(("name", "argv", "env", "network", "requirements", "cwd", "source"), ""),
+        **dict.fromkeys(("created_by", "creator_id", "creator_name", "creator_role", "reason"), "x"),
+        **dict.fromkeys(("cpus", "memory_bytes", "upgrade_environment", "fence", "queued_at"), 1),
+        **{"project_id": "prj_a", "usage": "{}", "log_blob": "blob_1", "log_bytes": 3},
+    }
+    rows = [
+        {**job, "id": 4, "state": "failed", "attempt": 1, "exit_code": 7},
+        {**job, "id": 5, "state": "queued", "attempt": 0, "exit_code": None, "log_blob": None},
+    ]
+    columns = ", ".join(rows[0])
+    values = ", ".join(f":{name}" for name in rows[0])
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO projects (id, name, created_at, created_by) VALUES ('prj_a', 'a', 0, '')")
+        )
+        connection.execute(text(f"INSERT INTO jobs ({columns}) VALUES ({values})"), rows)
+    ensure_schema(path)
+    with engine.begin() as connection:
+        told = connection.execute(text("SELECT job_id, number, state, exit_code, log_blob FROM job_attempts"))
+        assert [tuple(row) for row in told] == [(4, 1, "failed", 7, "blob_1")]
+        assert connection.execute(text("SELECT turn, priority FROM jobs WHERE id = 5")).one() == (1, 0)
+        connection.execute(text("DELETE FROM job_attempts"))
+        connection.execute(text("DELETE FROM jobs"))
+        again = connection.execute(
+            text(
+                f"INSERT INTO jobs ({', '.join(c for c in job if c != 'log_blob')}, state, attempt)"
+                f" VALUES ({', '.join(':' + c for c in job if c != 'log_blob')}, 'queued', 0) RETURNING id"
+            ),
+            job,
+        )
+        assert again.scalar_one() == 6, "an id is never used again"
+    engine.dispose()

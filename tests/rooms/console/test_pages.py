@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from console_stand_in import BASE, HOSTILE, Browser, Native, answers, every_page
+from stratal.console.pages.jobs import gathered
 from stratal.console.security import safe_next
 
 pytestmark = pytest.mark.fast
@@ -196,7 +197,23 @@ def test_search_finds_by_name_and_says_where() -> None:
     found = Browser(native).get("/projects/default/search?q=ecg").json()["results"]
     assert [(r["kind"], r["href"]) for r in found] == [
         ("job", "/projects/default/jobs/7"),
+        ("job", "/projects/default/jobs/8"),
         ("table", "/projects/default/tables/clinic.ecg"),
     ]
     assert Browser(native).get("/projects/default/search?q=nothing").json() == {"results": []}
     assert Browser(native).get("/projects/default/search?q=ecg", cookie=None).status_code in {303, 401}
+
+
+def test_an_arrays_members_are_one_row_of_the_list() -> None:
+    states = ["queued", "succeeded", "failed", "succeeded"]
+    members = [{"id": 9 - n, "array": "a3", "state": state} for n, state in enumerate(states)]
+    rows = gathered([{"id": 10, "array": None, "state": "running"}, *members, {"id": 5, "state": "failed"}])
+    assert [(row["id"], row["state"]) for row in rows] == [(10, "running"), (9, "queued"), (5, "failed")]
+    assert rows[1]["members"] == {"queued": 1, "succeeded": 2, "failed": 1}
+
+
+def test_a_job_says_what_it_waits_for_and_how_its_attempts_went() -> None:
+    page = Browser(Native(answers("later"))).get("/projects/default/jobs/7").text
+    assert "(2 before it)" in page
+    assert "/jobs/7/logs?attempt=1" in page
+    assert "2 of 4" in page

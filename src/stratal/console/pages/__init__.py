@@ -19,6 +19,7 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/jobs": jobs.jobs,
     "/projects/{project}/jobs/{job}": jobs.job,
     "/projects/{project}/jobs/{job}/code": jobs.code,
+    "/projects/{project}/arrays/{array}": jobs.array,
     "/projects/{project}/buckets": objects.buckets,
     "/projects/{project}/buckets/{bucket}": objects.bucket,
     "/projects/{project}/tables": tables.tables,

@@ -1,5 +1,8 @@
-"""Jobs: the list, and one job with its log as it is written, its code, environment and fences."""
+"""Jobs: the list, an array, and one job with its log as it is written, its attempts, code and fences."""
 
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
 from shlex import join, quote
 
 from starlette.responses import Response
@@ -41,7 +44,7 @@ def _seconds(job: Json) -> float | None:
 async def jobs(view: View) -> Response:
     """The project's newest jobs."""
     answer = await view.get("/jobs", limit=LOOKED_THROUGH)
-    listing = arrange(answer["jobs"], COLUMNS, view.query, more=answer.get("next") is not None)
+    listing = arrange(gathered(answer["jobs"]), COLUMNS, view.query, more=answer.get("next") is not None)
     return view.page(
         "jobs.html",
         "Jobs",
@@ -55,10 +58,53 @@ async def jobs(view: View) -> Response:
     )
 
 
+def gathered(jobs: Sequence[Json]) -> list[Json]:
+    """Jobs with each array's members as one row, in the place of its newest: `members` counts them by state."""
+    rows: dict[str, Json] = {}
+    for one in jobs:
+        array = one.get("array")
+        if not array:
+            rows[str(one["id"])] = one
+            continue
+        row = rows.setdefault(array, {**one, "members": Counter()})
+        row["members"][one["state"]] += 1
+        if row["members"][one["state"]] == 1:
+            row["state"] = next(state for state in _TELLING if state in row["members"])
+    return list(rows.values())
+
+
+_TELLING = ("running", "starting", "queued", "failed", "unknown", "stopped", "succeeded")
+"""Of the states of an array's members the one that it is shown with: the first of these that any is in."""
+
+
+async def array(view: View) -> Response:
+    """One array: how its members do."""
+    number = view.part("array")
+    told = await view.get(f"/arrays/{segment(number)}")
+    answer = await view.get("/jobs", array=number, limit=1000)
+    columns = (Column("index", "Index", lambda job: job.get("array_index"), numeric=True), *COLUMNS)
+    return view.page(
+        "array.html",
+        f"Array {told['id']}",
+        at="jobs",
+        live="job.",
+        ways=Ways(
+            cli=f"stratal job show {quote(told['id'])} {view.flag}\nstratal job stop {quote(told['id'])} {view.flag}",
+            python=view.sdk(f"/arrays/{segment(number)}"),
+        ),
+        array=told,
+        listing=arrange(answer["jobs"], columns, view.query, default="index"),
+    )
+
+
 async def job(view: View) -> Response:
     """One job."""
     number = view.part("job")
-    told = await view.get(f"/jobs/{segment(number)}")
+    told, why, tried = await asyncio.gather(
+        view.get(f"/jobs/{segment(number)}"),
+        view.attempt(f"/jobs/{segment(number)}/why"),
+        view.attempt(f"/jobs/{segment(number)}/attempts"),
+    )
     return view.page(
         "job.html",
         f"Job {told['id']}",
@@ -69,6 +115,8 @@ async def job(view: View) -> Response:
             python=view.sdk(f"/jobs/{segment(number)}"),
         ),
         job=told,
+        waits=[] if isinstance(why, Refused) else why["waits_for"],
+        attempts=[] if isinstance(tried, Refused) else tried["attempts"],
         command=join(told.get("argv") or ()),
         ended=told.get("ended_at") is not None,
     )
