@@ -4,10 +4,10 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo check check-static check-fast test soak bench format bootstrap-demo bootstrap-test
+.PHONY: help demo check check-static check-fast test soak gpu-check bench format bootstrap-demo bootstrap-test
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 bootstrap-demo:
 	@$(or $(PYTHON),python3) scripts/bootstrap.py demo
@@ -35,6 +35,10 @@ test: check ## all tests, with a bounded sample of the long ones (under 15 min)
 
 soak: bootstrap-test ## the long tests whole: thousands of kills, cuts and fuzz cases
 	@$(BIN)/pytest -m soak
+
+gpu-check: ## check this machine's GPUs end to end; says so when there is none
+	@$(or $(PYTHON),python3) scripts/bootstrap.py gpu
+	@$(BIN)/python scripts/gpu_check.py
 
 bench: bootstrap-test ## side-by-side measurements against named peers
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done

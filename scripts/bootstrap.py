@@ -1,8 +1,9 @@
 """Make .venv ready: needs nothing but a Python of at least 3.11. Quick when there is nothing to do.
 
-Usage: python3 scripts/bootstrap.py demo|test
+Usage: python3 scripts/bootstrap.py demo|test|gpu
 
-``demo`` installs the platform and what the demo uses; ``test`` also the tools and every real client.
+``demo`` installs the platform and what the demo uses; ``test`` also the tools and every real client; ``gpu``
+the platform and what asks NVIDIA's driver.
 Exact versions come from constraints.txt; packages come from the sources this machine's pip is
 configured with (uv, which installs them, does not read pip's settings by itself).
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-WANTED = {"demo": ["-e", ".[demo]"], "test": ["-e", ".[demo]", "--group", "test"]}
+WANTED = {"demo": ["-e", ".[demo]"], "test": ["-e", ".[demo]", "--group", "test"], "gpu": ["-e", ".[gpu]"]}
 
 
 def main(goal: str) -> None:

@@ -96,7 +96,14 @@ def answers(word: str) -> dict[str, Any]:
         "snapshot": "c" * 64,
         "cwd": word,
         "source": {"kind": "git", "commit": word, "branch": word, "dirty": True, "untracked": [word]},
-        "usage": {"cpu_seconds": 1.5, "peak_memory_bytes": 1 << 20, "wall_seconds": 2.0},
+        "usage": {
+            "cpu_seconds": 1.5,
+            "peak_memory_bytes": 1 << 20,
+            "wall_seconds": 2.0,
+            "gpu_seconds": 2.0,
+            "gpu_busy_seconds": 1.0,
+            "gpu_peak_memory_bytes": 7,
+        },
         "isolation": {
             "state": "not isolated",
             "complete": False,
@@ -107,6 +114,9 @@ def answers(word: str) -> dict[str, Any]:
             "other_inputs": [word],
         },
         "log_bytes": 12,
+        "gpus": 1,
+        "gpu_type": word,
+        "gpu_uuids": [word],
         "attempt": 2,
         "retries": 3,
         "priority": 1,
@@ -116,6 +126,17 @@ def answers(word: str) -> dict[str, Any]:
         "checkpoint_bytes": 5,
     }
     member = {**job, "id": 8, "array": "a3", "array_index": 0}
+    gpu = {
+        "uuid": word,
+        "type": word,
+        "name": word,
+        "memory_bytes": 1 << 33,
+        "fake": True,
+        "held": True,
+        "project": word,
+        "busy": 0.5,
+        "memory_used_bytes": 1 << 30,
+    }
     attempt = {
         "number": 1,
         "state": "failed",
@@ -257,6 +278,26 @@ def answers(word: str) -> dict[str, Any]:
         f"{BASE}/jobs/7": job,
         f"{BASE}/jobs/7/why": {"id": 7, "waits_for": [{"what": "turn", "words": word, "ahead": 2}]},
         f"{BASE}/jobs/7/attempts": {"attempts": [attempt]},
+        f"{BASE}/nodes": {
+            "nodes": [
+                {
+                    "name": word,
+                    "cpus": 2.0,
+                    "memory_bytes": 1 << 30,
+                    "used": {"cpus": 1.0, "memory_bytes": 1 << 20, "gpus": 1, "jobs": 1},
+                    "gpus": [{**gpu, "job": 7}, {**gpu, "job": None, "fake": False, "busy": None}],
+                    "why_no_gpus": "",
+                },
+                {
+                    "name": word,
+                    "cpus": 2.0,
+                    "memory_bytes": 1 << 30,
+                    "used": {"cpus": 0, "memory_bytes": 0, "gpus": 0, "jobs": 0},
+                    "gpus": [],
+                    "why_no_gpus": word,
+                },
+            ]
+        },
         f"{BASE}/arrays/3": {
             "id": "a3",
             "name": word,
@@ -321,6 +362,7 @@ def every_page(word: str) -> list[str]:
         "/jobs/7",
         "/jobs/7/code",
         "/arrays/3",
+        "/nodes",
         "/runs",
         "/runs?select=r1",
         "/runs/r1",

@@ -13,6 +13,7 @@ SETTINGS: dict[str, str] = {
     "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
+    "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -152,6 +153,11 @@ def package_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Where packages come from on this machine, as variables for uv, read anew; may hold credentials."""
     own = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")  # uv's cache, its settings, netrc
     return {**of_this_machine(environ), **{name: environ[name] for name in own if name in environ}}
+
+
+def fake_gpus(environ: Mapping[str, str] = os.environ) -> str:
+    """STRATAL_FAKE_GPUS: ``h100:2,a100:1``, or "" for the machine's own."""
+    return environ.get("STRATAL_FAKE_GPUS", "")
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

@@ -13,7 +13,7 @@ from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.ai.models.removal import purge_models
 from stratal.app.client_env import REGION, client_env
-from stratal.app.settings import Settings, package_sources
+from stratal.app.settings import Settings, fake_gpus, package_sources
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.collector import Collector
 from stratal.collab.experiments import Experiments
@@ -27,6 +27,7 @@ from stratal.data.objects.service import Objects
 from stratal.data.queries.service import Warehouse
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.local.gpus import inventory
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
@@ -44,6 +45,7 @@ from stratal.gateway.native import code as native_code
 from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import models as native_models
+from stratal.gateway.native import nodes as native_nodes
 from stratal.gateway.native import objects as native_objects
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
@@ -63,6 +65,7 @@ from stratal.identity.removal import Purge, Removal
 from stratal.identity.sessions import Sessions
 from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
+from stratal.kernel.errors import Invalid
 from stratal.kernel.events import Events
 from stratal.ledger.lineage import Lineage
 from stratal.stores.local import LocalBlobs
@@ -116,7 +119,11 @@ def wire(settings: Settings) -> Platform:
         closes.append(store.close)
 
     # engines
-    engine = LocalEngine(home.keeper, home.root, home.platform_socket)
+    try:
+        gpus = inventory(fake_gpus())
+    except ValueError as error:
+        raise Invalid(f"STRATAL_FAKE_GPUS: {error}.") from error
+    engine = LocalEngine(home.keeper, home.root, home.platform_socket, gpus=gpus)
     starts.append(engine.connect)
     closes.append(engine.close)
 
@@ -222,6 +229,7 @@ def wire(settings: Settings) -> Platform:
             native_jobs.router(compute.jobs, projects),
             native_code.router(compute.jobs, compute.snapshots, projects),
             native_quotas.router(compute.quotas, projects),
+            native_nodes.router(compute.nodes, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
             native_sql.router(projects, warehouse),

@@ -205,6 +205,16 @@ def _details(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("Took", took(found)),
         ("May use", f"{found['cpus']:g} cpus, {human_bytes(found['memory_bytes'])}"),
     ]
+    if found["gpus"]:
+        rows.append(
+            ("GPUs", f"{found['gpus']} {found['gpu_type'] or ''} {' '.join(found['gpu_uuids'])}".strip())
+        )
+        if usage["gpu_seconds"]:
+            busy = usage["gpu_busy_seconds"] / usage["gpu_seconds"]
+            peak = human_bytes(usage["gpu_peak_memory_bytes"])
+            rows.append(
+                ("GPUs used", f"held {lasted(usage['gpu_seconds'])}, busy {busy:.0%}, peak memory {peak}")
+            )
     if found["started_at"]:
         used = (
             f"processor {lasted(usage['cpu_seconds'])}, peak memory {human_bytes(usage['peak_memory_bytes'])}"

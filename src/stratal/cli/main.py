@@ -43,6 +43,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("stratal.cli.run", "Run a command as a job, with this folder's code."),
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),
     "job": ("stratal.cli.jobs", "Look at one job or array, read its log, stop it."),
+    "gpus": ("stratal.cli.gpus", "List the GPUs, what they are doing, and which jobs hold them."),
     "quota": ("stratal.cli.quota", "What a project's jobs may hold at the same time."),
     "runs": ("stratal.cli.runs", "List and show runs: what was tried, and how it went."),
     "models": ("stratal.cli.runs", "List and show registered models and their versions."),

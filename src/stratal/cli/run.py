@@ -12,7 +12,7 @@ import click
 
 from stratal.app.settings import home_directory
 from stratal.cli.output import human_bytes, json_option, print_error, print_json, project_option
-from stratal.cli.shown import Duration, Size, lasted, note, state_of
+from stratal.cli.shown import Duration, Gpus, Size, lasted, note, state_of
 from stratal.sdk import Client
 from stratal.sdk import jobs as sdk
 from stratal.sdk.worktree import TreeError, WorkTree, read_worktree
@@ -28,6 +28,7 @@ Examples:
   stratal run --with scikit-learn --with mlflow -- python train.py
   stratal run --requirements requirements.txt --memory 8GiB --cpus 2 -- python train.py
   stratal run --detach --name nightly --timeout 2h -- python -m pipeline
+  stratal run --gpus h100:1 -- python train.py
   stratal run --network open -- python download.py
   stratal run --retries 3 --grace 60s -- python train.py
   stratal run --array 0-9 --parallel 2 -- sh -c 'python fit.py --fold $STRATAL_ARRAY_INDEX'
@@ -55,6 +56,12 @@ stopped before, or nobody saw its end); 130 after Ctrl-C; 0 with --detach.
 @click.option("--cpus", type=float, help="Processors it gets (default 1).")
 @click.option(
     "--memory", type=Size(), help="Memory it may use, e.g. 512MiB (default 4GiB, or half of the machine)."
+)
+@click.option(
+    "--gpus",
+    type=Gpus(),
+    metavar="[TYPE:]N",
+    help="GPUs it gets for itself, e.g. 1 or h100:2 (default none).",
 )
 @click.option(
     "--env",
@@ -114,6 +121,7 @@ def run(
     name: str | None,
     cpus: float | None,
     memory: int | None,
+    gpus: tuple[int, str | None] | None,
     variables: tuple[str, ...],
     requirements: tuple[Path, ...],
     packages: tuple[str, ...],
@@ -145,6 +153,8 @@ def run(
             name=name,
             cpus=cpus,
             memory_bytes=memory,
+            gpus=gpus[0] if gpus else 0,
+            gpu_type=gpus[1] if gpus else None,
             env=env,
             requirements=wanted,
             upgrade_environment=upgrade_env,

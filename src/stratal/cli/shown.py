@@ -38,6 +38,24 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return float(match[1]) * _SECONDS[match[2].lower()]
 
 
+class Gpus(click.ParamType):  # type: ignore[type-arg]
+    """``2``, ``h100:2`` or ``h100`` → how many, of which type."""
+
+    name = "gpus"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, str | None]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(
+            r"(?:([a-z][a-z0-9-]{0,39}|[a-z0-9-]{1,39}(?=:)):?)?(\d{1,4})?", str(value), re.ASCII
+        )
+        if match is None or not (match[1] or match[2]):
+            self.fail(f"{value!r} does not say GPUs: say how many (1), or which (h100, h100:2).", param, ctx)
+        return int(match[2] or 1), match[1]
+
+
 def note(text: str) -> None:
     """A line beside the output, on stderr."""
     click.echo(click.style(text, dim=True), err=True)

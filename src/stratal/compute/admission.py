@@ -10,7 +10,10 @@ array when that may have only so many members at once. It starts when all of its
 **The reservation.** The first job that finds a pool too full is that pool's *head*. Those behind it may
 go first only with what the pool has beyond the head's need, counting everybody who went ahead of it: as
 those before it end, what they held is left to the head, however many small jobs stand behind it. A job
-held up by its quota or its array is not the machine's head: other projects need not wait for it.
+held up by its quota or its array is not the machine's head: other projects need not wait for it. One held
+up by the machine is the head of all of its pools, so that nothing it needs is taken while it waits for the rest.
+
+**GPUs** of each type are a pool of the machine's. Whoever does not care for the type takes the first with room.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +58,7 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What a pool holds in all. `kind` is ``machine``, ``quota`` or ``array``."""
+    """What a pool holds in all. `kind` is ``machine``, ``gpus``, ``quota`` or ``array``."""
 
     kind: str
     limit: Amount
@@ -67,12 +70,16 @@ NAMES = ("cpus", "memory_bytes", "gpus", "jobs")
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A job that waits, or one that holds what it asked for. `pools` names the ceilings it is under."""
+    """A job that waits, or one that holds what it asked for.
+
+    `pools` names the ceilings it is under, `choices` those of which it needs any one besides.
+    """
 
     id: int
     turn: int
     amount: Amount
     pools: Sequence[str] = (MACHINE,)
+    choices: Sequence[str] = ()
 
     @property
     def place(self) -> tuple[int, int]:
@@ -98,6 +105,8 @@ class Decision:
     starts: Sequence[int]
     holds: Mapping[int, Sequence[Hold]]
     looked_at: int
+    picks: Mapping[int, str]
+    """Of those that start and had a choice: the pool that they draw from."""
 
 
 def turn_of(asked_at: int, priority: int) -> int:
@@ -123,34 +132,52 @@ def decide(
                 pools[name].give(one)
     starts: list[int] = []
     holds: dict[int, Sequence[Hold]] = {}
+    picks: dict[int, str] = {}
     looked_at = 0
-    refused: set[tuple[Amount, tuple[str, ...]]] = set()
+    refused: set[tuple[Amount, tuple[str, ...], tuple[str, ...]]] = set()
     for asking in waiting:
         looked_at += 1
-        like = (asking.amount, tuple(asking.pools))
+        like = (asking.amount, tuple(asking.pools), tuple(asking.choices))
         if like in refused and asking.id != until:  # there is never more room further down
             continue
-        mine = [pools[name] for name in asking.pools if name in pools]
-        refusals = [hold for pool in mine if (hold := pool.refusal(asking)) is not None]
+        refusals = _refusals(asking, asking.pools, pools)
+        options = {name: _refusals(asking, [name], pools) for name in asking.choices}
+        pick = next((name for name, against in options.items() if not against), None)
+        if pick is None:
+            refusals += [hold for against in options.values() for hold in against]
         if not refusals:
-            for pool in mine:
-                pool.give(asking)
+            for name in (*asking.pools, *([pick] if pick else [])):
+                if name in pools:
+                    pools[name].give(asking)
             starts.append(asking.id)
+            if pick:
+                picks[asking.id] = pick
         else:
             refused.add(like)
             holds[asking.id] = refusals
             _lead(asking, refusals, pools)
         if asking.id == until or (until is None and pools[MACHINE].spent):
             break
-    return Decision(starts, holds, looked_at)
+    return Decision(starts, holds, looked_at, picks)
+
+
+def _refusals(asking: Asking, names: Iterable[str], pools: Mapping[str, "_Pool"]) -> list[Hold]:
+    found = (pools[name].refusal(asking) for name in names if name in pools)
+    return [hold for hold in found if hold is not None]
 
 
 def _lead(asking: Asking, refusals: Sequence[Hold], pools: Mapping[str, "_Pool"]) -> None:
-    """Have the pools that are too full for `asking` keep room for it, the machine only when nothing else holds it up."""
-    held_up = any(hold.pool != MACHINE for hold in refusals)
-    for hold in refusals:
-        if hold.short and not (held_up and hold.pool == MACHINE):
-            pools[hold.pool].keep_for(asking)
+    """Have room kept for `asking`: in its own pools when one of these holds it up, else in all."""
+    if not any(hold.short for hold in refusals):
+        return  # it stands behind another, whose turn comes first
+    held_up = any(hold.short and hold.kind not in _SHARED for hold in refusals)
+    for name in (*asking.pools, *asking.choices):
+        pool = pools.get(name)
+        if pool is not None and not (held_up and pool.ceiling.kind in _SHARED):
+            pool.keep_for(asking)
+
+
+_SHARED = frozenset({"machine", "gpus"})
 
 
 @dataclass(slots=True)

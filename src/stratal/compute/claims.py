@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection, func, insert, select, update
 
 from stratal.compute import dependencies, records
@@ -58,8 +59,8 @@ def held_rows(c: Connection, ids: Sequence[int]) -> Sequence[Row]:
     return [dict(row) for row in c.execute(query).mappings()]
 
 
-def claim(c: Connection, keys: Keys, job_id: int, lease: Row, now: int) -> bool:
-    """Begin the job's next attempt with a credential of its own; False when it waits no more."""
+def claim(c: Connection, keys: Keys, job_id: int, gpus: Sequence[str], lease: Row, now: int) -> bool:
+    """Begin the job's next attempt with these GPUs and a credential of its own; False when it waits no more."""
     change = (
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
@@ -71,6 +72,7 @@ def claim(c: Connection, keys: Keys, job_id: int, lease: Row, now: int) -> bool:
             ended_at=None,
             exit_code=None,
             waits_until=None,
+            gpu_uuids=orjson.dumps(list(gpus)).decode(),
             reason="",
             **lease,
         )
@@ -88,6 +90,7 @@ def claim(c: Connection, keys: Keys, job_id: int, lease: Row, now: int) -> bool:
             number=job.attempt,
             project_id=job.project_id,
             state=JobState.STARTING.value,
+            gpu_uuids=orjson.dumps(list(gpus)).decode(),
             starting_at=now,
             reason="",
             usage="{}",
@@ -187,4 +190,7 @@ def _together(before_: Usage, now: Usage) -> Usage:
         peak_memory_bytes=max(before_.peak_memory_bytes, now.peak_memory_bytes),
         wall_seconds=before_.wall_seconds + now.wall_seconds,
         memory_byte_seconds=before_.memory_byte_seconds + now.memory_byte_seconds,
+        gpu_seconds=before_.gpu_seconds + now.gpu_seconds,
+        gpu_busy_seconds=before_.gpu_busy_seconds + now.gpu_busy_seconds,
+        gpu_peak_memory_bytes=max(before_.gpu_peak_memory_bytes, now.gpu_peak_memory_bytes),
     )

@@ -43,6 +43,8 @@ class WorkloadSpec:
     """Further paths it may write (a socket's folder, a checkpoint's folder)."""
     cpus: float | None = None
     memory_bytes: int | None = None
+    gpus: Sequence[str] = ()
+    """The UUIDs of the GPUs it is given: where the sandbox can enforce it, no others can be opened."""
     wall_seconds: float | None = None
     grace_seconds: float = 10.0
     """How long the tree has between SIGTERM and SIGKILL when `wall_seconds` are over."""
@@ -54,12 +56,19 @@ class WorkloadSpec:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an attempt used: processor seconds (user+system, whole tree), peak memory in bytes, wall seconds."""
+    """What an attempt used: processor seconds (user+system, whole tree), peak memory in bytes, wall seconds.
+
+    Of GPUs: the seconds that it held them, added up over them (`gpu_seconds`); of these those that they were
+    busy, by samples; and the most memory taken on one. An engine leaves them at 0: `gpu_meter` counts.
+    """
 
     cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
     wall_seconds: float = 0.0
     memory_byte_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    gpu_busy_seconds: float = 0.0
+    gpu_peak_memory_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +107,43 @@ class WorkloadStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Gpu:
+    """A whole GPU. `type` is what people ask for (``h100``), `fake` one made up for tests."""
+
+    uuid: str
+    type: str
+    name: str
+    memory_bytes: int
+    fake: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSample:
+    """What a GPU is doing at a moment: the share of the last second it was busy (0…1), bytes of its memory in use."""
+
+    busy: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the engine's machines have in all: processors, and bytes of memory."""
+    """What the engine's machines have in all: processors, bytes of memory, GPUs.
+
+    `why_no_gpus` says for people why there are none.
+    """
 
     cpus: float
     memory_bytes: int
+    gpus: Sequence[Gpu] = ()
+    why_no_gpus: str = ""
 
 
 class Engine(Protocol):
     async def capacity(self) -> Capacity: ...
+
+    async def gpu_samples(self, uuids: Sequence[str]) -> Mapping[str, GpuSample]:
+        """What these GPUs are doing now; those that cannot be asked are left out."""
+        ...
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         """Start it, or return the present status when this `attempt_id` was started before.

@@ -8,19 +8,19 @@ from typing import Any
 import anyio.to_thread
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from stratal.compute import dependencies, queue, records
+from stratal.compute import dependencies, records
 from stratal.compute.admission import turn_of
 from stratal.compute.arrays import find_array, insert_members
 from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.logstream import LogStream
 from stratal.compute.model import ACTIVE, Array, Attempt, Job, JobSpec, JobState
-from stratal.compute.queue import Wait
 from stratal.compute.quotas import quota_of
 from stratal.compute.reconciler import Reconciler
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.submission import array_indices, complete
 from stratal.compute.tables import arrays, attempts, environments, jobs, quotas
+from stratal.compute.waits import Wait, waits
 from stratal.compute.workloads import Workloads
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -186,10 +186,10 @@ class Jobs:
     async def get(self, who: Principal, project_id: str, job_id: int) -> Job:
         """Raises `NotFound`, also for a job of another project. A waiting job's `reason` says for what it waits."""
         require(who, "jobs.read", project_id, what=f"job {job_id}")
-        job, waits = await self._explained(project_id, job_id)
+        job, held_up = await self._explained(project_id, job_id)
         if job.state is not JobState.QUEUED:
             return job
-        words = "; ".join(wait.words for wait in waits)
+        words = "; ".join(wait.words for wait in held_up)
         return replace(
             job, reason=". ".join(filter(None, [job.reason, f"waits for {words}" if words else ""]))
         )
@@ -197,12 +197,12 @@ class Jobs:
     async def why(self, who: Principal, project_id: str, job_id: int) -> tuple[Job, Sequence[Wait]]:
         """A job and all that it waits for right now; nothing: it runs, has ended or starts any moment. Raises `NotFound`."""
         require(who, "jobs.read", project_id, what=f"job {job_id}")
-        job, waits = await self._explained(project_id, job_id)
+        job, held_up = await self._explained(project_id, job_id)
         if job.state is JobState.STARTING:
             said = (await self._logs.live(job.attempt_id, 0)).decode(errors="replace").strip().splitlines()
             last = said[-1].removeprefix("stratal: ") if said else "its environment and its code to be ready"
-            waits = [Wait("start", job.reason.removeprefix("waits: ") or last, {})]
-        return job, waits
+            held_up = [Wait("start", job.reason.removeprefix("waits: ") or last, {})]
+        return job, held_up
 
     async def attempts(self, who: Principal, project_id: str, job_id: int) -> Sequence[Attempt]:
         """The job's attempts, first to last. Raises `NotFound`."""
@@ -338,7 +338,7 @@ class Jobs:
         def work(c: Connection) -> tuple[Job, Sequence[Wait]]:
             job = _find(c, project_id, job_id)
             queued = job.state is JobState.QUEUED
-            return job, queue.waits(c, capacity, job, self._clock()) if queued else ()
+            return job, waits(c, capacity, job, self._clock()) if queued else ()
 
         return await self._database.read(work)
 
@@ -408,12 +408,14 @@ def _find(c: Connection, project_id: str | None, job_id: int) -> Job:
 
 def _check_quota(c: Connection, project_id: str, spec: JobSpec) -> None:
     ceiling = quota_of(c, project_id)
+    size = spec.nodes or 1
     for asked, most, unit in (
-        (spec.cpus, ceiling.cpus, "processors"),
-        (spec.memory_bytes, ceiling.memory_bytes, "bytes of memory"),
+        ((spec.cpus or 0) * size, ceiling.cpus, "processors"),
+        ((spec.memory_bytes or 0) * size, ceiling.memory_bytes, "bytes of memory"),
+        (spec.gpus * size, ceiling.gpus, "GPUs"),
         (1, ceiling.jobs, "jobs at once"),
     ):
-        if most is not None and asked is not None and asked > most:
+        if most is not None and asked > most:
             raise Invalid(
                 f"The project's quota allows {most:g} {unit}; this job asks for {asked:g}, so it could never run.",
                 hint="Ask for less, or ask an administrator: stratal quota set PROJECT …",

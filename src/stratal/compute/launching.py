@@ -115,6 +115,7 @@ class Launching:
             "STRATAL_JOB_ID": str(job.id),
             "STRATAL_ATTEMPT": str(job.attempt),
             "STRATAL_CHECKPOINT_DIR": str(checkpoint),
+            "CUDA_VISIBLE_DEVICES": ",".join(job.gpu_uuids),
         }
         if job.array_id is not None:
             env |= {"STRATAL_ARRAY_ID": f"a{job.array_id}", "STRATAL_ARRAY_INDEX": str(job.array_index)}
@@ -128,6 +129,7 @@ class Launching:
             read_write=[code, checkpoint],
             cpus=job.cpus,
             memory_bytes=job.memory_bytes,
+            gpus=job.gpu_uuids,
             wall_seconds=job.timeout_seconds,
             grace_seconds=job.grace_seconds,
             network=job.network,

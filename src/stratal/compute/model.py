@@ -101,6 +101,12 @@ class JobSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     cpus: float | None = None
     memory_bytes: int | None = None
+    gpus: int = 0
+    gpu_type: str | None = None
+    """``h100``; None: whichever there is."""
+    nodes: int | None = None
+    """A gang of so many nodes, each with what is asked for; None: a single process tree."""
+    procs_per_node: int | None = None
     network: Network | None = None
     timeout_seconds: float | None = None
     """How long one attempt may take."""
@@ -140,6 +146,12 @@ class Job:
     env: Mapping[str, str]
     cpus: float
     memory_bytes: int
+    gpus: int
+    gpu_type: str | None
+    gpu_uuids: Sequence[str]
+    """Those that its present, or last, attempt was given."""
+    nodes: int | None
+    procs_per_node: int | None
     network: Network
     timeout_seconds: float | None
     grace_seconds: float
@@ -169,6 +181,11 @@ class Job:
     checkpoint_bytes: int | None
     """What lies in its checkpoint folder, weighed now and then; None: it has none."""
     stop_requested_at: int | None
+
+    @property
+    def size(self) -> int:
+        """How many times it gets what was asked for: once, or for each node of its gang."""
+        return self.nodes or 1
 
     @property
     def attempt_id(self) -> str:
@@ -203,6 +220,7 @@ class Attempt:
 
     number: int
     state: JobState
+    gpu_uuids: Sequence[str]
     environment_id: str | None
     starting_at: int
     started_at: int | None

@@ -91,10 +91,12 @@ def _quota(row: Mapping[str, object]) -> Quota:
 
 
 def _use(c: Connection, project_id: str) -> QuotaUse:
+    size = func.coalesce(jobs.c.nodes, 1)
     held = select(
-        func.coalesce(func.sum(jobs.c.cpus), 0),
-        func.coalesce(func.sum(jobs.c.memory_bytes), 0),
+        func.coalesce(func.sum(jobs.c.cpus * size), 0),
+        func.coalesce(func.sum(jobs.c.memory_bytes * size), 0),
+        func.coalesce(func.sum(jobs.c.gpus * size), 0),
         func.count(),
     ).where(jobs.c.project_id == project_id, jobs.c.state.in_([state.value for state in ACTIVE]))
-    cpus, memory, count = c.execute(held).one()
-    return QuotaUse(quota_of(c, project_id), Amount(float(cpus), int(memory), 0, count))
+    cpus, memory, gpus, count = c.execute(held).one()
+    return QuotaUse(quota_of(c, project_id), Amount(float(cpus), int(memory), int(gpus), count))

@@ -22,6 +22,7 @@ from stratal.compute.checkpoints import Checkpoints, expired
 from stratal.compute.claims import End, Row, Superseded, held_rows, mine
 from stratal.compute.engine import Capacity, Usage, WorkloadStatus
 from stratal.compute.environments import remove_tree
+from stratal.compute.gpu_meter import GpuMeter
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.launching import Launching
 from stratal.compute.model import ACTIVE, NO_SUCH_PROGRAM, Held, Job, JobState, outcome, pause_ms
@@ -89,6 +90,7 @@ class Reconciler:
         launching: Launching,
         checkpoints: Checkpoints,
         logs: JobLogs,
+        gpus: GpuMeter,
         clock: Clock,
         *,
         exclusive: bool = True,
@@ -100,6 +102,7 @@ class Reconciler:
         self._launching = launching
         self._checkpoints = checkpoints
         self._logs = logs
+        self._gpus = gpus
         self._clock = clock
         self._exclusive = exclusive
         self._owner = new_id("srv")
@@ -113,6 +116,7 @@ class Reconciler:
         self._tasks = [
             asyncio.create_task(self._run(), name="jobs: reconcile"),
             asyncio.create_task(self._watch_over(), name="jobs: checkpoints"),
+            asyncio.create_task(self._gpus.run(), name="jobs: GPUs"),
         ]
 
     async def close(self) -> None:
@@ -217,10 +221,12 @@ class Reconciler:
 
     def _claim_now(self, c: Connection, capacity: Capacity, chosen: Sequence[int]) -> Sequence[Row]:
         now = self._clock()
-        confirmed = queue.confirm(c, capacity, chosen, now)
-        return held_rows(
-            c, [id_ for id_ in confirmed if claims.claim(c, self._keys, id_, self._lease(), now)]
-        )
+        claimed = [
+            id_
+            for id_, gpus in queue.confirm(c, capacity, chosen, now).items()
+            if claims.claim(c, self._keys, id_, gpus, self._lease(), now)
+        ]
+        return held_rows(c, claimed)
 
     # -- checkpoints ----------------------------------------------------------------------------
 
@@ -376,6 +382,7 @@ class Reconciler:
         stopping = asyncio.ensure_future(self._stop_when_asked(held.job, stop))
         try:
             if status.state == "running":
+                await self._gpus.begin(held.job)
                 status = await ending
         finally:
             ending.cancel()
@@ -423,6 +430,9 @@ class Reconciler:
         def epilogue(tail: bytes) -> str:
             return _last_words(job, state, exit_code, reason, status, tail, again=again)
 
+        usage = status.usage if status is not None else Usage()
+        if status is not None:
+            usage = await self._gpus.end(job, usage)
         blob = await self._logs.store(job.attempt_id, epilogue)
         how = End(
             state=state,
@@ -430,7 +440,7 @@ class Reconciler:
             reason=reason,
             ended_at=(status.ended_at if status else None) or self._clock(),
             again=again,
-            usage=status.usage if status is not None else Usage(),
+            usage=usage,
             isolation=self._launching.isolation(job, status) if status and status.state == "exited" else None,
             log_blob=blob.key,
             log_bytes=blob.size,

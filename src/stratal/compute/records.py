@@ -1,6 +1,7 @@
 """Rows of jobs and what they mean: the one place that turns the one into the other."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -30,6 +31,11 @@ def job_of(row: Mapping[str, Any]) -> Job:
         env=orjson.loads(row["env"]),
         cpus=row["cpus"],
         memory_bytes=row["memory_bytes"],
+        gpus=row["gpus"],
+        gpu_type=row["gpu_type"],
+        gpu_uuids=orjson.loads(row["gpu_uuids"]),
+        nodes=row["nodes"],
+        procs_per_node=row["procs_per_node"],
         network=row["network"],
         timeout_seconds=row["timeout_seconds"],
         grace_seconds=row["grace_seconds"],
@@ -80,6 +86,7 @@ def attempt_of(row: Mapping[str, Any]) -> Attempt:
     return Attempt(
         number=row["number"],
         state=JobState(row["state"]),
+        gpu_uuids=orjson.loads(row["gpu_uuids"]),
         environment_id=row["environment_id"],
         starting_at=row["starting_at"],
         started_at=row["started_at"],
@@ -109,6 +116,10 @@ def values_of(spec: JobSpec, diff_sha256: str | None) -> dict[str, Any]:
         "env": _json(dict(spec.env)),
         "cpus": spec.cpus,
         "memory_bytes": spec.memory_bytes,
+        "gpus": spec.gpus,
+        "gpu_type": spec.gpu_type,
+        "nodes": spec.nodes,
+        "procs_per_node": spec.procs_per_node,
         "network": spec.network,
         "timeout_seconds": spec.timeout_seconds,
         "grace_seconds": spec.grace_seconds,
@@ -140,14 +151,7 @@ def _source(source: Source, diff_sha256: str | None) -> dict[str, Any]:
 
 
 def usage_json(usage: Usage) -> str:
-    return _json(
-        {
-            "cpu_seconds": usage.cpu_seconds,
-            "peak_memory_bytes": usage.peak_memory_bytes,
-            "wall_seconds": usage.wall_seconds,
-            "memory_byte_seconds": usage.memory_byte_seconds,
-        }
-    )
+    return _json(asdict(usage))
 
 
 def isolation_json(isolation: Isolation) -> str:

@@ -8,10 +8,12 @@ from uv import find_uv_bin
 from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.engine import Engine
 from stratal.compute.environments import Environments, Sources
+from stratal.compute.gpu_meter import GpuMeter
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
 from stratal.compute.launching import ClientEnv, Launching
 from stratal.compute.leftovers import Leftovers, SweptBlobs
+from stratal.compute.nodes import Nodes
 from stratal.compute.queue import in_use
 from stratal.compute.quotas import Quotas
 from stratal.compute.reconciler import Reconciler
@@ -32,6 +34,7 @@ class Compute:
     snapshots: Snapshots
     jobs: Jobs
     quotas: Quotas
+    nodes: Nodes
     services: Services
     leftovers: Leftovers
 
@@ -80,10 +83,12 @@ def furnish(
     logs = JobLogs(blobs, workloads, work)
     kept = Checkpoints(checkpoints)
     launching = Launching(database, keys, built, snapshots, kept, logs, client_env)
-    reconciler = Reconciler(database, keys, workloads, launching, kept, logs, clock)
+    gpus = GpuMeter(database, engine)
+    reconciler = Reconciler(database, keys, workloads, launching, kept, logs, gpus, clock)
     jobs = Jobs(database, blobs, workloads, snapshots, logs, kept, reconciler, clock)
     following = Workloads(engine, prefixes=(PREFIX,))
     replicas = Replicas(database, replica_logs, following, sockets, clock, in_use, reconciler.kick)
     services = Services(database, replica_logs, following, replicas)
     quotas = Quotas(database, clock)
-    return Compute(workloads, built, snapshots, jobs, quotas, services, Leftovers(database, blobs))
+    nodes = Nodes(database, engine)
+    return Compute(workloads, built, snapshots, jobs, quotas, nodes, services, Leftovers(database, blobs))

@@ -3,6 +3,7 @@
 import math
 import posixpath
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -46,6 +47,7 @@ def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
     if memory is None:
         memory = min(DEFAULT_MEMORY, capacity.memory_bytes // 2)
     _check_fits(cpus, memory, capacity)
+    _check_gpus(spec, capacity)
     return replace(
         spec,
         name=_name_of(spec.argv) if spec.name is None else check_name("job", spec.name),
@@ -188,6 +190,28 @@ def _check_fits(cpus: float, memory: int, capacity: Capacity) -> None:
             f"This job could never run here: it asks for {cpus:g} processors and {_gib(memory)}, "
             f"and there are {capacity.cpus:g} and {_gib(capacity.memory_bytes)} in all.",
             hint=f"What fits: --cpus {capacity.cpus:g} --memory {capacity.memory_bytes // 2**20}MiB or less.",
+            reason="never_fits",
+        )
+
+
+def _check_gpus(spec: JobSpec, capacity: Capacity) -> None:
+    if spec.gpu_type is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", spec.gpu_type):
+        raise Invalid(f"{spec.gpu_type[:60]!r} is no type of GPU like h100.", reason="bad_gpus")
+    if spec.gpus < 0 or (spec.gpu_type is not None and not spec.gpus):
+        raise Invalid("A job asks for 1 GPU or more, or for none.", reason="bad_gpus")
+    if not spec.gpus:
+        return
+    counts = Counter(gpu.type for gpu in capacity.gpus)
+    most = counts[spec.gpu_type] if spec.gpu_type else max(counts.values(), default=0)
+    if spec.gpus > most:
+        there = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no GPU"
+        because = f" ({capacity.why_no_gpus})" if not counts and capacity.why_no_gpus else ""
+        asked = f"{spec.gpus} GPU{'s' * (spec.gpus > 1)}" + (
+            f" of type {spec.gpu_type}" if spec.gpu_type else ""
+        )
+        raise Invalid(
+            f"This job could never run here: it asks for {asked}, and there is {there}{because}.",
+            hint="See what there is with: stratal gpus. A job's GPUs are all of one type.",
             reason="never_fits",
         )
 

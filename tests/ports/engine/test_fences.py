@@ -6,12 +6,14 @@ import os
 import socket
 import socketserver
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from stratal.kernel.errors import Invalid
+from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.local.gpus import FakeGpus
+from stratal.kernel.errors import Invalid, Unavailable
 
 from .conftest import PYTHON, Bench, until
 
@@ -241,3 +243,28 @@ async def test_a_restarted_server_is_found_again(bench: Bench) -> None:
         status = await bench.ended(spec.attempt_id)
     assert status.exit_code == 0
     assert (await bench.log(spec.attempt_id)).count("the platform says /hello") == 2
+
+
+async def test_only_the_devices_of_its_own_gpus_can_be_opened(bench: Bench) -> None:
+    if not bench.boxed:
+        pytest.skip("without bubblewrap device nodes are not fenced")
+    if not Path("/dev/fuse").exists() or not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no device here to stand for a GPU's")
+
+    class OneGpu(FakeGpus):
+        def devices(self, uuids: Sequence[str]) -> Sequence[str]:
+            return [*super().devices(uuids), "/dev/fuse"]
+
+    await bench.engine.close()
+    bench.engine = LocalEngine(
+        bench.run_dir, bench.home, bench.platform_socket, fences=bench.fences, gpus=OneGpu("h100:1")
+    )
+    await bench.engine.connect()
+    look = "ls /dev/fuse && exec 3<>/dev/fuse && echo opened"
+    given = bench.sh(look, gpus=["GPU-fake-h100-0"])
+    assert (await bench.run(given)).exit_code == 0
+    assert "opened" in await bench.log(given.attempt_id)
+    bare = bench.sh(look)
+    assert (await bench.run(bare)).exit_code != 0
+    with pytest.raises(Unavailable, match="is not here"):
+        await bench.engine.start(bench.sh("true", gpus=["GPU-gone"]))

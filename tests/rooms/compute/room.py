@@ -7,8 +7,9 @@ from pathlib import Path
 
 from stratal.app.tables import metadata
 from stratal.compute.checkpoints import Checkpoints
-from stratal.compute.engine import Capacity, Isolation, Usage, WorkloadSpec, WorkloadStatus
+from stratal.compute.engine import Capacity, GpuSample, Isolation, Usage, WorkloadSpec, WorkloadStatus
 from stratal.compute.environments import Environment
+from stratal.compute.gpu_meter import GpuMeter
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
 from stratal.compute.launching import Launching
@@ -40,6 +41,7 @@ class HandEngine:
         self.output: dict[str, bytes] = {}
         self.starts: list[str] = []
         self.stopped: list[str] = []
+        self.doing: dict[str, GpuSample] = {}
         self.refuse: StratalError | None = None
         self._news = asyncio.Event()
 
@@ -61,6 +63,9 @@ class HandEngine:
 
     async def capacity(self) -> Capacity:
         return self.machine
+
+    async def gpu_samples(self, uuids: Sequence[str]) -> dict[str, GpuSample]:
+        return {uuid: self.doing[uuid] for uuid in uuids if uuid in self.doing}
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         if self.refuse is not None:
@@ -160,6 +165,7 @@ class Room:
             logs,
             lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
         )
+        self.gpu_meter = GpuMeter(self.database, self.engine)
         self.reconciler = Reconciler(
             self.database,
             self.keys,
@@ -167,6 +173,7 @@ class Room:
             launching,
             self.checkpoints,
             logs,
+            self.gpu_meter,
             lambda: self.now,
         )
         self.jobs = Jobs(

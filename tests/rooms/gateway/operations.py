@@ -53,6 +53,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/jobs/{{job_id}}/attempts"): Route("viewer", f"{P}/jobs/{{job}}/attempts"),
     ("GET", f"{P}/arrays/{{array_id}}"): Route("viewer", f"{P}/arrays/1"),
     ("POST", f"{P}/arrays/{{array_id}}/stop"): Route("editor", f"{P}/arrays/1/stop"),
+    ("GET", f"{P}/nodes"): Route("viewer", f"{P}/nodes"),
     ("GET", f"{P}/quota"): Route("viewer", f"{P}/quota"),
     ("PUT", f"{P}/quota"): Route("admin", f"{P}/quota", json={"cpus": 64, "jobs": None}),
     ("GET", f"{P}/jobs/{{job_id}}/logs"): Route("viewer", f"{P}/jobs/{{job}}/logs"),

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stratal.compute.engine import Capacity, Isolation, Usage, WorkloadSpec, WorkloadStatus
+from stratal.compute.engine import Capacity, GpuSample, Isolation, Usage, WorkloadSpec, WorkloadStatus
+from stratal.engines.local.gpus import Inventory, NvidiaGpus
 from stratal.engines.local.link import Link, Status
 from stratal.engines.local.probe import ControlGroup, find_cgroup, machine, try_bubblewrap
-from stratal.kernel.errors import Invalid
+from stratal.kernel.errors import Invalid, Unavailable
 
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 
@@ -36,12 +37,19 @@ class LocalEngine:
     """
 
     def __init__(
-        self, run_dir: Path, home: Path, platform_socket: Path | None, *, fences: Fences | None = None
+        self,
+        run_dir: Path,
+        home: Path,
+        platform_socket: Path | None,
+        *,
+        fences: Fences | None = None,
+        gpus: Inventory | None = None,
     ) -> None:
         self._run_dir = Path(os.path.abspath(run_dir))
         self._home = Path(os.path.abspath(home))
         self._platform_socket = None if platform_socket is None else Path(os.path.abspath(platform_socket))
         self._fences = fences or Fences()
+        self._gpus = gpus or NvidiaGpus()
         self._settings: Mapping[str, Any] = {}
         self._link = Link(self._run_dir, self._heard_all, self._heard_one)
         self._known: dict[str, WorkloadStatus] = {}
@@ -72,14 +80,21 @@ class LocalEngine:
     # -- Engine --------------------------------------------------------------------------------
 
     async def capacity(self) -> Capacity:
-        return Capacity(*machine())
+        gpus = await asyncio.to_thread(self._gpus.gpus)
+        return Capacity(*machine(), gpus, self._gpus.why_none)
+
+    async def gpu_samples(self, uuids: Sequence[str]) -> Mapping[str, GpuSample]:
+        return await asyncio.to_thread(self._gpus.samples, uuids)
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         await asyncio.to_thread(self._check, spec)
+        env = dict(spec.env)
+        devices = await asyncio.to_thread(self._devices, spec, env)
         asked = {
             "attempt_id": spec.attempt_id,
             "argv": list(spec.argv),
-            "env": dict(spec.env),
+            "env": env,
+            "devices": devices,
             "cwd": _plain(spec.cwd),
             "python": None if spec.python is None else _plain(spec.python),
             "read_only": [_plain(path) for path in spec.read_only],
@@ -162,6 +177,20 @@ class LocalEngine:
             "landlock": self._fences.landlock,
             "cgroup": {"version": group.version, "path": str(group.path)} if group.version else None,
         }
+
+    def _devices(self, spec: WorkloadSpec, env: dict[str, str]) -> list[str]:
+        """The device nodes of the workload's GPUs; `env` is told where the driver's libraries are."""
+        if not spec.gpus:
+            return []
+        self._gpus.gpus()  # after a restart nobody may have asked yet
+        try:
+            devices = list(self._gpus.devices(spec.gpus))
+        except KeyError as error:
+            raise Unavailable(f"The GPU {error.args[0]} is not here (any more).") from error
+        libraries = self._gpus.libraries()
+        if libraries is not None:
+            env["LD_LIBRARY_PATH"] = ":".join(filter(None, [env.get("LD_LIBRARY_PATH"), libraries]))
+        return devices
 
     def _check(self, spec: WorkloadSpec) -> None:
         """Raise `Invalid` for what no keeper could carry out, before anything is written down."""

@@ -125,7 +125,10 @@ def command(spec: dict[str, Any], private: str) -> list[str]:
     closed = spec["network"] == "platform" and flavour["network"]
     argv = [flavour["path"], *namespaces(flavour["users"], closed), "--hostname", "stratal"]
     argv += _mounts(spec, private, closed=closed)
-    argv += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777"]
+    argv += ["--proc", "/proc", "--dev", "/dev"]
+    for device in spec.get("devices", ()):  # of the GPUs that it was given, and no others
+        argv += ["--dev-bind", device, device]
+    argv += ["--perms", "1777"]
     if spec["memory_bytes"]:  # what lies in shared memory is memory too
         argv += ["--size", str(spec["memory_bytes"])]
     argv += ["--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/", "--"]

@@ -42,6 +42,8 @@ class NewJob(Strict):
     env: dict[str, str] = Field(default_factory=dict)
     cpus: float | None = None
     memory_bytes: int | None = None
+    gpus: int = 0
+    gpu_type: str | None = Field(default=None, description="As `…/nodes` names them; absent: any one type.")
     network: Network | None = None
     timeout_seconds: float | None = Field(default=None, description="How long an attempt may take.")
     grace_seconds: float | None = Field(default=None, description="From SIGTERM to SIGKILL; absent: 10.")
@@ -195,6 +197,9 @@ def _full(job: Job) -> dict[str, object]:
         "env": job.shown_env,
         "cpus": job.cpus,
         "memory_bytes": job.memory_bytes,
+        "gpus": job.gpus,
+        "gpu_type": job.gpu_type,
+        "gpu_uuids": list(job.gpu_uuids),
         "network": job.network,
         "timeout_seconds": job.timeout_seconds,
         "requirements": job.requirements.splitlines(),
@@ -224,6 +229,7 @@ def _attempt(attempt: Attempt) -> dict[str, object]:
         "started_at": None if attempt.started_at is None else iso(attempt.started_at),
         "ended_at": None if attempt.ended_at is None else iso(attempt.ended_at),
         "environment": attempt.environment_id,
+        "gpu_uuids": list(attempt.gpu_uuids),
         "log_bytes": attempt.log_bytes,
         "usage": _usage(attempt.usage),
         "isolation": None if attempt.isolation is None else _isolation(attempt.isolation),
@@ -249,6 +255,9 @@ def _usage(usage: Usage) -> dict[str, object]:
         "peak_memory_bytes": usage.peak_memory_bytes,
         "wall_seconds": round(usage.wall_seconds, 3),
         "memory_byte_seconds": usage.memory_byte_seconds,
+        "gpu_seconds": round(usage.gpu_seconds, 3),
+        "gpu_busy_seconds": round(usage.gpu_busy_seconds, 3),
+        "gpu_peak_memory_bytes": usage.gpu_peak_memory_bytes,
     }
 
 
