@@ -31,7 +31,7 @@ check-fast:
 	@$(BIN)/pytest -m fast tests/rooms tests/docs
 
 test: check ## all tests, with a bounded sample of the long ones (under 15 min)
-	@$(BIN)/pytest -m "not soak and not fast"
+	@$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not fast"
 
 soak: bootstrap-test ## the long tests whole: thousands of kills, cuts and fuzz cases
 	@$(BIN)/pytest -m soak
