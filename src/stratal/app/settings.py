@@ -1,12 +1,14 @@
 """Settings: the only place that reads the environment. `SETTINGS` documents every variable."""
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stratal.compute.package_sources import of_this_machine
+from stratal.kernel.errors import Invalid
 
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
@@ -14,6 +16,7 @@ SETTINGS: dict[str, str] = {
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
     "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
+    "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -124,6 +127,7 @@ class Settings:
     insecure: bool = False
     log_level: str = "info"
     hostnames: tuple[str, ...] = ()
+    currency: str = "USD"
 
     @property
     def everywhere(self) -> bool:
@@ -158,6 +162,16 @@ def package_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
 def fake_gpus(environ: Mapping[str, str] = os.environ) -> str:
     """STRATAL_FAKE_GPUS: ``h100:2,a100:1``, or "" for the machine's own."""
     return environ.get("STRATAL_FAKE_GPUS", "")
+
+
+def currency(environ: Mapping[str, str] = os.environ) -> str:
+    """STRATAL_CURRENCY, else USD. Raises `Invalid` for what is no word of up to 12 letters."""
+    word = environ.get("STRATAL_CURRENCY") or "USD"
+    if not re.fullmatch(r"[^\W\d_]{1,12}", word):
+        raise Invalid(
+            f"STRATAL_CURRENCY={word[:40]!r} is no word for a currency.", hint="Write it as in: EUR"
+        )
+    return word
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

@@ -42,6 +42,7 @@ from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import code as native_code
+from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import models as native_models
@@ -57,6 +58,7 @@ from stratal.gateway.native import why as native_why
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.s3.door import S3Door
+from stratal.gateway.traffic import count_traffic
 from stratal.identity.founding import Founded, found
 from stratal.identity.keys import Keys
 from stratal.identity.master import load_or_create
@@ -67,7 +69,10 @@ from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
 from stratal.kernel.errors import Invalid
 from stratal.kernel.events import Events
+from stratal.ledger.cost import Costs
 from stratal.ledger.lineage import Lineage
+from stratal.ledger.meter import Meter
+from stratal.ledger.prices import Prices
 from stratal.stores.local import LocalBlobs
 
 
@@ -107,6 +112,10 @@ def wire(settings: Settings) -> Platform:
     sessions = Sessions(database, clock)
     founded = found(database, keys, clock)
     lineage = Lineage(database, clock)
+    prices = Prices(database, clock, settings.currency)
+    prices.lay_out()
+    meter = Meter(database, clock)
+    costs = Costs(database, meter, clock)
     bearer = Authenticator(keys)
 
     # bytes: one store per owner, so that each may sweep its own for leftovers
@@ -144,6 +153,8 @@ def wire(settings: Settings) -> Platform:
     )
     starts.append(compute.start)
     closes.append(compute.close)
+    for source in compute.running:
+        meter.follow(source)
     objects = Objects(database, object_blobs, lineage, clock)
     uploads = Uploads(database, object_blobs, objects, clock)
     starts.append(objects.start)
@@ -220,12 +231,16 @@ def wire(settings: Settings) -> Platform:
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)
 
+    starts.append(meter.start)
+    closes.append(meter.close)
+
     # doors, in the order in which they are asked
     native = NativeDoor(
         bearer,
         sessions,
         [
             native_projects.router(keys, projects, removal, sessions, events),
+            native_cost.router(projects, costs, prices),
             native_jobs.router(compute.jobs, projects),
             native_code.router(compute.jobs, compute.snapshots, projects),
             native_quotas.router(compute.quotas, projects),
@@ -266,7 +281,12 @@ def wire(settings: Settings) -> Platform:
         settings=settings,
         database=database,
         founded=founded,
-        chain=Chain(doors, hosts=settings.answers_to, any_address=settings.everywhere),
+        chain=Chain(
+            doors,
+            hosts=settings.answers_to,
+            any_address=settings.everywhere,
+            count=partial(count_traffic, meter),
+        ),
         starts=starts,
         closes=closes,
     )

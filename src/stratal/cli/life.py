@@ -12,7 +12,7 @@ import click
 
 from stratal.app.processes import descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
-from stratal.app.settings import DEFAULT_PORT, Home, Settings, log_level
+from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, log_level
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
 from stratal.kernel.errors import Unavailable
 
@@ -58,6 +58,7 @@ def up(
         insecure=insecure,
         log_level=log_level(),
         hostnames=hostnames,
+        currency=currency(),
     )
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together.")

@@ -53,6 +53,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),
+    "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job or endpoint."),
+    "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
     "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),
 }
 

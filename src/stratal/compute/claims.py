@@ -11,12 +11,13 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection, func, insert, select, update
 
-from stratal.compute import dependencies, records
+from stratal.compute import dependencies, metered, records
 from stratal.compute.engine import Usage
 from stratal.compute.model import ACTIVE, Held, Job, JobState, before, pause_ms
 from stratal.compute.tables import attempts, jobs
 from stratal.identity.keys import Keys
 from stratal.kernel.events import emit
+from stratal.ledger import metering
 
 Row = dict[str, Any]
 
@@ -39,6 +40,7 @@ class End:
     log_blob: str
     log_bytes: int
     checkpoint_bytes: int | None
+    gpu_type: str = ""
 
 
 def mine(held: Held) -> Any:
@@ -122,8 +124,8 @@ def start(c: Connection, held: Held, started_at: int, isolation: str) -> bool:
 def end(c: Connection, keys: Keys, held: Held, how: End, now: int) -> JobState:
     """End the attempt, its credential with it, and the job too unless it is tried again.
 
-    Returns the state that the job is in then. What can never start for it ends in the same transaction.
-    Raises `Superseded`.
+    Returns the state that the job is in then. What the attempt used goes into the ledger, and what can never
+    start for it ends, in the same transaction. Raises `Superseded`.
     """
     row = c.execute(select(jobs.c.usage, jobs.c.stop_requested_at).where(jobs.c.id == held.job.id)).one()
     job = held.job
@@ -158,6 +160,7 @@ def end(c: Connection, keys: Keys, held: Held, how: End, now: int) -> JobState:
     ):
         raise Superseded
     c.execute(_attempt(job).values(attempt_values))
+    metering.measure(c, metered.running_of(held, how.usage, how.gpu_type), how.ended_at)
     keys.end_workload(c, job.workload)
     told = {"name": job.name, "attempt": job.attempt, "exit_code": how.exit_code, "reason": how.reason[:500]}
     kind = "job.requeued" if again else f"job.{how.state}"

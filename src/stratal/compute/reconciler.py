@@ -17,7 +17,7 @@ from dataclasses import replace
 import anyio.to_thread
 from sqlalchemy import Connection, or_, select, update
 
-from stratal.compute import claims, queue, records
+from stratal.compute import claims, metered, queue, records
 from stratal.compute.checkpoints import Checkpoints, expired
 from stratal.compute.claims import End, Row, Superseded, held_rows, mine
 from stratal.compute.engine import Capacity, Usage, WorkloadStatus
@@ -430,9 +430,10 @@ class Reconciler:
         def epilogue(tail: bytes) -> str:
             return _last_words(job, state, exit_code, reason, status, tail, again=again)
 
-        usage = status.usage if status is not None else Usage()
+        usage, gpu_type = Usage(), ""
         if status is not None:
-            usage = await self._gpus.end(job, usage)
+            usage = await self._gpus.end(job, status.usage)
+            gpu_type = metered.gpu_type_of(job, await self._workloads.engine.capacity())
         blob = await self._logs.store(job.attempt_id, epilogue)
         how = End(
             state=state,
@@ -445,6 +446,7 @@ class Reconciler:
             log_blob=blob.key,
             log_bytes=blob.size,
             checkpoint_bytes=size,
+            gpu_type=gpu_type,
         )
         await self._database.write(lambda c: claims.end(c, self._keys, held, how, self._clock()))
         self._forget(held)

@@ -1,5 +1,6 @@
 """The room's services, made together from what they stand on: the wiring calls `furnish` once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +14,12 @@ from stratal.compute.joblogs import JobLogs
 from stratal.compute.jobs import Jobs
 from stratal.compute.launching import ClientEnv, Launching
 from stratal.compute.leftovers import Leftovers, SweptBlobs
+from stratal.compute.metered import RunningJobs
 from stratal.compute.nodes import Nodes
 from stratal.compute.queue import in_use
 from stratal.compute.quotas import Quotas
 from stratal.compute.reconciler import Reconciler
+from stratal.compute.services.metered import RunningReplicas
 from stratal.compute.services.replicas import PREFIX, Replicas
 from stratal.compute.services.services import Services
 from stratal.compute.snapshots import Snapshots
@@ -25,6 +28,7 @@ from stratal.identity.keys import Keys
 from stratal.kernel.blobs import BlobStore
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
+from stratal.ledger.meter import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,8 @@ class Compute:
     nodes: Nodes
     services: Services
     leftovers: Leftovers
+    running: Sequence[Source]
+    """What runs now, for the meter."""
 
     async def start(self) -> None:
         await self.leftovers.start()
@@ -91,4 +97,14 @@ def furnish(
     services = Services(database, replica_logs, following, replicas)
     quotas = Quotas(database, clock)
     nodes = Nodes(database, engine)
-    return Compute(workloads, built, snapshots, jobs, quotas, nodes, services, Leftovers(database, blobs))
+    return Compute(
+        workloads,
+        built,
+        snapshots,
+        jobs,
+        quotas,
+        nodes,
+        services,
+        Leftovers(database, blobs),
+        (RunningJobs(database, workloads), RunningReplicas(database, following, replicas.payers)),
+    )

@@ -2,13 +2,13 @@
 
 1. give the request an id; 2. refuse what is malformed or not for this host; 3. find the door;
 4. let the door say who asks; 5. let the door answer; 6. turn what went wrong into the door's own
-dialect; 7. write one log line.
+dialect; 7. count the bytes to whoever asked; 8. write one log line.
 """
 
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stratal.gateway.door import Door
+from stratal.identity.model import Principal
 from stratal.kernel.errors import Internal, Invalid, NotFound, StratalError
 from stratal.kernel.ids import new_id
 
@@ -23,6 +24,9 @@ log = logging.getLogger("stratal.gateway")
 
 MAX_PATH_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 64 * 1024
+Count = Callable[[Principal, str, Scope, int, int, int], None]
+"""Told of every answered request: who asked, through which door, what, its status, bytes received and sent."""
+
 _LOCAL_HOST = re.compile(
     r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]|[a-z0-9-]+\.localhost)(:\d{1,5})?\Z", re.IGNORECASE
 )
@@ -45,8 +49,10 @@ class Chain:
         hosts: Sequence[str] = (),
         any_address: bool = False,
         lifespan: ASGIApp | None = None,
+        count: Count | None = None,
     ) -> None:
         self._doors = doors
+        self._count = count
         self._hosts = {host.lower() for host in hosts}
         self._any_address = any_address
         self._lifespan = lifespan
@@ -61,9 +67,9 @@ class Chain:
         request_id = new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["who"] = None
-        answer = _Answer(send, request_id)
-        if any(name == b"expect" for name, _ in scope["headers"]):
-            receive = answer.expecting(receive)
+        expects = any(name == b"expect" for name, _ in scope["headers"])
+        answer = _Answer(send, request_id, expects=expects)
+        receive = answer.receiving(receive)
         started = time.perf_counter()
         door: Door | None = None
         try:
@@ -82,6 +88,8 @@ class Chain:
             await self._refuse(defect, door, scope, receive, answer)
         finally:
             who = scope["state"]["who"]
+            if who is not None and door is not None and self._count is not None:
+                self._count(who, door.name, scope, answer.status, answer.received, answer.sent)
             log.info(
                 "%s %s %s %d %.1f ms %s %s",
                 door.name if door else "-",
@@ -151,28 +159,31 @@ def _challenge(scope: Scope) -> str:
 
 
 class _Answer:
-    """Sends on to the server, adding the request's id, and remembers the status.
+    """Sends on to the server, adding the request's id; remembers the status, and how many bytes went each way.
 
     A client that sent ``Expect: 100-continue`` and is answered before its body was asked for does not
     send that body, so the connection is closed: what comes next on it would be taken for the body.
     """
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, *, expects: bool) -> None:
         self._send = send
         self._request_id = request_id
-        self._unasked = False
+        self._unasked = expects
         self.status = 0
+        self.received = 0
+        self.sent = 0
         self.finished = False
 
-    def expecting(self, receive: Receive) -> Receive:
-        """`receive` for a request whose client waits to be asked for the body."""
-        self._unasked = True
+    def receiving(self, receive: Receive) -> Receive:
+        """`receive`, counted; to be called is to ask a client for the body that it holds back."""
 
-        async def asking() -> Message:
+        async def counted() -> Message:
             self._unasked = False
-            return await receive()
+            message = await receive()
+            self.received += len(message.get("body", b""))
+            return message
 
-        return asking
+        return counted
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -182,6 +193,7 @@ class _Answer:
             if self._unasked:
                 headers["Connection"] = "close"
         await self._send(message)
+        self.sent += len(message.get("body", b""))
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.finished = True
 

@@ -35,6 +35,9 @@ ACTIONS: dict[str, Role] = {
     "endpoints.invoke": Role.VIEWER,
     "endpoints.deploy": Role.EDITOR,
     "predictions.read": Role.VIEWER,
+    "cost.read": Role.VIEWER,
+    "prices.read": Role.VIEWER,
+    "prices.manage": Role.ADMIN,
     "instance.manage": Role.ADMIN,
 }
 

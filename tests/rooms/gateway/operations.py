@@ -117,6 +117,20 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("DELETE", f"{P}/endpoints/{{name}}"): Route("editor", f"{P}/endpoints/ep", 404),
     ("GET", "/predictions/{prediction_id}"): Route("viewer", "/predictions/pr_none", 404),
     ("GET", "/predictions/{prediction_id}/why"): Route("viewer", "/predictions/pr_none/why", 404),
+    # what it costs
+    ("GET", "/cost"): Route("viewer", "/cost", foreign=200),
+    ("GET", f"{P}/cost"): Route("viewer", f"{P}/cost?by=job"),
+    ("GET", "/usage"): Route("viewer", "/usage", foreign=200),
+    ("GET", f"{P}/usage"): Route("viewer", f"{P}/usage"),
+    ("GET", "/prices"): Route("viewer", "/prices", foreign=200),
+    ("POST", "/prices"): Route(
+        "admin",
+        "/prices",
+        201,
+        json={"name": "cpu_hour", "price": "0.05", "since": "2099-01-01"},
+        foreign=403,
+    ),
+    ("DELETE", "/prices/{name}"): Route("admin", "/prices/cpu_hour?since=2099-01-01", 204, foreign=403),
     # what takes something away, in an order in which each still finds it
     ("DELETE", f"{P}/tables/{{name}}"): Route("editor", f"{P}/tables/ns.t", 204),
     ("DELETE", f"{P}/buckets/{{bucket}}/object"): Route(

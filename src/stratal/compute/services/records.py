@@ -81,6 +81,11 @@ def of_owner(c: Connection, kind: str, owner: str, limit: int) -> list[ReplicaIn
     return [_replica(row) for row in c.execute(query).mappings()]
 
 
+def replica(c: Connection, attempt_id: str) -> ReplicaInfo | None:
+    row = c.execute(select(rows).where(rows.c.id == attempt_id)).mappings().one_or_none()
+    return None if row is None else _replica(row)
+
+
 def owner_of(c: Connection, attempt_id: str) -> tuple[str, str] | None:
     """The kind and owner of a replica's service."""
     row = c.execute(select(rows.c.kind, rows.c.owner_id).where(rows.c.id == attempt_id)).one_or_none()

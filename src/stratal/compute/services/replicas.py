@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from stratal.compute.engine import WorkloadStatus
 from stratal.compute.records import isolation_json, usage_json
 from stratal.compute.services import records
+from stratal.compute.services.metered import Payers
 from stratal.compute.services.model import Needs, ServiceName
 from stratal.compute.services.port import Blueprint, Broken, CannotStart, R
 from stratal.compute.workloads import Workloads
@@ -24,6 +25,7 @@ from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import NotFound, StratalError, Unavailable
 from stratal.kernel.ids import random_token
+from stratal.ledger import metering
 
 log = logging.getLogger("stratal.services")
 
@@ -55,7 +57,7 @@ class Running(Generic[R]):
 class Replicas:
     """Starts, adopts and stops replicas. `root` holds a folder per replica; `blobs` what ended ones wrote.
 
-    `freed` is told whenever one has ended, and with it what it was counted with.
+    `freed` is told whenever one has ended, and with it what it was counted with. `payers` says whose usage it is.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Replicas:
         in_use: InUse,
         freed: Callable[[], None] = lambda: None,
     ) -> None:
+        self.payers = Payers()
         self._database = database
         self._blobs = blobs
         self._workloads = workloads
@@ -227,14 +230,23 @@ class Replicas:
         """Keep the log, write the end down, and let the engine and the folder go. Repeatable."""
         text = await self._workloads.engine.logs(attempt_id, 0, _LOG_BYTES)
         blob = await self._blobs.put(text) if text else None
+        now = self._clock()
         values = {
-            "ended_at": self._clock(),
+            "ended_at": now,
             "exit_code": None if status is None else status.exit_code,
             "reason": "It was lost track of." if status is None else status.reason,
             "usage": None if status is None else usage_json(status.usage),
             "log_blob": None if blob is None else blob.key,
         }
-        for key in await self._database.write(lambda c: records.end(c, attempt_id, **values)):
+
+        def work(c: Connection) -> list[str]:
+            replica = records.replica(c, attempt_id)
+            if replica is not None and status is not None:
+                told = self.payers.running(c, attempt_id, replica.service, replica.started_at, status)
+                metering.measure(c, told, status.ended_at or now)
+            return records.end(c, attempt_id, **values)
+
+        for key in await self._database.write(work):
             await self._blobs.delete(key)
         self._freed()
         await self._workloads.forget(attempt_id)

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from stratal.compute.services import records
+from stratal.compute.services.metered import Payer
 from stratal.compute.services.model import (
     Needs,
     ReplicaInfo,
@@ -54,6 +55,10 @@ class Services:
         await asyncio.gather(*self._ending, return_exceptions=True)
         await self._replicas.close()
         await self._workloads.close()
+
+    def paid_by(self, kind: str, payer: Payer) -> None:
+        """Have `payer` say whose usage the replicas of a kind of service are."""
+        self._replicas.payers.add(kind, payer)
 
     # -- keeping -------------------------------------------------------------------------------
 
