@@ -141,8 +141,23 @@ def test_a_commit_that_changes_nothing(room: Room, run: Run) -> None:
     "update",
     [
         {"action": "set-location", "location": "s3://elsewhere/x"},
-        {"action": "set-location", "location": "file:///etc"},
         props(**{"write.data.path": "s3://elsewhere/data"}),
+    ],
+)
+def test_places_outside_the_project(room: Room, run: Run, update: dict[str, Any]) -> None:
+    async def story() -> None:
+        name = await room.table()
+        with pytest.raises(Denied):
+            await room.lake.catalog.commit(room.ann, room.here, [Change(name, [], [update])])
+        assert (await room.lake.catalog.find(room.ann, room.here, name)).version == 0
+
+    run(story())
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"action": "set-location", "location": "file:///etc"},
         props(**{"write.metadata.path": "/tmp/x"}),
         {"action": "remove-snapshots", "snapshot-ids": [1]},
         {"action": "set-current-schema", "schema-id": 9},
@@ -182,9 +197,9 @@ def test_everyone_keeps_to_their_own(room: Room, run: Run) -> None:
             await catalog.load(room.bob, room.there, name)
         info = await catalog.find(room.ann, room.here, name)
         await room.lake.namespaces.create(room.bob, room.there, ("ns",), {})
-        with pytest.raises(Invalid):
+        with pytest.raises(Denied):
             await catalog.create(room.bob, room.there, name, Definition(SCHEMA, location=info.location))
-        with pytest.raises(Invalid):
+        with pytest.raises(Denied):
             await catalog.register(room.bob, room.there, name, info.metadata_location)
         assert (await catalog.load(room.viewer, room.here, name)).info.id == info.id
 

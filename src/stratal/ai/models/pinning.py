@@ -8,7 +8,7 @@ from stratal.ai.models.model import STAGES, Facts, ModelVersion
 from stratal.ai.models.rows import facts_text, find_model, with_files
 from stratal.ai.models.sources import Source, open_source
 from stratal.ai.models.tables import logged_models, model_version_tags, model_versions, registered_models
-from stratal.collab.artifacts import insert_files, insert_root, remove_root
+from stratal.collab.artifacts import find_root, insert_files, insert_root, remove_root
 from stratal.collab.loading import find as find_run
 from stratal.collab.model import Artifact, Root, RootKind
 from stratal.collab.upsert import upsert
@@ -134,6 +134,8 @@ def _origin(
         row = connection.execute(select(model_versions).where(model_versions.c.id == root.id)).one()
         run_id, logged_id, workload = row.run_id, row.logged_model_id, row.workload
     for said, known, what in ((new.run_id, run_id, "run"), (new.logged_model_id, logged_id, "logged model")):
+        if said and said != known:
+            find_root(connection, project_id, said)
         if said and known and said != known:
             raise Invalid(
                 f"The source {new.source[:200]!r} is of {what} {known}, not {said[:100]!r}.",

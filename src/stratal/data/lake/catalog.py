@@ -138,7 +138,7 @@ class Catalog:
             sort_order=definition.sort_order,
             properties=definition.properties,
         )
-        _check_locations(bucket, facts)
+        await self._check_places(place, bucket, facts.location, *facts.paths)
         if stage:
             return Loaded(_staged(place, name, facts, self._clock()), facts.data)
         prepared = _Prepared(None, name, new_id("tbl"), facts, await self._store(who, facts, 0), [], {})
@@ -170,6 +170,19 @@ class Catalog:
 
         return await self._database.write(work)
 
+    async def _check_places(self, place: Place, bucket: str, *locations: str) -> None:
+        """A table lies in its project's lake bucket alone. Raises `Invalid`, or `Denied` for what is not the project's."""
+        for location in locations:
+            parts = split_location(location)
+            if parts is None or parts[0] != bucket or not location.startswith("s3://"):
+                raise await self._files.misplaced(
+                    place,
+                    location,
+                    f"{location[:300]!r} is no place for a table of this project.",
+                    hint=f"Leave the location out, or begin it with s3://{bucket}/" if bucket else "",
+                    reason="bad_location",
+                )
+
     def new_location(self, bucket: str, name: TableName) -> str:
         """A folder that no table had before, readable and made of characters that every client's paths can take."""
         parts = [re.sub(r"[^A-Za-z0-9_-]+", "_", part)[:60] for part in (*name.namespace, name.name)]
@@ -189,11 +202,11 @@ class Catalog:
         require(who, "tables.write", place.id)
         check_namespace(name.namespace)
         check_table_name(name.name)
-        bucket = await self.ensure_bucket(who, place)
-        _check_location(bucket, metadata_location)
+        bucket = await self._files.bucket(place) or ""  # without one the file cannot be in it
+        await self._check_places(place, bucket, metadata_location)
         _, data = await self._files.read_location(place, metadata_location)
         facts = await iceberg.load(data)
-        _check_locations(bucket, facts)
+        await self._check_places(place, bucket, facts.location, *facts.paths)
         present = await self._database.read(lambda c: rows.find_table(c, place.id, name))
         if present is not None and not overwrite:
             raise table_exists(name)
@@ -279,7 +292,7 @@ class Catalog:
             assert table is not None
             assert base is not None
             return Loaded(table, base)
-        _check_locations(bucket, facts)
+        await self._check_places(place, bucket, facts.location, *facts.paths)
         table_id = table.id if table else new_id("tbl")
         added, found = await self._pin(place, table_id, facts)
         stored = await self._store(who, facts, table.version + 1 if table else 0)
@@ -310,7 +323,9 @@ class Catalog:
             versions = await self._files.current(place, new)
             missing = next((location for location in new if location not in versions), None)
             if missing is not None:
-                raise Invalid(
+                raise await self._files.misplaced(
+                    place,
+                    missing,
                     f"The commit names {missing[:300]}, which is no object of this project.",
                     hint="A table's files lie in buckets of its own project.",
                     reason="no_such_file",
@@ -462,21 +477,6 @@ def _mark_dropped(connection: Connection, table: TableInfo, now: int, *, purge: 
     connection.execute(
         update(tables).where(tables.c.id == table.id).values(dropped_at=now, purging=1 if purge else 0)
     )
-
-
-def _check_locations(bucket: str, facts: Facts) -> None:
-    for location in (facts.location, *facts.paths):
-        _check_location(bucket, location)
-
-
-def _check_location(bucket: str, location: str) -> None:
-    parts = split_location(location)
-    if parts is None or parts[0] != bucket or not location.startswith("s3://"):
-        raise Invalid(
-            f"{location[:300]!r} is no place for a table of this project.",
-            hint=f"Leave the location out, or begin it with s3://{bucket}/",
-            reason="bad_location",
-        )
 
 
 def _split(location: str) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from stratal.data.objects.service import Objects
 from stratal.data.objects.tables import buckets
 from stratal.identity.model import Principal, system_principal
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Internal, Invalid
+from stratal.kernel.errors import Denied, Internal, Invalid, StratalError
 
 _READ_LIMIT = 256 * 1024 * 1024
 _CHUNK = 500
@@ -74,15 +74,32 @@ class Files:
         return await self._objects.read_all(reader(place), version)
 
     async def read_location(self, place: Place, location: str) -> tuple[ObjectVersion, bytes]:
-        """What a location names now, and its bytes. Raises `Invalid` (``no_such_file``) when it names nothing."""
+        """What a location names now, and its bytes. Raises what `misplaced` says when it names nothing."""
         found = await self.current(place, [location])
         if location not in found:
-            raise Invalid(
+            raise await self.misplaced(
+                place,
+                location,
                 f"{location[:300]} is no object of this project.",
                 hint="Write the file before the commit that names it.",
                 reason="no_such_file",
             )
         return found[location], await self.read(place, found[location])
+
+    async def misplaced(
+        self, place: Place, location: str, message: str, *, hint: str, reason: str
+    ) -> StratalError:
+        """How to refuse a location: `Invalid` within the project's buckets, `Denied` outside, be there a bucket or not."""
+        parts = split_location(location)
+        if parts is not None:
+            own = select(buckets.c.id).where(buckets.c.name == parts[0], buckets.c.project_id == place.id)
+            if await self._database.read(lambda c: c.execute(own).first()) is None:
+                return Denied(
+                    f"{location[:300]!r} is in no bucket of this project.",
+                    hint="A table's files lie in buckets of its own project.",
+                    reason="foreign_location",
+                )
+        return Invalid(message, hint=hint, reason=reason)
 
     def path(self, version: ObjectVersion) -> str:
         """Where the version lies on this machine. Raises `Internal` when bytes are stored elsewhere or are gone."""

@@ -32,7 +32,7 @@ from stratal.data.queries.engine import (
     Written,
 )
 from stratal.engines.duckdb import frames
-from stratal.kernel.errors import Busy, Invalid, StratalError, TooLarge, Unavailable
+from stratal.kernel.errors import Busy, Denied, Invalid, StratalError, TooLarge, Unavailable
 from stratal.kernel.ids import new_id
 
 log = logging.getLogger("stratal.queries")
@@ -427,6 +427,8 @@ def _meaning(body: dict[str, str]) -> StratalError:
             hint=hint or "Try again; if it stays, check the table with: stratal tables show",
             reason=code,
         )
+    if code in {"function_refused", "files_refused"}:
+        return Denied(message, hint=hint, reason=code)
     return Invalid(message, hint=hint, reason=code)
 
 
