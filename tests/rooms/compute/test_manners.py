@@ -132,6 +132,7 @@ def test_what_was_asked_to_stop_is_not_tried_again(in_room: InRoom) -> None:
 def test_a_platform_that_goes_down_takes_an_attempt_and_not_the_job(in_room: InRoom) -> None:
     async def story(room: Room) -> None:
         job, once = await room.submit(retries=1, cpus=1), await room.submit(cpus=1)
+        await room.until(job, "running")
         await room.until(once, "running")
         await room.kill()
         for name in ("job-1-1", "job-2-1"):

@@ -154,9 +154,11 @@ def test_the_named_run_must_be_the_one_the_files_are_of(named: Room) -> None:
     source = f"models:/{named.model(run)}"
     with pytest.raises(Invalid):
         named.do(named.models.create(named.ann, "prj_a", "m", NewVersion(source, run_id=other.id)))
-    new = NewVersion(source, logged_model_id="m-other")
+    new = NewVersion(source, logged_model_id=named.model(other))
     with pytest.raises(Invalid):
         named.do(named.models.create(named.ann, "prj_a", "m", new))
+    with pytest.raises(NotFound):
+        named.do(named.models.create(named.ann, "prj_a", "m", NewVersion(source, logged_model_id="m-none")))
 
 
 def test_a_version_leads_to_the_job_and_the_job_to_the_version(named: Room) -> None:
