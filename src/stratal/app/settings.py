@@ -1,18 +1,22 @@
 """Settings: the only place that reads the environment. `SETTINGS` documents every variable."""
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from stratal.compute.package_sources import of_this_machine
+from stratal.kernel.errors import Invalid
 
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
     "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
+    "STRATAL_ZYGOTE_MEMORY": "Memory that interpreters kept warm may hold in all, e.g. 1GiB (default 512MiB; 0: keep none).",
+    "STRATAL_ZYGOTE_IDLE": "Seconds after which an unused one of them goes (default 300).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -63,6 +67,11 @@ class Home:
     @property
     def keeper(self) -> Path:
         return self.run / "keeper"
+
+    @property
+    def replica_sockets(self) -> Path:
+        """A folder per replica, with the socket it listens on."""
+        return self.run / "replicas"
 
     @property
     def log(self) -> Path:
@@ -152,6 +161,18 @@ def package_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Where packages come from on this machine, as variables for uv, read anew; may hold credentials."""
     own = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")  # uv's cache, its settings, netrc
     return {**of_this_machine(environ), **{name: environ[name] for name in own if name in environ}}
+
+
+def zygotes(environ: Mapping[str, str] = os.environ) -> tuple[int, float]:
+    """Bytes of memory and idle seconds of warm interpreters. Raises `Invalid` for what is neither."""
+    memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY", "512MiB"), environ.get("STRATAL_ZYGOTE_IDLE", "300")
+    size = re.fullmatch(r"(\d+)\s*([KMG]?)(?:i?B)?", memory.strip(), re.IGNORECASE)
+    if size is None:
+        raise Invalid(f"STRATAL_ZYGOTE_MEMORY is {memory!r}, which is no size like 512MiB.")
+    seconds = re.fullmatch(r"(\d{1,8}(?:\.\d+)?)s?", idle.strip())
+    if seconds is None:
+        raise Invalid(f"STRATAL_ZYGOTE_IDLE is {idle!r}, which is no number of seconds.")
+    return int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2].upper()], float(seconds[1])
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

@@ -13,7 +13,7 @@ from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.ai.models.removal import purge_models
 from stratal.app.client_env import REGION, client_env
-from stratal.app.settings import Settings, package_sources
+from stratal.app.settings import Home, Settings, package_sources, zygotes
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.collector import Collector
 from stratal.collab.experiments import Experiments
@@ -26,7 +26,7 @@ from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
 from stratal.data.queries.service import Warehouse
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
-from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.local.adapter import LocalEngine, Zygotes
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
@@ -89,6 +89,18 @@ class Platform:
         self.database.close()
 
 
+def local_engine(home: Home) -> LocalEngine:
+    """The engine of this home, not connected yet."""
+    memory_bytes, idle_seconds = zygotes()
+    places = Zygotes(
+        idle_seconds,
+        memory_bytes,
+        work=(home.work, home.checkpoints, home.replica_sockets),
+        shown=(home.models,),
+    )
+    return LocalEngine(home.keeper, home.root, home.platform_socket, zygotes=places)
+
+
 def wire(settings: Settings) -> Platform:
     """Build the platform on its home directory. The schema must be up to date."""
     home = settings.home
@@ -116,7 +128,7 @@ def wire(settings: Settings) -> Platform:
         closes.append(store.close)
 
     # engines
-    engine = LocalEngine(home.keeper, home.root, home.platform_socket)
+    engine = local_engine(home)
     starts.append(engine.connect)
     closes.append(engine.close)
 
@@ -130,7 +142,7 @@ def wire(settings: Settings) -> Platform:
         environments=home.environments,
         work=home.work,
         replica_logs=replica_blobs,
-        sockets=home.run / "replicas",
+        sockets=home.replica_sockets,
         checkpoints=home.checkpoints,
         sources=package_sources,
         client_env=lambda credential, project: client_env(settings.url, credential, project),
@@ -178,7 +190,7 @@ def wire(settings: Settings) -> Platform:
         clock,
         spool=home.spool,
         layouts=home.models,
-        sockets=home.run / "replicas",
+        sockets=home.replica_sockets,
     )
     starts.append(serving.start)
     closes.append(serving.close)

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("stratal.cli.endpoints", "Deploy a model version to an endpoint that answers requests."),
     "endpoints": ("stratal.cli.endpoints", "List the project's endpoints."),
     "endpoint": ("stratal.cli.endpoints", "Look at one endpoint, read its log, stop, start or remove it."),
+    "bench": ("stratal.cli.bench", "Measure this platform on this machine."),
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),

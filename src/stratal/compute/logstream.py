@@ -11,7 +11,8 @@ from stratal.compute.model import Attempt, Job
 from stratal.compute.tables import attempts, jobs
 from stratal.kernel.database import Database
 
-_POLL_SECONDS = 0.15
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.004, 0.15
+"""How soon to look for more: at once where something was just said or began, then less and less often."""
 _QUIET_SECONDS = 5.0
 
 
@@ -32,6 +33,7 @@ class LogStream:
     ) -> AsyncIterator[bytes]:
         """The bytes from `offset` of the whole log or of one attempt's; with `follow` until that has ended."""
         number = attempt or 1
+        pause = _SHORTEST_SECONDS
         while True:
             job, now = await self._database.read(lambda c, number=number: _state(c, job_id, number))  # type: ignore[misc]
             if now is not None and now.state.ended:
@@ -50,8 +52,10 @@ class LogStream:
             offset += len(chunk)
             if chunk:
                 yield chunk
+                pause = _SHORTEST_SECONDS
             elif follow:
-                await self._changed.wait(_QUIET_SECONDS if now is None else _POLL_SECONDS)
+                await self._changed.wait(_QUIET_SECONDS if now is None else pause)
+                pause = _SHORTEST_SECONDS if now is None else min(pause * 1.5, _LONGEST_SECONDS)
             elif now is None or not await self._ended_meanwhile(job_id, number):
                 return
 

@@ -23,8 +23,22 @@ class Fences:
 
     bubblewrap: bool = True
     landlock: bool = True
+    zygotes: bool = True
+    """Start workloads by forking where that is possible; else each one starts cold."""
     cgroup: ControlGroup | None = None
     """Where control groups may be made; None: wherever this machine handed a folder over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zygotes:
+    """How long and how large zygotes may be: seconds unused, and bytes of memory (PSS) of all together."""
+
+    idle_seconds: float = 300.0
+    memory_bytes: int = 512 << 20
+    work: Sequence[Path] = ()
+    """Folders below the home in which workloads' own folders lie."""
+    shown: Sequence[Path] = ()
+    """Folders below the home of which workloads are given parts to read."""
 
 
 class LocalEngine:
@@ -36,12 +50,19 @@ class LocalEngine:
     """
 
     def __init__(
-        self, run_dir: Path, home: Path, platform_socket: Path | None, *, fences: Fences | None = None
+        self,
+        run_dir: Path,
+        home: Path,
+        platform_socket: Path | None,
+        *,
+        fences: Fences | None = None,
+        zygotes: Zygotes | None = None,
     ) -> None:
         self._run_dir = Path(os.path.abspath(run_dir))
         self._home = Path(os.path.abspath(home))
         self._platform_socket = None if platform_socket is None else Path(os.path.abspath(platform_socket))
         self._fences = fences or Fences()
+        self._zygotes = zygotes or Zygotes()
         self._settings: Mapping[str, Any] = {}
         self._link = Link(self._run_dir, self._heard_all, self._heard_one)
         self._known: dict[str, WorkloadStatus] = {}
@@ -76,7 +97,17 @@ class LocalEngine:
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         await asyncio.to_thread(self._check, spec)
-        asked = {
+        status = _status(await self._link.ask("start", spec=self._asked(spec)))
+        self._known.setdefault(status.attempt_id, status)
+        return status
+
+    async def warm(self, spec: WorkloadSpec) -> bool:
+        await asyncio.to_thread(self._check, spec)
+        answer = await self._link.ask("warm", spec=self._asked(spec))
+        return bool(answer["warm"])
+
+    def _asked(self, spec: WorkloadSpec) -> dict[str, Any]:
+        return {
             "attempt_id": spec.attempt_id,
             "argv": list(spec.argv),
             "env": dict(spec.env),
@@ -90,11 +121,9 @@ class LocalEngine:
             "grace_seconds": spec.grace_seconds,
             "network": spec.network,
             "isolate": spec.isolate,
+            "imports": list(spec.imports),
             "engine": dict(self._settings),
         }
-        status = _status(await self._link.ask("start", spec=asked))
-        self._known.setdefault(status.attempt_id, status)
-        return status
 
     async def adopt(self) -> Sequence[WorkloadStatus]:
         return [_status(status) for status in await self._link.ask("list")]
@@ -160,7 +189,16 @@ class LocalEngine:
             "platform_socket": None if self._platform_socket is None else str(self._platform_socket),
             "bubblewrap": boxed,
             "landlock": self._fences.landlock,
+            "zygotes": self._limits() if self._fences.zygotes and self._zygotes.memory_bytes else None,
             "cgroup": {"version": group.version, "path": str(group.path)} if group.version else None,
+        }
+
+    def _limits(self) -> dict[str, Any]:
+        return {
+            "idle_seconds": self._zygotes.idle_seconds,
+            "memory_bytes": self._zygotes.memory_bytes,
+            "writable": [_plain(path) for path in self._zygotes.work],
+            "readable": [_plain(path) for path in self._zygotes.shown],
         }
 
     def _check(self, spec: WorkloadSpec) -> None:

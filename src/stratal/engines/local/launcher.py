@@ -1,10 +1,11 @@
 """One attempt's guardian: starts it, holds its limits, ends its whole tree, writes how it ended.
 
-It runs outside of the sandbox, by the engine's own interpreter, in its own session, and so outlives
-the keeper and the server. Its files in the attempt's folder are the record:
+It is a fork of the keeper outside of the sandbox, in its own session, and so outlives the keeper and
+the server. Its files in the attempt's folder are the record:
 
     pid.json      it took the attempt on (created once: whoever fails to create it must not start)
     started.json  the workload's program runs, so fenced
+    imports.json  what the workload's program imports, and whether it was forked, for the keeper's zygotes
     usage.json    consumption and members of the tree, from time to time
     log           what the workload wrote to stdout and stderr
     exit.json     how it ended; written last, durably
@@ -24,30 +25,29 @@ import socket
 import sys
 import time
 
-from stratal.engines.local import entry, process, sandbox, wire
+from stratal.engines.local import entry, forked, invocation, namespaces, process, sandbox, shepherd, wire
 from stratal.engines.local.census import Census
 from stratal.engines.local.cgroup import Group
 from stratal.engines.local.relay import Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
-STATUS_FD = 3
+    from stratal.engines.local.nursery import Offer
+
 WALL_GRACE = 10.0
 _SETUP_SECONDS = 30.0
 _REPORT_EVERY = 5.0
 _SHORTLY = 0.02
+_LAST_WORDS_SECONDS = 5.0
 _FILES = 65536
 _SHELLS = frozenset(("sh", "dash", "bash", "zsh", "ash", "ksh", "busybox"))
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """``launcher <attempt's folder> <nonce>``, with a pipe to the keeper on descriptor 3."""
-    folder, nonce = arguments
-    os.set_inheritable(STATUS_FD, False)
+def launch(folder: str, nonce: str, status: int, offer: Offer | None) -> None:
+    """In a fork of the keeper, told on the descriptor `status`: be the launcher, until it is all over."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     spec = process.read_json(f"{folder}/spec.json")
     if spec is None or spec["nonce"] != nonce:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     me = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "boot": process.boot_id()}
     if not process.claim_json(f"{folder}/pid.json", me):
         sys.exit("the attempt was taken on before")
-    Launcher(folder, spec).run()
+    Launcher(folder, spec, status, offer).run()
 
 
 class _Refused(Exception):
@@ -67,8 +67,13 @@ class _Refused(Exception):
 
 
 class Launcher:
-    def __init__(self, folder: str, spec: dict[str, Any]) -> None:
+    def __init__(self, folder: str, spec: dict[str, Any], status: int, offer: Offer | None) -> None:
         self.folder = folder
+        self.teller = status
+        self.offer = offer
+        self.fork: forked.Fork | None = None
+        self.told: dict[str, Any] = {}
+        self.workload = 0
         self.private = f"{folder}/private"
         self.spec = spec
         self.boxed = bool(spec["isolate"] and spec["engine"]["bubblewrap"])
@@ -90,7 +95,8 @@ class Launcher:
             if self.spec["isolate"]:
                 sandbox.write_private(self.spec, self.private)
             self._make_group()
-            self._start()
+            if not self._fork():
+                self._start()
         except _Refused as error:
             self._end_tree()
             self._refuse(str(error), final=error.final)
@@ -102,6 +108,7 @@ class Launcher:
         self._announce()
         if self.listener is not None:
             Relay(self.listener, self.spec["engine"]["platform_socket"]).start()
+        self._tell_imports()
         self._supervise()
         self._finish()
 
@@ -118,6 +125,48 @@ class Launcher:
             group.remove()
         else:
             self.group = group
+
+    def _fork(self) -> bool:
+        """Have a zygote fork the workload, when one is offered and that comes to the same as a start of its own."""
+        if self.offer is None:
+            return False
+        fork = forked.Fork(self.offer)
+        try:
+            run = forked.fit(self.spec, self.offer)
+            self._fork_into_box(fork, run)
+        except forked.Differs as difference:
+            self.told = {"differs": str(difference)}
+        except (_Refused, OSError, ValueError, IndexError) as error:
+            self.told = {"failed": str(error)}
+        else:
+            self.fork, self.told = fork, {"forked": True}
+            self.workload = next(iter(process.children(fork.pid)), 0)
+            fork.attend()
+            return True
+        finally:
+            for fd in self.offer.box:
+                os.close(fd)
+        fork.undo()
+        self._end_tree()
+        self.child, self.status, self.listener, self.landlocked = 0, None, None, False
+        return False
+
+    def _fork_into_box(self, fork: forked.Fork, run: invocation.Invocation) -> None:
+        assert self.offer is not None
+        descriptors = [self.log]
+        plan = sandbox.plan(self.spec, self.private, boxed=self.boxed)
+        if self.boxed:
+            self.child, self.holder = forked.hold(self.spec, self.private, self.offer, self.group)
+            self.held = forked.held(self.child)
+            descriptors += namespaces.of(self.held)
+        fork.meet()
+        if self.group is not None:
+            self.group.take(fork.pid)
+        told = shepherd.plan(run, plan, _FILES, self.spec["processors"], boxed=self.boxed)
+        fork.send(told, descriptors)
+        for fd in descriptors[1:]:
+            os.close(fd)
+        self._hear_ready(fork.channel, listens=bool(plan[2][1]))
 
     def _start(self) -> None:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -167,8 +216,7 @@ class Launcher:
         files = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")  # when the machine runs out of memory, workloads go before the platform
+        process.volunteer()
         if self.spec["processors"]:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, self.spec["processors"])
@@ -176,6 +224,13 @@ class Launcher:
 
     def _hear(self, channel: socket.socket, *, listens: bool) -> None:
         """Follow `entry` until the workload's program took over. Raises `_Refused` when it did not."""
+        self._hear_ready(channel, listens=listens)
+        refused = wire.receive(channel)
+        if refused is not None:
+            self._give_up(refused)
+        self.workload = self.child
+
+    def _hear_ready(self, channel: socket.socket, *, listens: bool) -> None:
         if listens:
             head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
             if descriptors:
@@ -188,9 +243,6 @@ class Launcher:
             self._give_up(ready)
         else:
             self.landlocked = ready[0][1] == "landlock"
-        refused = wire.receive(channel)
-        if refused is not None:
-            self._give_up(refused)
 
     def _give_up(self, message: list[list[str]] | None) -> None:
         if message is None or message[0][0] != "refused":
@@ -216,9 +268,11 @@ class Launcher:
         started: dict[str, Any] = {
             "started_at": self.started_at,
             "isolation": self.isolation,
-            "workload": self.child,
+            "workload": self.workload,
+            "workload_started": process.start_time(self.workload) if self.workload else None,
         }
-        started["workload_started"] = process.start_time(self.child)
+        if self.fork is not None:
+            started["shepherd"] = [self.fork.pid, self.fork.started]
         if self.group is not None:
             started["cgroup"] = self.group.path
         process.write_json(f"{self.folder}/started.json", started, durable=False)
@@ -226,7 +280,18 @@ class Launcher:
 
     def _tell(self, news: str) -> None:
         with contextlib.suppress(OSError):  # the keeper may be gone; the next one reads the record
-            os.write(STATUS_FD, news.encode() + b"\n")
+            os.write(self.teller, news.encode() + b"\n")
+
+    def _tell_imports(self) -> None:
+        """Let the keeper's zygotes know what this workload imports, and how a fork went."""
+        if not self.spec["engine"].get("zygotes"):
+            return
+        run = invocation.parse(self.spec)
+        if run is not None:
+            told = {"imports": [*self.spec["imports"], *invocation.imports(self.spec, run)], **self.told}
+            with contextlib.suppress(OSError):
+                process.write_json(f"{self.folder}/imports.json", told, durable=False)
+                self._tell("imports")
 
     def _isolation(self) -> dict[str, Any]:
         memory = "none"
@@ -241,6 +306,7 @@ class Launcher:
             "network": "platform" if closed else "open",
             "memory": memory,
             "landlock": self.landlocked,
+            "start": "cold" if self.fork is None else "forked",
             "other_inputs": others,
         }
 
@@ -249,13 +315,15 @@ class Launcher:
     def _supervise(self) -> None:
         """Until the workload's first process ended and what it left behind is gone."""
         watched = self.spec["memory_bytes"] if self.group is None else None
-        self.census = census = Census(os.getpid(), watched)
+        self.census = census = Census(self._members, watched)
         wall = self.spec["wall_seconds"]
         wall_at = time.monotonic() + wall if wall else None
         report_at = time.monotonic() + _REPORT_EVERY
         members: list[int] = []
         while self._reap():
             now = time.monotonic()
+            if self.fork is not None and self.fork.gone:
+                break
             if self.status is not None and (self.boxed or self.kill_at is None or now >= self.kill_at):
                 break
             if now >= census.due:
@@ -282,20 +350,25 @@ class Launcher:
                 *(t for t in (wall_at, self.kill_at) if t is not None),
             ]
             told = signal.sigtimedwait(_SIGNALS, max(0.0, min(alarms) - time.monotonic()))
-            if told is not None and told.si_signo != signal.SIGCHLD:
+            if told is not None and told.si_signo not in (signal.SIGCHLD, signal.SIGIO):
                 self._asked_to_stop()
         self._end_tree()
 
     def _reap(self) -> bool:
         """Collect what ended; False when no process of the tree is left."""
+        herd = False
+        if self.fork is not None:
+            self.fork.hear()
+            self.status = self.fork.status
+            herd = self.fork.lives()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return False
+                return herd
             if pid == 0:
                 return True
-            if pid == self.child:
+            if pid == self.child and self.fork is None:
                 self.status = status
 
     def _report(self, census: Census) -> None:
@@ -334,12 +407,19 @@ class Launcher:
             process.signal_all([self.frozen], signal.SIGCONT)
             self.frozen = 0
 
+    def _members(self) -> list[int]:
+        """Every process of the tree but the shepherd, the workload's own first."""
+        own = process.descendants(os.getpid())
+        return own if self.fork is None else [*self.fork.members(), *own]
+
     def _workload(self) -> list[int]:
-        """The workload's processes, without bubblewrap's two, whose end would be everybody's at once."""
-        members = process.descendants(os.getpid())
+        """The workload's processes, without those that make its box, whose end would be everybody's at once."""
+        members = self._members()
         if not self.boxed:
             return members
         wrapping = {self.child, *process.children(self.child)}
+        if self.fork is not None:
+            wrapping |= {self.held}
         return [pid for pid in members if pid not in wrapping]
 
     def _kill_for_memory(self) -> None:
@@ -348,11 +428,17 @@ class Launcher:
 
     def _end_tree(self) -> None:
         """SIGKILL until nothing is left. Orphans come to this process, so nothing can slip away."""
+        patience = time.monotonic() + _LAST_WORDS_SECONDS
         while self._reap():
-            if self.group is not None and self.group.version == 2:
+            if self.group is not None and self.group.version == 2 and self.fork is None:
                 self.group.kill()
-            process.signal_all(process.descendants(os.getpid()), signal.SIGKILL)
-            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+            process.signal_all(self._members(), signal.SIGKILL)
+            if self.fork is not None:
+                if time.monotonic() > patience:
+                    self.fork.undo()
+                elif self.fork.status is not None:
+                    self.fork.let_go()
+            signal.sigtimedwait({signal.SIGCHLD, signal.SIGIO}, 0.02 if self.fork is not None else 0.05)
 
     # -- finish --------------------------------------------------------------------------------
 
@@ -371,8 +457,11 @@ class Launcher:
             if self.reason:
                 os.write(self.log, self._last_line(self.reason))
             os.fsync(self.log)
-        usage = self.census.usage(ended=True)
-        record = {
+        fork = self.fork
+        usage = self.census.usage(
+            ended=True, apart=None if fork is None else (fork.cpu_seconds, fork.peak_bytes)
+        )
+        record: dict[str, Any] = {
             "started_at": self.started_at,
             "ended_at": ended_at,
             "exit_code": code,
@@ -380,6 +469,9 @@ class Launcher:
             "usage": usage,
             "isolation": self.isolation,
         }
+        if code is None:
+            record["lost"] = True
+            record["reason"] = reason or "what watched over it was killed: nobody saw how it ended"
         self._write_record(record)
         self._tell("ended")  # now: clearing a large /tmp away takes its time
         process.remove_tree(self.private)

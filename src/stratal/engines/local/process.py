@@ -48,6 +48,32 @@ def forbid_new_privileges() -> None:
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
+def start_afresh() -> None:
+    """Handle no signal in a way of one's own, and block none: what a fork does before it becomes something else.
+
+    SIGPIPE stays ignored, as everywhere in Python.
+    """
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def volunteer() -> None:
+    """When the machine runs out of memory, this process goes before the platform."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")
+
+
+def rename(argv: Iterable[str]) -> None:
+    """Show `argv` as this process's command line, as far as there is room for it where the first one stood."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+        begin, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: proc(5) fields 48 and 49
+        text = b"\0".join(os.fsencode(word) for word in argv)[: end - begin - 1]
+        ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
+
+
 # -- identity --------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from stratal.engines.local import landlock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 HOME = "/home/workload"
@@ -120,16 +120,43 @@ def _entry_python(spec: dict[str, Any]) -> str:
 
 def command(spec: dict[str, Any], private: str) -> list[str]:
     """The bubblewrap command for `spec`; `private` is the attempt's folder with ``tmp``, ``home`` and ``etc``."""
+    first_step = [_entry_python(spec), "-I", "-S", "-E", f"{_INSIDE}/stratal/engines/local/boot.py", "entry"]
+    return [*_box(spec, private, "--die-with-parent"), *first_step]
+
+
+def holder(spec: dict[str, Any], private: str) -> list[str]:
+    """The same box around nothing but a shell that says when it is there and holds it until let go."""
+    return [*_box(spec, private, "--die-with-parent"), "/bin/sh", "-c", "echo >&3; read held <&3"]
+
+
+# As the first process of its namespace a shell takes orphans in and stays for as long as boxes exist below.
+_WARDEN = '"$@" & exec 3<&-; wait $!; while set -- /proc/[0-9]*; [ $# -gt 1 ]; do sleep 1; done'
+
+
+def nest(spec: dict[str, Any], private: str, env: dict[str, str]) -> list[str]:
+    """The box of a zygote and of what it forks: it outlives zygote and keeper for as long as it is used."""
+    argv = _box(spec, private, "--as-pid-1")
+    variables = [word for name, value in env.items() for word in ("--setenv", name, value)]
+    inner = ["/bin/sh", "-c", _WARDEN, "warden", *zygote(spec["python"], _INSIDE)]
+    return [*argv[:-1], *variables, "--", *inner]
+
+
+def zygote(python: str, source: str = os.path.normpath(f"{HERE}/../../..")) -> list[str]:
+    """The command of a zygote; the room at its end is for the names of what it forks."""
+    return [python, f"{source}/stratal/engines/local/boot.py", "zygote", " " * 400]
+
+
+def _box(spec: dict[str, Any], private: str, lifetime: str) -> list[str]:
+    """The bubblewrap command up to the program inside."""
     engine = spec["engine"]
     flavour = engine["bubblewrap"]
     closed = spec["network"] == "platform" and flavour["network"]
-    argv = [flavour["path"], *namespaces(flavour["users"], closed), "--hostname", "stratal"]
+    argv = [flavour["path"], *namespaces(flavour["users"], closed), lifetime, "--hostname", "stratal"]
     argv += _mounts(spec, private, closed=closed)
     argv += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777"]
     if spec["memory_bytes"]:  # what lies in shared memory is memory too
         argv += ["--size", str(spec["memory_bytes"])]
-    argv += ["--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/", "--"]
-    return [*argv, _entry_python(spec), "-I", "-S", "-E", f"{_INSIDE}/stratal/engines/local/boot.py", "entry"]
+    return [*argv, "--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/", "--"]
 
 
 def namespaces(users: bool, closed: bool) -> list[str]:
@@ -137,7 +164,7 @@ def namespaces(users: bool, closed: bool) -> list[str]:
     flags = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     flags += ["--unshare-user"] if users else []
     flags += ["--unshare-net"] if closed else []
-    return [*flags, "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    return [*flags, "--new-session", "--cap-drop", "ALL"]
 
 
 def _mounts(spec: dict[str, Any], private: str, *, closed: bool) -> list[str]:
@@ -217,22 +244,16 @@ def plan(spec: dict[str, Any], private: str, *, boxed: bool) -> list[Sequence[st
     environment = dict(spec["env"])
     engine = spec["engine"]
     listen, fence = "", ""
-    readable: Iterable[str] = ()
-    writable: Iterable[str] = ()
+    readable: list[str] = []
+    writable: list[str] = []
     if spec["isolate"]:
         fence = "landlock" if engine["landlock"] else "privileges"
         environment["HOME"] = HOME if boxed else f"{private}/home"
-        own = [spec["cwd"], *spec["read_write"]]
         if boxed:
             environment.pop("TMPDIR", None)
-            readable = ["/"]
-            writable = [*own, "/tmp", "/var/tmp", HOME, "/dev", "/proc"]
-        else:
-            if engine["landlock"] and any(path.startswith("/tmp/") for path in engine["hidden"]):
-                environment["TMPDIR"] = f"{private}/tmp"  # /tmp itself is out of reach
-            readable = [*spec["read_only"], *pythons(spec)]
-            writable = [*own, f"{private}/tmp", f"{private}/home"]
-            writable += landlock.everything_but(engine["hidden"]) if engine["landlock"] else []
+        elif engine["landlock"] and any(path.startswith("/tmp/") for path in engine["hidden"]):
+            environment["TMPDIR"] = f"{private}/tmp"  # /tmp itself is out of reach
+        readable, writable = reach(spec, private)
     if boxed and spec["network"] == "platform" and engine["bubblewrap"]["network"]:
         port = url_address(environment.get("STRATAL_URL", ""))[1]
         listen = f"127.0.0.1:{port}" if port and engine["platform_socket"] else ""
@@ -240,6 +261,16 @@ def plan(spec: dict[str, Any], private: str, *, boxed: bool) -> list[Sequence[st
         spec["argv"],
         [f"{key}={value}" for key, value in environment.items()],
         [spec["cwd"], listen, fence],
-        list(readable),
-        list(writable),
+        readable,
+        writable,
     ]
+
+
+def reach(spec: dict[str, Any], private: str) -> tuple[list[str], list[str]]:
+    """What landlock leaves readable, and writable: in a box the box's own, without one all but the platform's home."""
+    engine = spec["engine"]
+    own = [spec["cwd"], *spec["read_write"]]
+    if engine["bubblewrap"]:
+        return ["/"], [*own, "/tmp", "/var/tmp", HOME, "/dev", "/proc"]
+    others = landlock.everything_but(engine["hidden"]) if engine["landlock"] else []
+    return [*spec["read_only"], *pythons(spec)], [*own, f"{private}/tmp", f"{private}/home", *others]
