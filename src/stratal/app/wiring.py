@@ -176,8 +176,7 @@ def wire(settings: Settings) -> Platform:
     run_search = RunSearch(database, experiments)
     serving = furnish_endpoints(
         database,
-        replica_blobs,
-        engine,
+        compute.services,
         compute.environments,
         compute.jobs,
         models,
@@ -185,7 +184,6 @@ def wire(settings: Settings) -> Platform:
         clock,
         spool=home.spool,
         layouts=home.models,
-        sockets=home.run / "replicas",
     )
     starts.append(serving.start)
     closes.append(serving.close)
