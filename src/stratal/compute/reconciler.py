@@ -433,6 +433,8 @@ class Reconciler:
         usage = status.usage if status is not None else Usage()
         if status is not None:
             usage = await self._gpus.end(job, usage)
+        ran = job.world_size if status is not None else 0
+        ranks = [await self._logs.store_rank(job.attempt_id, rank) for rank in range(ran)]
         blob = await self._logs.store(job.attempt_id, epilogue)
         how = End(
             state=state,
@@ -445,6 +447,7 @@ class Reconciler:
             log_blob=blob.key,
             log_bytes=blob.size,
             checkpoint_bytes=size,
+            ranks=ranks,
         )
         await self._database.write(lambda c: claims.end(c, self._keys, held, how, self._clock()))
         self._forget(held)
