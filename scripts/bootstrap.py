@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-WANTED = {"demo": ["-e", ".[demo]"], "test": ["-e", ".[demo]", "--group", "test"]}
+WANTED = {"demo": ["-e", ".[demo]"], "test": ["-e", ".[demo,postgres]", "--group", "test"]}
 
 
 def main(goal: str) -> None:

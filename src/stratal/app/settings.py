@@ -3,13 +3,14 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stratal.compute.package_sources import of_this_machine
 
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
+    "STRATAL_DATABASE_URL": "The PostgreSQL database that keeps the records (default: SQLite in STRATAL_HOME).",
     "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
@@ -123,6 +124,7 @@ class Settings:
     insecure: bool = False
     log_level: str = "info"
     hostnames: tuple[str, ...] = ()
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
 
     @property
     def everywhere(self) -> bool:
@@ -146,6 +148,11 @@ class Settings:
 def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """STRATAL_HOME, else ~/.stratal; absolute."""
     return Path(environ.get("STRATAL_HOME") or Path.home() / ".stratal").expanduser().absolute()
+
+
+def database_url(environ: Mapping[str, str] = os.environ) -> str | None:
+    """STRATAL_DATABASE_URL; None for SQLite in the data directory."""
+    return environ.get("STRATAL_DATABASE_URL") or None
 
 
 def package_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
