@@ -100,14 +100,14 @@ def test_bad_names_are_refused(place: Place, name: str) -> None:
         (
             "namespaces/bad/tables/t",
             b'{"updates": [{"action": "set-location", "location": "s3://other/x"}]}',
-            400,
+            403,
         ),
         (
             "namespaces/bad/tables/t",
             b'{"updates": [{"action": "remove-snapshots", "snapshot-ids": [5]}]}',
             400,
         ),
-        ("namespaces/bad/register", b'{"name": "r", "metadata-location": "s3://other/x.json"}', 400),
+        ("namespaces/bad/register", b'{"name": "r", "metadata-location": "s3://other/x.json"}', 403),
         ("namespaces/bad/views", b"{}", 501),
         ("namespaces/bad/tables/t/plan", b"{}", 501),
         ("nonsense", b"{}", 404),
@@ -259,9 +259,9 @@ def test_another_projects_tables_are_not_there(place: Place, server: PlatformSer
             assert answer.json()["error"]["code"] == 404
         catalog.create_namespace("mine")
         for location in (table.location(), table.location() + "-x"):
-            with pytest.raises(BadRequestError):
+            with pytest.raises(ForbiddenError):
                 catalog.create_table("mine.t", SCHEMA, location=location)
-        with pytest.raises(BadRequestError):
+        with pytest.raises(ForbiddenError):
             catalog.register_table("mine.stolen", table.metadata_location)
         mine = catalog.create_table("mine.honest", SCHEMA)
         data_file = table.inspect.files()["file_path"][0].as_py()
