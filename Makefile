@@ -28,7 +28,7 @@ check-static:
 	@$(BIN)/lint-imports --no-cache > .lint-imports.log 2>&1 || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
 
 check-fast:
-	@$(BIN)/pytest -m fast tests/rooms tests/docs
+	@$(BIN)/pytest -n 2 --dist loadfile -m fast tests/rooms tests/docs
 
 test: check ## all tests, with a bounded sample of the long ones (under 15 min)
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not fast"
