@@ -12,7 +12,6 @@ from stratal.kernel.errors import Denied, Invalid, NotFound, Unavailable
 
 from .room import Room
 
-pytestmark = pytest.mark.fast
 InRoom = Callable[[Callable[[Room], Awaitable[None]]], None]
 
 

@@ -12,7 +12,6 @@ from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, TooLarge
 
 from .room import Room
 
-pytestmark = pytest.mark.fast
 InRoom = Callable[[Callable[[Room], Awaitable[None]]], None]
 
 

@@ -11,8 +11,6 @@ from stratal.kernel.errors import Denied, Invalid, NotFound, Unavailable
 
 from .room import OWNER, STRANGER, VIEWER, Room, World, ask, until
 
-pytestmark = pytest.mark.fast
-
 
 def test_a_deployed_model_answers_and_its_prediction_is_read_back(in_room: Callable[..., None]) -> None:
     async def story(room: Room) -> None:

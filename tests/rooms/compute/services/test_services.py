@@ -11,7 +11,6 @@ from stratal.kernel.errors import Busy, Invalid, NotFound, Unavailable
 
 from .room import Room, ask, named, until
 
-pytestmark = pytest.mark.fast
 Tell = Callable[..., None]
 
 
