@@ -13,6 +13,7 @@ from stratal.ai.endpoints.model import (
     PinnedFile,
     ReplicaInfo,
     Revision,
+    RevisionState,
 )
 from stratal.ai.endpoints.replicas import Replicas
 from stratal.ai.endpoints.rollout import Rollouts
@@ -246,9 +247,10 @@ class Endpoints:
         return live
 
     async def _view(self, live: Live) -> EndpointView:
+        seq = live.endpoint.active_revision
+
         def read(c: Connection) -> tuple[list[Revision], Revision | None, list[ReplicaInfo]]:
             latest = records.revisions_of(c, live.endpoint.id, 1)
-            seq = live.endpoint.active_revision
             return (
                 latest,
                 None if seq is None else records.revision(c, seq),
@@ -256,6 +258,9 @@ class Endpoints:
             )
 
         latest, active, replicas = await self._database.read(read)
+        if latest[0].state is RevisionState.ACTIVE and latest[0].seq != seq:
+            # Its row is committed, requests still go to the one before: it is shown active when it answers.
+            latest[0] = replace(latest[0], state=RevisionState.STARTING)
         state, failure = _state(live, latest[0])
         attempt = live.active.attempt_id if live.active is not None else None
         return EndpointView(
