@@ -34,7 +34,7 @@ test: check ## all tests, with a bounded sample of the long ones (under 15 min)
 	@$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not fast"
 
 soak: bootstrap-test ## the long tests whole: thousands of kills, cuts and fuzz cases
-	@$(BIN)/pytest -m soak
+	@$(BIN)/pytest -n 2 --dist worksteal -m soak --durations=0
 
 gpu-check: ## check this machine's GPUs end to end; says so when there is none
 	@$(or $(PYTHON),python3) scripts/bootstrap.py gpu

@@ -470,7 +470,7 @@ def test_a_spoilt_request_is_refused_and_changes_nothing(target: Target, data: s
 
 
 @pytest.mark.soak
-@settings(max_examples=60_000, **QUIET)
+@settings(max_examples=30_000, **QUIET)
 @given(st.data())
 def test_tens_of_thousands_of_spoilt_requests(target: Target, data: st.DataObject) -> None:
     _fuzz(target, data)
