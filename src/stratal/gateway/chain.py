@@ -75,6 +75,7 @@ class Chain:
         try:
             self._check(scope)
             door = self._find(scope)
+            scope["state"]["authenticate"] = door.authenticate
             scope["state"]["who"] = await door.authenticate(Request(scope, receive))
             await door(scope, receive, answer)
         except StratalError as error:

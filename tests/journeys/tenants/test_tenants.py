@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -497,10 +498,13 @@ def test_a_key_that_ended(mine: Tenant, how: str, s3_code: str) -> None:
     for use in uses.values():
         use()
     jobs = len(_jobs(mine))
-    if how == "expired":
-        wait_until(lambda: time.monotonic() > until)
-    else:
-        mine.server.cli("keys", "revoke", made["id"])
+    with tenant.http() as http, http.stream("GET", f"/api/v1/projects/{mine.project}/events") as news:
+        if how == "expired":
+            wait_until(lambda: time.monotonic() > until)
+        else:
+            mine.server.cli("keys", "revoke", made["id"])
+        heard = list(islice(news.iter_text(), 20))  # what stands open ends too, after few words
+        assert (heard[0].startswith(": connected"), len(heard) < 20) == (True, True), heard
     for name, use in uses.items():  # clients that worked with it a moment ago
         kind, code, words = failure_of(use)
         assert "Traceback" not in words

@@ -13,6 +13,7 @@ from stratal.compute.jobs import MOST_AT_ONCE, Jobs
 from stratal.compute.model import Array, Attempt, Job, JobSpec, JobState, Source
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
+from stratal.gateway.standing import still_good, while_good
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
@@ -124,6 +125,7 @@ def router(jobs: Jobs, projects: Projects) -> APIRouter:
 
     @api.get("/projects/{project}/jobs/{job_id}/logs")
     async def read_logs(
+        request: Request,
         who: Who,
         project: str,
         job_id: int,
@@ -135,6 +137,8 @@ def router(jobs: Jobs, projects: Projects) -> APIRouter:
         place = await projects.get(who, project)
         chunks = await jobs.logs(who, place.id, job_id, attempt=attempt, offset=offset, follow=follow)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        if follow:
+            chunks = while_good(chunks, still_good(request))
         return StreamingResponse(chunks, media_type="text/plain; charset=utf-8", headers=headers)
 
     @api.get("/projects/{project}/jobs/{job_id}/diff")

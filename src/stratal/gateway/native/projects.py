@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import StreamingResponse
 
 from stratal.gateway.native.door import caller
+from stratal.gateway.standing import still_good, while_good
 from stratal.identity.keys import KeyInfo, Keys
 from stratal.identity.model import Principal, Role
 from stratal.identity.permissions import require
@@ -93,7 +94,7 @@ def router(keys: Keys, projects: Projects, removal: Removal, sessions: Sessions,
     async def list_events(
         request: Request, who: Who, project: str, after: Annotated[int | None, Query(ge=0, lt=2**62)] = None
     ) -> StreamingResponse:
-        """The project's news as server-sent events, from `after` (default: from now), for as long as you listen."""
+        """The project's news as server-sent events, from `after` (default: from now), for as long as you listen and may."""
         place = await projects.get(who, project)
         require(who, "events.read", place.id)
         last = request.headers.get("last-event-id", "")
@@ -109,8 +110,9 @@ def router(keys: Keys, projects: Projects, removal: Removal, sessions: Sessions,
                     orjson.dumps(_event(event)),
                 )
 
+        stream = while_good(lines(), still_good(request), heartbeat=b": still here\n\n")
         return StreamingResponse(
-            lines(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            stream, media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )
 
     return api
