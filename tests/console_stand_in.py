@@ -115,6 +115,8 @@ def answers(word: str) -> dict[str, Any]:
         },
         "log_bytes": 12,
         "gpus": 1,
+        "nodes": 2,
+        "procs_per_node": 2,
         "gpu_type": word,
         "gpu_uuids": [word],
         "attempt": 2,

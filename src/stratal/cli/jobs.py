@@ -130,22 +130,25 @@ def why_job(job_id: int, project: str | None, as_json: bool) -> None:
 @click.argument("job_id", type=click.IntRange(1), metavar="ID")
 @project_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
+@click.option("--rank", type=click.IntRange(0), help="One process's of a gang, in --attempt or the last.")
 @click.option(
     "--attempt", type=click.IntRange(1), help="One attempt's alone (default: all, one after another)."
 )
 @json_option
-def job_logs(job_id: int, project: str | None, follow: bool, attempt: int | None, as_json: bool) -> None:
+def job_logs(
+    job_id: int, project: str | None, follow: bool, rank: int | None, attempt: int | None, as_json: bool
+) -> None:
     """Print the log of job ID. Ctrl-C ends the printing, not the job."""
     client = Client(project=project)
     if as_json:
         found = sdk.wait(client, job_id) if follow else sdk.get(client, job_id)
-        text = sdk.logs(client, job_id, attempt=attempt).decode(errors="replace")
+        text = sdk.logs(client, job_id, attempt=attempt, rank=rank).decode(errors="replace")
         print_json({"id": job_id, "state": found["state"], "exit_code": found["exit_code"], "log": text})
-    elif follow and attempt is None:
+    elif follow and attempt is None and rank is None:
         sdk.get(client, job_id)
         sdk.follow(client, job_id)
     else:
-        for chunk in sdk.read_logs(client, job_id, attempt=attempt, follow=follow):
+        for chunk in sdk.read_logs(client, job_id, attempt=attempt, rank=rank, follow=follow):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
 
@@ -187,6 +190,12 @@ def _stop_array(client: Client, name: str, wait: bool, as_json: bool) -> None:
 # -- words ---------------------------------------------------------------------------------------------
 
 
+def _each(found: dict[str, Any]) -> str:
+    if not found["nodes"]:
+        return ""
+    return f" on each of {found['nodes']} nodes, {found['procs_per_node']} processes on each"
+
+
 def _details(found: dict[str, Any]) -> list[tuple[str, object]]:
     usage, source, isolation = found["usage"], found["source"], found["isolation"]
     rows: list[tuple[str, object]] = [
@@ -203,7 +212,7 @@ def _details(found: dict[str, Any]) -> list[tuple[str, object]]:
         ("Asked", f"{ago(found['queued_at'])} ({found['queued_at']})"),
         ("Started", found["started_at"] and f"{ago(found['started_at'])} ({found['started_at']})"),
         ("Took", took(found)),
-        ("May use", f"{found['cpus']:g} cpus, {human_bytes(found['memory_bytes'])}"),
+        ("May use", f"{found['cpus']:g} cpus, {human_bytes(found['memory_bytes'])}{_each(found)}"),
     ]
     if found["gpus"]:
         rows.append(

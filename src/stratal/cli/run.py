@@ -29,6 +29,7 @@ Examples:
   stratal run --requirements requirements.txt --memory 8GiB --cpus 2 -- python train.py
   stratal run --detach --name nightly --timeout 2h -- python -m pipeline
   stratal run --gpus h100:1 -- python train.py
+  stratal run --nodes 2 --procs-per-node 4 --retries 3 -- python train.py
   stratal run --network open -- python download.py
   stratal run --retries 3 --grace 60s -- python train.py
   stratal run --array 0-9 --parallel 2 -- sh -c 'python fit.py --fold $STRATAL_ARRAY_INDEX'
@@ -42,6 +43,18 @@ works in a copy, removed when it ended: keep results in buckets, tables or runs.
 \b
 The platform's variables (see: stratal env) are set, with a key of the job's own. Where the sandbox
 allows it, the job reaches the platform and nothing else, unless run with --network open.
+
+\b
+With --retries a failed attempt, or one whose end nobody saw, is followed by another after a pause of 1 s,
+2 s, 4 s … (at most 5 min). What lies in $STRATAL_CHECKPOINT_DIR is there again in the next attempt.
+
+\b
+With --nodes or --procs-per-node the command is started as a gang, once for each process, with torchrun's
+variables (RANK, WORLD_SIZE, MASTER_ADDR …). When one fails all end, and are tried again together.
+
+\b
+With --array the command runs once for each index, as jobs of their own; an array is named a3 (jobs: 12).
+Exit code: 0 when all succeeded, else 1.
 
 \b
 Ctrl-C leaves the job running. Exit code: the job's own; 125 when it has none (it never started, was
@@ -63,6 +76,12 @@ stopped before, or nobody saw its end); 130 after Ctrl-C; 0 with --detach.
     metavar="[TYPE:]N",
     help="GPUs it gets for itself, e.g. 1 or h100:2 (default none).",
 )
+@click.option(
+    "--nodes",
+    type=click.IntRange(1),
+    help="Run a gang on so many nodes, all or none; --cpus, --memory and --gpus are each node's.",
+)
+@click.option("--procs-per-node", type=click.IntRange(1), help="Processes on each node of the gang.")
 @click.option(
     "--env",
     "variables",
@@ -122,6 +141,8 @@ def run(
     cpus: float | None,
     memory: int | None,
     gpus: tuple[int, str | None] | None,
+    nodes: int | None,
+    procs_per_node: int | None,
     variables: tuple[str, ...],
     requirements: tuple[Path, ...],
     packages: tuple[str, ...],
@@ -155,6 +176,8 @@ def run(
             memory_bytes=memory,
             gpus=gpus[0] if gpus else 0,
             gpu_type=gpus[1] if gpus else None,
+            nodes=nodes,
+            procs_per_node=procs_per_node,
             env=env,
             requirements=wanted,
             upgrade_environment=upgrade_env,

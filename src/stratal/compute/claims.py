@@ -13,8 +13,8 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from stratal.compute import dependencies, metered, records
 from stratal.compute.engine import Usage
-from stratal.compute.model import ACTIVE, Held, Job, JobState, before, pause_ms
-from stratal.compute.tables import attempts, jobs
+from stratal.compute.model import ACTIVE, Held, Job, JobState, RankLog, before, pause_ms
+from stratal.compute.tables import attempts, jobs, rank_logs
 from stratal.identity.keys import Keys
 from stratal.kernel.events import emit
 from stratal.ledger import metering
@@ -41,6 +41,7 @@ class End:
     log_bytes: int
     checkpoint_bytes: int | None
     gpu_type: str = ""
+    ranks: Sequence[RankLog] = ()
 
 
 def mine(held: Held) -> Any:
@@ -161,6 +162,10 @@ def end(c: Connection, keys: Keys, held: Held, how: End, now: int) -> JobState:
         raise Superseded
     c.execute(_attempt(job).values(attempt_values))
     metering.measure(c, metered.running_of(held, how.usage, how.gpu_type), how.ended_at)
+    if how.ranks:
+        same = {"job_id": job.id, "number": job.attempt, "project_id": job.project_id}
+        rows = [{**same, "rank": one.rank, "blob": one.blob, "bytes": one.size} for one in how.ranks]
+        c.execute(insert(rank_logs), rows)
     keys.end_workload(c, job.workload)
     told = {"name": job.name, "attempt": job.attempt, "exit_code": how.exit_code, "reason": how.reason[:500]}
     kind = "job.requeued" if again else f"job.{how.state}"

@@ -15,6 +15,28 @@ WorkloadState = Literal["running", "exited", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
+class Gang:
+    """`nodes` × `procs_per_node` processes of the same program that find one another by torchrun's variables.
+
+    The engine starts all of them or none. They reach each other, also where `network` is ``platform``. When one
+    fails the others are ended (SIGTERM, SIGKILL after the specification's grace), and its exit code is the
+    attempt's; 0 means that all ended with 0. Each has a log of its own (`Engine.logs`); the attempt's log has all of
+    theirs, each line with its rank before it.
+    """
+
+    nodes: int
+    procs_per_node: int
+    restart: int = 0
+    """How often the gang was started before, and how often it may be at most: for its members to know."""
+    most_restarts: int = 0
+    run_id: str = ""
+
+    @property
+    def world_size(self) -> int:
+        return self.nodes * self.procs_per_node
+
+
+@dataclass(frozen=True, slots=True)
 class WorkloadSpec:
     """One attempt to run one process tree. `attempt_id` is the idempotency key: the same id never starts twice."""
 
@@ -45,6 +67,8 @@ class WorkloadSpec:
     memory_bytes: int | None = None
     gpus: Sequence[str] = ()
     """The UUIDs of the GPUs it is given: where the sandbox can enforce it, no others can be opened."""
+    gang: Gang | None = None
+    """None: one process. Processors, memory and GPUs are those of the whole gang, GPUs in the order of its nodes."""
     wall_seconds: float | None = None
     grace_seconds: float = 10.0
     """How long the tree has between SIGTERM and SIGKILL when `wall_seconds` are over."""
@@ -169,8 +193,13 @@ class Engine(Protocol):
         """SIGTERM to the whole tree, SIGKILL after the grace. Returns at once; `watch` tells the end."""
         ...
 
-    async def logs(self, attempt_id: str, offset: int, limit: int = 1 << 20) -> bytes:
-        """Up to `limit` bytes of stdout and stderr, as written, from byte `offset`; empty when there are no more yet."""
+    async def logs(
+        self, attempt_id: str, offset: int, limit: int = 1 << 20, *, rank: int | None = None
+    ) -> bytes:
+        """Up to `limit` bytes of stdout and stderr, as written, from byte `offset`; empty when there are no more yet.
+
+        `rank`: of this member of a gang alone.
+        """
         ...
 
     async def release(self, attempt_id: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio.to_thread
 
 from stratal.compute.environments import remove_tree
+from stratal.compute.model import RankLog
 from stratal.compute.workloads import Workloads
 from stratal.kernel.blobs import Blob, BlobStore
 
@@ -55,6 +56,23 @@ class JobLogs:
         if offset < len(before):
             return before[offset : offset + limit]
         return await self._workloads.engine.logs(attempt_id, offset - len(before), limit)
+
+    async def live_rank(self, attempt_id: str, rank: int, offset: int) -> bytes:
+        """As `live`, of one member of a gang."""
+        return await self._workloads.engine.logs(attempt_id, offset, _CHUNK, rank=rank)
+
+    async def store_rank(self, attempt_id: str, rank: int) -> RankLog:
+        """Store what a member of an ended gang wrote. Raises `Unavailable` when the disk refuses."""
+        writer = await self._blobs.create()
+        offset = 0
+        try:
+            while chunk := await self.live_rank(attempt_id, rank, offset):
+                await writer.write(chunk)
+                offset += len(chunk)
+            blob = await writer.commit()
+            return RankLog(rank, blob.key, blob.size)
+        finally:
+            await writer.abort()
 
     async def stored(self, key: str, offset: int, length: int) -> AsyncIterator[bytes]:
         """The bytes [offset, offset+length) of a stored log."""

@@ -19,7 +19,7 @@ from stratal.compute.quotas import quota_of
 from stratal.compute.reconciler import Reconciler
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.submission import array_indices, complete
-from stratal.compute.tables import arrays, attempts, environments, jobs, quotas
+from stratal.compute.tables import arrays, attempts, environments, jobs, quotas, rank_logs
 from stratal.compute.waits import Wait, waits
 from stratal.compute.workloads import Workloads
 from stratal.identity.model import Principal
@@ -309,13 +309,15 @@ class Jobs:
         job_id: int,
         *,
         attempt: int | None = None,
+        rank: int | None = None,
         offset: int = 0,
         follow: bool = False,
     ) -> AsyncIterator[bytes]:
         """The job's log from byte `offset`: what there is now, and with `follow` all that comes until the job ended.
 
-        The logs of its attempts one behind the other, or that of one `attempt` alone. Offsets stay the same
-        for ever, so one who was cut off goes on from where they were. Raises `NotFound` before anything is yielded.
+        The logs of its attempts one behind the other, or that of one `attempt` alone, or what the member
+        `rank` of a gang wrote in an attempt (default: the last). Offsets stay the same for ever, so one who
+        was cut off goes on from where they were. Raises `NotFound` before anything is yielded.
         """
         require(who, "jobs.read", project_id, what=f"job {job_id}")
         if offset < 0:
@@ -327,6 +329,11 @@ class Jobs:
                 hint=f"It has had {job.attempt} so far." if job.attempt else "It has not started yet.",
                 reason="no_such_attempt",
             )
+        if rank is not None:
+            if not 0 <= rank < job.world_size:
+                has = f"It is a gang of {job.world_size}." if job.world_size else "It is no gang."
+                raise NotFound(f"Job {job_id} has no rank {rank}.", hint=has, reason="no_such_rank")
+            return self._stream.read_rank(job_id, attempt or job.attempt, rank, offset, follow=follow)
         return self._stream.read(job_id, attempt, offset, follow=follow)
 
     # -- the rest ------------------------------------------------------------------------------
@@ -360,17 +367,17 @@ class Jobs:
         logs = select(attempts.c.log_blob).where(
             attempts.c.project_id == project_id, attempts.c.log_blob.is_not(None)
         )
-        for key in await self._database.read(
-            lambda c: [*c.execute(blobs).scalars(), *c.execute(logs).scalars()]
-        ):
-            await self._blobs.delete(key)
+        ranks = select(rank_logs.c.blob).where(rank_logs.c.project_id == project_id)
+        for query in (blobs, logs, ranks):
+            for key in await self._database.read(lambda c, query=query: list(c.execute(query).scalars())):  # type: ignore[misc]
+                await self._blobs.delete(key)
         mine = select(jobs.c.id).where(jobs.c.project_id == project_id)
         for job_id in await self._database.read(lambda c: list(c.execute(mine).scalars())):
             await anyio.to_thread.run_sync(self._checkpoints.remove, job_id)
 
         def clear(c: Connection) -> None:
             dependencies.remove(c, mine)
-            for table in (attempts, jobs, arrays, quotas):
+            for table in (rank_logs, attempts, jobs, arrays, quotas):
                 c.execute(delete(table).where(table.c.project_id == project_id))
 
         await self._database.write(clear)

@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from stratal.compute import claims, records
 from stratal.compute.checkpoints import Checkpoints
-from stratal.compute.engine import WorkloadSpec, WorkloadStatus
+from stratal.compute.engine import Gang, WorkloadSpec, WorkloadStatus
 from stratal.compute.environments import Environment, Environments, remove_tree
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.model import Held, Job
@@ -100,7 +100,7 @@ class Launching:
         replaced = replaced_variables(job, platform)
         if replaced:
             self._logs.say(job.attempt_id, f"--env replaces the platform's own {', '.join(replaced)}")
-        threads = str(max(1, math.ceil(job.cpus)))
+        threads = str(max(1, math.ceil(job.cpus / (job.procs_per_node or 1))))
         env = {
             "PATH": f"{environment.path / 'bin'}:{_PATH}",
             "VIRTUAL_ENV": str(environment.path),
@@ -127,9 +127,10 @@ class Launching:
             python=environment.python,
             read_only=[environment.path],
             read_write=[code, checkpoint],
-            cpus=job.cpus,
-            memory_bytes=job.memory_bytes,
+            cpus=job.cpus * job.size,
+            memory_bytes=job.memory_bytes * job.size,
             gpus=job.gpu_uuids,
+            gang=gang_of(job),
             wall_seconds=job.timeout_seconds,
             grace_seconds=job.grace_seconds,
             network=job.network,
@@ -147,6 +148,13 @@ class Launching:
         if replaced:
             others.append(f"whatever {', '.join(replaced)} lead to (given with --env)")
         return records.isolation_json(replace(status.isolation, other_inputs=others))
+
+
+def gang_of(job: Job) -> Gang | None:
+    """The gang that an attempt of the job is; None: it is a single process."""
+    if job.nodes is None or job.procs_per_node is None:
+        return None
+    return Gang(job.nodes, job.procs_per_node, job.attempt - 1, job.retries, job.attempt_id)
 
 
 def replaced_variables(job: Job, platform: Mapping[str, str]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, delete, insert, select
 
-from stratal.compute.tables import attempts, code_files, environments, jobs, snapshots, work_sweep
+from stratal.compute.tables import attempts, code_files, environments, jobs, rank_logs, snapshots, work_sweep
 from stratal.kernel.blobs import BlobStore
 from stratal.kernel.database import Database
 from stratal.kernel.ids import new_id
@@ -22,6 +22,7 @@ log = logging.getLogger("stratal.compute")
 _BATCH = 200
 _REFERENCES = (
     attempts.c.log_blob,
+    rank_logs.c.blob,
     jobs.c.diff_blob,
     code_files.c.blob,
     snapshots.c.manifest_blob,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 from stratal.compute import records
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.model import Attempt, Job
-from stratal.compute.tables import attempts, jobs
+from stratal.compute.tables import attempts, jobs, rank_logs
 from stratal.kernel.database import Database
 
 _POLL_SECONDS = 0.15
@@ -53,6 +53,30 @@ class LogStream:
             elif follow:
                 await self._changed.wait(_QUIET_SECONDS if now is None else _POLL_SECONDS)
             elif now is None or not await self._ended_meanwhile(job_id, number):
+                return
+
+    async def read_rank(
+        self, job_id: int, number: int, rank: int, offset: int, *, follow: bool
+    ) -> AsyncIterator[bytes]:
+        """What one member of a gang wrote in an attempt, from `offset`; with `follow` until that has ended."""
+        stored = select(rank_logs.c.blob, rank_logs.c.bytes).where(
+            rank_logs.c.job_id == job_id, rank_logs.c.number == number, rank_logs.c.rank == rank
+        )
+        while True:
+            _, now = await self._database.read(lambda c: _state(c, job_id, number))
+            if now is None or now.state.ended:
+                row = await self._database.read(lambda c: c.execute(stored).one_or_none())
+                if row is not None and offset < row.bytes:
+                    async for chunk in self._logs.stored(row.blob, offset, row.bytes - offset):
+                        yield chunk
+                return
+            chunk = await self._logs.live_rank(f"job-{job_id}-{number}", rank, offset)
+            offset += len(chunk)
+            if chunk:
+                yield chunk
+            elif follow:
+                await self._changed.wait(_POLL_SECONDS)
+            elif not await self._ended_meanwhile(job_id, number):
                 return
 
     async def _ended_meanwhile(self, job_id: int, number: int) -> bool:

@@ -188,6 +188,11 @@ class Job:
         return self.nodes or 1
 
     @property
+    def world_size(self) -> int:
+        """The processes of its gang; 0: it is none."""
+        return (self.nodes or 0) * (self.procs_per_node or 0)
+
+    @property
     def attempt_id(self) -> str:
         """What the engine knows it by; the same id is never started twice."""
         return f"job-{self.id}-{self.attempt}"
@@ -231,6 +236,15 @@ class Attempt:
     isolation: Isolation | None
     log_blob: str | None
     log_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RankLog:
+    """What one member of a gang wrote in an attempt that has ended."""
+
+    rank: int
+    blob: str
+    size: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -434,6 +434,8 @@ class Reconciler:
         if status is not None:
             usage = await self._gpus.end(job, status.usage)
             gpu_type = metered.gpu_type_of(job, await self._workloads.engine.capacity())
+        ran = job.world_size if status is not None else 0
+        ranks = [await self._logs.store_rank(job.attempt_id, rank) for rank in range(ran)]
         blob = await self._logs.store(job.attempt_id, epilogue)
         how = End(
             state=state,
@@ -447,6 +449,7 @@ class Reconciler:
             log_bytes=blob.size,
             checkpoint_bytes=size,
             gpu_type=gpu_type,
+            ranks=ranks,
         )
         await self._database.write(lambda c: claims.end(c, self._keys, held, how, self._clock()))
         self._forget(held)

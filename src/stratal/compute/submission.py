@@ -23,6 +23,7 @@ MOST_PRIORITY = 1000
 MOST_RETRIES = 100
 MOST_GRACE = 3600.0
 MOST_MEMBERS = 1000
+MOST_PROCESSES = 256
 MOST_AFTER = 1000
 DEFAULT_CPUS = 1.0
 DEFAULT_MEMORY = 4 * 1024**3
@@ -33,7 +34,8 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
     """`spec` with every default filled in.
 
-    The default is 1 processor and 4 GiB, or half of the machine's memory where that is less.
+    The default is 1 processor (for each process of a gang's node) and 4 GiB, or half of the machine's
+    memory where that is less; a gang's nodes share what there is.
     Raises `Invalid`: a value that makes no sense, or more than the machine has; `TooLarge`: too long.
     """
     _check_argv(spec.argv)
@@ -42,17 +44,21 @@ def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
     if spec.timeout_seconds is not None and not 0 < spec.timeout_seconds <= MOST_SECONDS:
         raise Invalid("A time limit is more than 0 seconds and at most a year.", reason="bad_timeout")
     _check_manners(spec)
-    cpus = spec.cpus if spec.cpus is not None else min(DEFAULT_CPUS, capacity.cpus)
+    nodes, procs = _shape_of(spec)
+    size = nodes or 1
+    cpus = spec.cpus if spec.cpus is not None else min(DEFAULT_CPUS * (procs or 1), capacity.cpus / size)
     memory = spec.memory_bytes
     if memory is None:
-        memory = min(DEFAULT_MEMORY, capacity.memory_bytes // 2)
-    _check_fits(cpus, memory, capacity)
-    _check_gpus(spec, capacity)
+        memory = min(DEFAULT_MEMORY, capacity.memory_bytes // 2 // size)
+    _check_fits(cpus, memory, size, capacity)
+    _check_gpus(spec, size, capacity)
     return replace(
         spec,
         name=_name_of(spec.argv) if spec.name is None else check_name("job", spec.name),
         cpus=cpus,
         memory_bytes=memory,
+        nodes=nodes,
+        procs_per_node=procs,
         network=spec.network or "platform",
         grace_seconds=DEFAULT_GRACE_SECONDS if spec.grace_seconds is None else spec.grace_seconds,
         requirements=canonical(spec.requirements),
@@ -176,7 +182,19 @@ def _check_source(spec: JobSpec) -> None:
         raise Invalid("The address of the repository carries a password.", reason="bad_source")
 
 
-def _check_fits(cpus: float, memory: int, capacity: Capacity) -> None:
+def _shape_of(spec: JobSpec) -> tuple[int | None, int | None]:
+    """Nodes and processes of each; None and None for a job that is no gang."""
+    if spec.nodes is None and spec.procs_per_node is None:
+        return None, None
+    nodes, procs = spec.nodes or 1, spec.procs_per_node or 1
+    if spec.nodes == 0 or spec.procs_per_node == 0 or not 0 < nodes * procs <= MOST_PROCESSES or nodes < 0:
+        raise Invalid(
+            f"A gang has 1 to {MOST_PROCESSES} processes, nodes times processes of each.", reason="bad_gang"
+        )
+    return nodes, procs
+
+
+def _check_fits(cpus: float, memory: int, size: int, capacity: Capacity) -> None:
     if not math.isfinite(cpus) or cpus < 0.01:
         raise Invalid("A job needs at least 0.01 processors.", reason="bad_cpus")
     if memory < LEAST_MEMORY:
@@ -185,16 +203,18 @@ def _check_fits(cpus: float, memory: int, capacity: Capacity) -> None:
             hint="Give a unit, e.g. --memory 2GiB.",
             reason="bad_memory",
         )
-    if cpus > capacity.cpus or memory > capacity.memory_bytes:
+    if cpus * size > capacity.cpus + 1e-9 or memory * size > capacity.memory_bytes:
+        each = f" for each of its {size} nodes" if size > 1 else ""
+        most = f"--cpus {capacity.cpus / size:g} --memory {capacity.memory_bytes // 2**20 // size}MiB"
         raise Invalid(
-            f"This job could never run here: it asks for {cpus:g} processors and {_gib(memory)}, "
+            f"This job could never run here: it asks for {cpus:g} processors and {_gib(memory)}{each}, "
             f"and there are {capacity.cpus:g} and {_gib(capacity.memory_bytes)} in all.",
-            hint=f"What fits: --cpus {capacity.cpus:g} --memory {capacity.memory_bytes // 2**20}MiB or less.",
+            hint=f"What fits: {most} or less.",
             reason="never_fits",
         )
 
 
-def _check_gpus(spec: JobSpec, capacity: Capacity) -> None:
+def _check_gpus(spec: JobSpec, size: int, capacity: Capacity) -> None:
     if spec.gpu_type is not None and not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", spec.gpu_type):
         raise Invalid(f"{spec.gpu_type[:60]!r} is no type of GPU like h100.", reason="bad_gpus")
     if spec.gpus < 0 or (spec.gpu_type is not None and not spec.gpus):
@@ -203,12 +223,11 @@ def _check_gpus(spec: JobSpec, capacity: Capacity) -> None:
         return
     counts = Counter(gpu.type for gpu in capacity.gpus)
     most = counts[spec.gpu_type] if spec.gpu_type else max(counts.values(), default=0)
-    if spec.gpus > most:
+    wanted = spec.gpus * size
+    if wanted > most:
         there = ", ".join(f"{count} {name}" for name, count in counts.items()) or "no GPU"
         because = f" ({capacity.why_no_gpus})" if not counts and capacity.why_no_gpus else ""
-        asked = f"{spec.gpus} GPU{'s' * (spec.gpus > 1)}" + (
-            f" of type {spec.gpu_type}" if spec.gpu_type else ""
-        )
+        asked = f"{wanted} GPU{'s' * (wanted > 1)}" + (f" of type {spec.gpu_type}" if spec.gpu_type else "")
         raise Invalid(
             f"This job could never run here: it asks for {asked}, and there is {there}{because}.",
             hint="See what there is with: stratal gpus. A job's GPUs are all of one type.",

@@ -153,6 +153,20 @@ attempts = Table(
     Index("ix_job_attempts_log_blob", "log_blob"),
 )
 
+# What each member of a gang wrote, beside the attempt's log, which has all of it.
+rank_logs = Table(
+    "job_rank_logs",
+    metadata,
+    Column("job_id", Integer, ForeignKey("jobs.id"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("rank", Integer, nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("blob", Text, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    PrimaryKeyConstraint("job_id", "number", "rank"),
+    Index("ix_job_rank_logs_blob", "blob"),
+)
+
 # `job_id` starts only once `after_id` has succeeded.
 dependencies = Table(
     "job_dependencies",

@@ -34,6 +34,8 @@ def run(
     memory_bytes: int | None = None,
     gpus: int = 0,
     gpu_type: str | None = None,
+    nodes: int | None = None,
+    procs_per_node: int | None = None,
     env: Mapping[str, str] | None = None,
     requirements: str = "",
     upgrade_environment: bool = False,
@@ -62,6 +64,8 @@ def run(
         "memory_bytes": memory_bytes,
         "gpus": gpus,
         "gpu_type": gpu_type,
+        "nodes": nodes,
+        "procs_per_node": procs_per_node,
         "env": dict(env or {}),
         "requirements": requirements,
         "upgrade_environment": upgrade_environment,
@@ -190,17 +194,30 @@ def wait(client: Client, job_id: int, *, seconds: float | None = None) -> Json:
 
 
 def read_logs(
-    client: Client, job_id: int, *, attempt: int | None = None, offset: int = 0, follow: bool = False
+    client: Client,
+    job_id: int,
+    *,
+    attempt: int | None = None,
+    rank: int | None = None,
+    offset: int = 0,
+    follow: bool = False,
 ) -> Iterator[bytes]:
-    """The log, or one attempt's, from byte `offset`, as far as there is one now, in chunks. Raises `ApiError`."""
-    asked = {"offset": offset, "follow": follow} | ({} if attempt is None else {"attempt": attempt})
+    """The log, or one attempt's or one rank's of a gang, from byte `offset`, as far as there is one now, in chunks.
+
+    Raises `ApiError`.
+    """
+    asked: Json = {"offset": offset, "follow": follow}
+    asked |= {} if attempt is None else {"attempt": attempt}
+    asked |= {} if rank is None else {"rank": rank}
     with client.stream("GET", client.path(f"/jobs/{job_id}/logs"), params=asked) as answer:
         yield from answer.iter_bytes()
 
 
-def logs(client: Client, job_id: int, *, attempt: int | None = None, offset: int = 0) -> bytes:
-    """The whole log, or one attempt's, from byte `offset`. Raises `ApiError`."""
-    return b"".join(read_logs(client, job_id, attempt=attempt, offset=offset))
+def logs(
+    client: Client, job_id: int, *, attempt: int | None = None, rank: int | None = None, offset: int = 0
+) -> bytes:
+    """The whole log, or one attempt's or one rank's, from byte `offset`. Raises `ApiError`."""
+    return b"".join(read_logs(client, job_id, attempt=attempt, rank=rank, offset=offset))
 
 
 def follow(

@@ -98,8 +98,11 @@ class HandEngine:
         if attempt_id in self.statuses and self.statuses[attempt_id].state == "running":
             self.end(attempt_id, 143, "stopped")
 
-    async def logs(self, attempt_id: str, offset: int, limit: int = 1 << 20) -> bytes:
-        return self.output.get(attempt_id, b"")[offset : offset + limit]
+    async def logs(
+        self, attempt_id: str, offset: int, limit: int = 1 << 20, *, rank: int | None = None
+    ) -> bytes:
+        name = attempt_id if rank is None else f"{attempt_id}/{rank}"
+        return self.output.get(name, b"")[offset : offset + limit]
 
     async def release(self, attempt_id: str) -> None:
         self.statuses.pop(attempt_id, None)

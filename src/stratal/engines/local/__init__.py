@@ -7,8 +7,9 @@
 - `launcher`, one per attempt, holds the limits, accounts, ends the whole tree, and writes the exit code
   itself: that is why the code survives the server and the keeper.
 - `entry` is the first step inside the sandbox; it becomes the workload.
+- `gang`, where a workload is several processes that find one another, starts them, all or none.
 
-`keeper`, `launcher`, `entry` and what they import (`process`, `wire`, `sandbox`, `landlock`, `cgroup`,
+`keeper`, `launcher`, `entry`, `gang` and what they import (`process`, `wire`, `sandbox`, `landlock`, `cgroup`,
 `relay`, `census`) use the standard library alone, sparingly, and are started by `boot.py` in a bare interpreter.
 
 Others use `stratal.engines.local.adapter.LocalEngine` and `stratal.engines.local.probe.probe`.

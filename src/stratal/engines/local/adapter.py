@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from stratal.engines.local.link import Link, Status
 from stratal.engines.local.probe import ControlGroup, find_cgroup, machine, try_bubblewrap
 from stratal.kernel.errors import Invalid, Unavailable
 
+_MOST_MEMBERS = 256
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 
 
@@ -95,6 +96,7 @@ class LocalEngine:
             "argv": list(spec.argv),
             "env": env,
             "devices": devices,
+            "gang": None if spec.gang is None else asdict(spec.gang),
             "cwd": _plain(spec.cwd),
             "python": None if spec.python is None else _plain(spec.python),
             "read_only": [_plain(path) for path in spec.read_only],
@@ -129,10 +131,13 @@ class LocalEngine:
     async def stop(self, attempt_id: str, grace_seconds: float) -> None:
         await self._link.ask("stop", attempt_id=attempt_id, grace_seconds=grace_seconds)
 
-    async def logs(self, attempt_id: str, offset: int, limit: int = 1 << 20) -> bytes:
+    async def logs(
+        self, attempt_id: str, offset: int, limit: int = 1 << 20, *, rank: int | None = None
+    ) -> bytes:
         if not _ID.match(attempt_id) or offset < 0 or limit < 0:
             raise Invalid("A log is read by its attempt's id from an offset of 0 or more.")
-        path = self._run_dir / "attempts" / attempt_id / "log"
+        name = "log" if rank is None else f"log.{int(rank)}"
+        path = self._run_dir / "attempts" / attempt_id / name
         return await asyncio.to_thread(_read_slice, path, offset, limit)
 
     async def release(self, attempt_id: str) -> None:
@@ -204,6 +209,8 @@ class LocalEngine:
         limits = (spec.cpus, spec.memory_bytes, spec.wall_seconds)
         if any(limit is not None and not 0 < limit < float("inf") for limit in limits):
             raise Invalid("Limits of processors, memory and time are above zero.")
+        if spec.gang is not None and not 1 <= spec.gang.world_size <= _MOST_MEMBERS:
+            raise Invalid(f"A gang has 1 to {_MOST_MEMBERS} members.", reason="bad_gang")
         if not spec.cwd.is_dir():
             raise Invalid(f"The working directory {spec.cwd} is no directory.", reason="no_cwd")
         for path in (*spec.read_only, *spec.read_write):

@@ -27,6 +27,7 @@ import time
 from stratal.engines.local import entry, process, sandbox, wire
 from stratal.engines.local.census import Census
 from stratal.engines.local.cgroup import Group
+from stratal.engines.local.gang import FIRST_LOG_FD
 from stratal.engines.local.relay import Relay
 
 TYPE_CHECKING = False
@@ -149,7 +150,7 @@ class Launcher:
             if channel.fileno() != entry.CHANNEL_FD:
                 os.dup2(channel.fileno(), entry.CHANNEL_FD)
             os.set_inheritable(entry.CHANNEL_FD, True)
-            os.closerange(entry.CHANNEL_FD + 1, 1024)
+            self._hand_over_logs()
             self._limit()
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
             if self.boxed:
@@ -161,6 +162,21 @@ class Launcher:
                 os.write(2, f"stratal: {type(error).__name__}: {error}\n".encode())
         finally:
             os._exit(125)
+
+    def _hand_over_logs(self) -> None:
+        """Close all but what a gang's members write to: files of their own, in the order of their ranks."""
+        gang = self.spec.get("gang")
+        if not gang:
+            os.closerange(entry.CHANNEL_FD + 1, 1024)
+            return
+        os.closerange(entry.CHANNEL_FD + 1, 1024)
+        for rank in range(gang["nodes"] * gang["procs_per_node"]):
+            path = f"{self.folder}/log.{rank}"
+            opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            if opened != FIRST_LOG_FD + rank:
+                os.dup2(opened, FIRST_LOG_FD + rank)
+                os.close(opened)
+            os.set_inheritable(FIRST_LOG_FD + rank, True)
 
     def _limit(self) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)

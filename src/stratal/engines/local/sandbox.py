@@ -240,9 +240,21 @@ def plan(spec: dict[str, Any], private: str, *, boxed: bool) -> list[Sequence[st
         port = url_address(environment.get("STRATAL_URL", ""))[1]
         listen = f"127.0.0.1:{port}" if port and engine["platform_socket"] else ""
     return [
-        spec["argv"],
+        _argv(spec, boxed=boxed),
         [f"{key}={value}" for key, value in environment.items()],
         [spec["cwd"], listen, fence],
         list(readable),
         list(writable),
     ]
+
+
+def _argv(spec: dict[str, Any], *, boxed: bool) -> list[str]:
+    """The workload's program; for a gang the process that starts its members."""
+    argv: list[str] = spec["argv"]
+    gang = spec.get("gang")
+    if not gang:
+        return argv
+    boot = f"{_INSIDE}/stratal/engines/local/boot.py" if boxed else os.path.join(HERE, "boot.py")
+    told = [gang[name] for name in ("nodes", "procs_per_node", "restart", "most_restarts", "run_id")]
+    words = [str(word) for word in (*told, spec.get("grace_seconds", 10.0))]
+    return [_entry_python(spec), "-I", "-S", "-E", boot, "gang", *words, "--", *argv]

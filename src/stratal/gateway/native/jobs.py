@@ -45,6 +45,10 @@ class NewJob(Strict):
     memory_bytes: int | None = None
     gpus: int = 0
     gpu_type: str | None = Field(default=None, description="As `…/nodes` names them; absent: any one type.")
+    nodes: int | None = Field(
+        default=None, description="A gang of so many nodes, each with what is asked for."
+    )
+    procs_per_node: int | None = None
     network: Network | None = None
     timeout_seconds: float | None = Field(default=None, description="How long an attempt may take.")
     grace_seconds: float | None = Field(default=None, description="From SIGTERM to SIGKILL; absent: 10.")
@@ -130,12 +134,17 @@ def router(jobs: Jobs, projects: Projects) -> APIRouter:
         project: str,
         job_id: int,
         attempt: Annotated[int | None, Query(description="One attempt's alone; absent: of all.")] = None,
+        rank: Annotated[
+            int | None, Query(description="One member's of a gang, in `attempt` or the last.")
+        ] = None,
         offset: Annotated[int, Query(ge=0, le=2**62)] = 0,
         follow: bool = False,
     ) -> StreamingResponse:
         """The log as written, from byte `offset`; with `follow` until the job has ended."""
         place = await projects.get(who, project)
-        chunks = await jobs.logs(who, place.id, job_id, attempt=attempt, offset=offset, follow=follow)
+        chunks = await jobs.logs(
+            who, place.id, job_id, attempt=attempt, rank=rank, offset=offset, follow=follow
+        )
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         if follow:
             chunks = while_good(chunks, still_good(request))
@@ -204,6 +213,8 @@ def _full(job: Job) -> dict[str, object]:
         "gpus": job.gpus,
         "gpu_type": job.gpu_type,
         "gpu_uuids": list(job.gpu_uuids),
+        "nodes": job.nodes,
+        "procs_per_node": job.procs_per_node,
         "network": job.network,
         "timeout_seconds": job.timeout_seconds,
         "requirements": job.requirements.splitlines(),
