@@ -165,11 +165,8 @@ class Launcher:
 
     def _hand_over_logs(self) -> None:
         """Close all but what a gang's members write to: files of their own, in the order of their ranks."""
-        gang = self.spec.get("gang")
-        if not gang:
-            os.closerange(entry.CHANNEL_FD + 1, 1024)
-            return
         os.closerange(entry.CHANNEL_FD + 1, 1024)
+        gang = self.spec.get("gang") or {"nodes": 0, "procs_per_node": 0}
         for rank in range(gang["nodes"] * gang["procs_per_node"]):
             path = f"{self.folder}/log.{rank}"
             opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)

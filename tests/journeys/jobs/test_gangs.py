@@ -1,21 +1,17 @@
-"""How jobs share the machine, as their users see it: limits, grace, gangs, arrays, made-up GPUs."""
+"""Gangs as their users see them: every process there or none, and together again after one was killed."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from platform_server import PlatformServer, wait_until
-
-SMALL = ("--no-code", "--cpus", "0.3", "--memory", "64MiB")
 
 # Counts to 6 together with the others, rank 0 keeping count in the checkpoint; every number is agreed on by all.
 COUNT = """
@@ -46,14 +42,6 @@ for number in range(begin + 1, 7):
     print("counted", number, flush=True)
     time.sleep(0.3)
 """
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformServer]:
-    running = PlatformServer(tmp_path_factory.mktemp("manners") / "home")
-    running.cli("up", "--detach", "--port", str(running.port), STRATAL_FAKE_GPUS="h100:2")
-    yield running
-    running.down()
 
 
 class Asker:
@@ -89,11 +77,6 @@ class Asker:
         return {**found, **self.get(f"/jobs/{job}/attempts").json()}
 
 
-@pytest.fixture
-def ask(shared: PlatformServer) -> Asker:
-    return Asker(shared)
-
-
 def processes(marker: str) -> list[int]:
     found = []
     for folder in Path("/proc").iterdir():
@@ -104,29 +87,8 @@ def processes(marker: str) -> list[int]:
     return found
 
 
-def test_past_its_memory_limit_a_job_ends_alone_and_says_so(ask: Asker) -> None:
-    beside = ask.detach(*SMALL, "--", "sh", "-c", "sleep 3; echo fine")
-    greedy = "x = []\nwhile True: x.append(bytearray(8 << 20))"
-    done = ask("run", *SMALL, "--", "python", "-c", greedy)
-    assert done.returncode not in {0, 125}
-    assert "memory limit of 64 MiB exceeded" in done.stdout
-    told = ask.json("jobs", "--state", "failed")["jobs"][0]
-    assert told["reason"] == "memory limit of 64 MiB exceeded"
-    assert ask.ended(beside)["exit_code"] == 0
-    assert ask.log(beside) == "fine\n"
-
-
-def test_a_stop_reaches_the_whole_tree_and_waits_for_its_grace(ask: Asker) -> None:
-    marker = f"TREE-{os.getpid()}"
-    tree = "trap 'echo asked' TERM; sh -c \"trap '' TERM; sleep 300\" & sh -c 'sleep 300' & while :; do wait; done"
-    job = ask.detach(*SMALL, "--grace", "1s", "--env", f"MARK={marker}", "--", "sh", "-c", tree)
-    wait_until(lambda: len(processes(marker)) >= 3)
-    stopped = ask.json("job", "stop", job)
-    assert stopped["state"] == "stopped"
-    assert processes(marker) == []
-
-
-def test_a_gang_of_three_goes_on_from_its_checkpoint_when_a_member_is_killed(ask: Asker) -> None:
+def test_a_gang_of_three_goes_on_from_its_checkpoint_when_a_member_is_killed(server: PlatformServer) -> None:
+    ask = Asker(server)
     marker = f"GANG-{os.getpid()}"
     job = ask.detach(
         *("--no-code", "--cpus", "0.3", "--memory", "96MiB", "--nodes", "3", "--retries", "3"),
@@ -149,23 +111,3 @@ def test_a_gang_of_three_goes_on_from_its_checkpoint_when_a_member_is_killed(ask
         assert log[-1] == "counted 6"
     assert second["exit_code"] == 0
     assert processes(marker) == []
-
-
-def test_gpus_that_are_made_up_are_assigned_and_called_fake(ask: Asker) -> None:
-    look = 'echo "given $CUDA_VISIBLE_DEVICES"'
-    done = ask("run", *SMALL, "--gpus", "h100:2", "--", "sh", "-c", look)
-    assert done.stdout == "given GPU-fake-h100-0,GPU-fake-h100-1\n", done.stderr
-    assert ask("run", *SMALL, "--", "sh", "-c", look).stdout == "given \n"
-    assert "asks for 3 GPUs, and there is 2 h100" in ask("run", *SMALL, "--gpus", "3", "--", "true").stderr
-    assert {gpu["fake"] for gpu in ask.json("gpus")["gpus"]} == {True}
-
-
-def test_an_array_and_what_comes_after_it(ask: Asker) -> None:
-    script = 'echo "index $STRATAL_ARRAY_INDEX"; sleep 0.2'
-    array = ask.detach(*SMALL, "--array", "2-4", "--parallel", "2", "--", "sh", "-c", script)
-    after = ask.detach(*SMALL, "--after", array, "--", "echo", "all there")
-    assert ask.ended(after)["exit_code"] == 0
-    shown = ask.json("job", "show", array)
-    assert shown["states"]["succeeded"] == 3
-    logs = sorted(ask.log(str(member["id"])) for member in shown["jobs"])
-    assert logs == [f"index {index}\n" for index in (2, 3, 4)]
