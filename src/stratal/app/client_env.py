@@ -6,7 +6,7 @@ REGION = "us-east-1"
 
 
 def client_env(url: str, credential: Credential, project: str) -> dict[str, str]:
-    """One flat mapping of strings for boto3, awscli, pyarrow, pyiceberg, mlflow and our own CLI and SDK.
+    """One flat mapping of strings for boto3, awscli, pyarrow, pyiceberg, mlflow, huggingface_hub and our own CLI and SDK.
 
     S3 clients sign with the key's id and secret; the others send ``<id>.<secret>`` as bearer or basic.
     """
@@ -24,6 +24,10 @@ def client_env(url: str, credential: Credential, project: str) -> dict[str, str]
         "MLFLOW_TRACKING_USERNAME": credential.id,
         "MLFLOW_TRACKING_PASSWORD": credential.secret,
         "MLFLOW_DISABLE_TELEMETRY": "true",  # what is tracked here is nobody else's business
+        "HF_ENDPOINT": f"{url}/hub",
+        "HF_TOKEN": credential.token,
+        "HF_HUB_DISABLE_XET": "1",  # files go by plain HTTP here; the client's Xet storage is another service
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "PYICEBERG_CATALOG__DEFAULT__TYPE": "rest",
         "PYICEBERG_CATALOG__DEFAULT__URI": f"{url}/iceberg",
         "PYICEBERG_CATALOG__DEFAULT__TOKEN": credential.token,

@@ -8,6 +8,7 @@ from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
+from stratal.ai.models.commits import Commits
 from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -34,6 +35,7 @@ from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
+from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.inference.door import InferenceDoor
 from stratal.gateway.mlflow.artifacts import ArtifactRoutes
@@ -274,6 +276,7 @@ def wire(settings: Settings) -> Platform:
             RegistryRoutes(registered, models),
         ),
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
+        furnish_hub(bearer, keys, projects, registered, Commits(database, models, lineage, clock), clock),
         InferenceDoor(bearer, serving.serving),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]

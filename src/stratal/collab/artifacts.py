@@ -136,6 +136,8 @@ class Artifacts:
     async def location_of(self, who: Principal, project_id: str, root_id: str) -> str:
         """The location of a root by its id. Raises `NotFound`."""
         root = await self._database.read(lambda c: find_root(c, project_id, root_id))
+        if root.kind not in _ROOM:
+            raise _no_root(root_id)
         require(who, f"{_ROOM[root.kind]}.read", project_id)
         return root.location
 
@@ -161,7 +163,7 @@ class Artifacts:
                 reason="no_such_artifact",
             )
         root = await self._database.read(lambda c: find_root(c, project_id, match["id"]))
-        if root.location != match["location"]:
+        if root.location != match["location"] or root.kind not in _ROOM:
             raise _no_root(match["id"])
         require(who, f"{_ROOM[root.kind]}.{verb}", project_id)
         return root, match["path"] or ""

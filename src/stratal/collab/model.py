@@ -121,11 +121,12 @@ class Page(Generic[T]):
 
 
 class RootKind(StrEnum):
-    """Whose directory of artifacts it is."""
+    """Whose directory of artifacts it is. `UPLOADS` are a project's bytes that wait to be named."""
 
     RUN = "run"
     LOGGED_MODEL = "logged_model"
     MODEL_VERSION = "model_version"
+    UPLOADS = "uploads"
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,6 +160,10 @@ ICEBERG = "/iceberg/v1/alpha/namespaces"
 MLFLOW = "/api/2.0/mlflow"
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts"
 BATCH = {"run_id": "{run}", "metrics": [{"key": "auc", "value": 0.5, "timestamp": 1}]}
+HUB = "/hub/api/models/alpha/m"
+COMMIT = b"""{"key": "header", "value": {"summary": "more"}}
+{"key": "file", "value": {"path": "a.txt", "content": "YQ==", "encoding": "base64"}}
+"""
 TENSOR = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1.0]}]}
 OTHERS = [
     Operation("s3", "GET", "/alpha-data/k", "viewer"),
@@ -217,6 +221,29 @@ OTHERS = [
     Operation("mlflow", "POST", f"{MLFLOW}/model-versions/create", "editor",
               json={"name": "m", "source": "runs:/{run}/model"}),
     Operation("mlflow", "POST", f"{MLFLOW}/runs/delete", "editor", json={"run_id": "{run}"}),
+    Operation("hub", "GET", "/hub/api/whoami-v2", "viewer", foreign=200),
+    Operation("hub", "GET", "/hub/api/models", "viewer", foreign=200),
+    Operation("hub", "GET", f"{HUB}", "viewer"),
+    Operation("hub", "GET", f"{HUB}/revision/main", "viewer"),
+    Operation("hub", "GET", f"{HUB}/tree/main", "viewer"),
+    Operation("hub", "POST", f"{HUB}/paths-info/main", "viewer", body=b"paths=MLmodel"),
+    Operation("hub", "GET", f"{HUB}/commits/main", "viewer"),
+    Operation("hub", "GET", f"{HUB}/refs", "viewer"),
+    Operation("hub", "GET", "/hub/alpha/m/resolve/main/MLmodel", "viewer"),
+    Operation("hub", "HEAD", "/hub/alpha/m/resolve/main/MLmodel", "viewer"),
+    Operation("hub", "POST", "/hub/api/repos/create", "editor", json={"name": "made", "organization": "alpha"}),
+    Operation("hub", "POST", f"{HUB}/preupload/main", "editor",
+              json={"files": [{"path": "a.txt", "size": 1, "sample": "YQ=="}]}),
+    Operation("hub", "POST", "/hub/alpha/m.git/info/lfs/objects/batch", "editor",
+              json={"operation": "upload", "objects": [{"oid": "0" * 64, "size": 1}]}),
+    Operation("hub", "POST", f"{HUB}/commit/main", "editor", body=COMMIT),
+    Operation("hub", "POST", f"{HUB}/tag/main", "editor", json={"tag": "good"}),
+    Operation("hub", "DELETE", f"{HUB}/tag/good", "editor"),
+    Operation("hub", "PUT", f"{HUB}/settings", "editor", json={"private": True}),
+    Operation("hub", "POST", "/hub/api/repos/move", "editor",
+              json={"fromRepo": "alpha/made", "toRepo": "alpha/moved"}),
+    Operation("hub", "DELETE", "/hub/api/repos/delete", "editor",
+              json={"name": "moved", "organization": "alpha"}),
     Operation("mlflow", "DELETE", f"{MLFLOW}/registered-models/delete", "editor", json={"name": "m"}),
     Operation("inference", "GET", "/v2/health/ready", "anybody", foreign=200),
     Operation("inference", "GET", "/v2", "viewer", foreign=200),

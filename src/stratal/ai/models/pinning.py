@@ -1,5 +1,6 @@
 """Making a version: its rows, and a sealed directory that names its files from now on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, delete, insert, select, update
@@ -90,13 +91,20 @@ def pin(
         facts=facts,
         tags=new.tags,
     )
-    _insert(connection, made, model.id)
-    label = f"{name}/{number}"
-    root = Root(made.id, project_id, RootKind.MODEL_VERSION, location_of(made), label, sealed=True)
-    insert_root(connection, root)
-    insert_files(connection, made.id, files, now, who.actor)
-    emit(connection, "model_version.created", made.id, actor=who.actor, project_id=project_id, name=label)
+    insert_pinned(connection, made, model.id, files, who.actor)
     return with_files(connection, made)
+
+
+def insert_pinned(
+    connection: Connection, made: ModelVersion, model_id: str, files: Sequence[Artifact], actor: str
+) -> None:
+    """Insert a version, and the sealed directory that names its files, in the caller's write."""
+    _insert(connection, made, model_id)
+    label = f"{made.name}/{made.version}"
+    root = Root(made.id, made.project_id, RootKind.MODEL_VERSION, location_of(made), label, sealed=True)
+    insert_root(connection, root)
+    insert_files(connection, made.id, files, made.created_at, actor)
+    emit(connection, "model_version.created", made.id, actor=actor, project_id=made.project_id, name=label)
 
 
 def unpin(connection: Connection, version: ModelVersion) -> None:

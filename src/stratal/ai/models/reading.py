@@ -1,8 +1,8 @@
-"""What a model's own files say about it: its ``MLmodel`` and its requirements, read as text.
+"""What a model's own files say about it: its ``MLmodel``, ``config.json`` and requirements, read as text.
 
-The files are anybody's, so they are parsed without running anything (YAML's safe subset), within
-limits, and what cannot be understood is left out: a strange file makes a model poorer in facts,
-never unregistrable.
+A pickle is told by its name, or where a name says nothing (``.bin``) by its first bytes. The files are
+anybody's, so they are parsed without running anything (YAML's safe subset), within limits, and what cannot
+be understood is left out: a strange file makes a model poorer in facts, never unregistrable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,19 +14,37 @@ from stratal.ai.models.model import Facts
 
 DESCRIPTION = "MLmodel"
 REQUIREMENTS = "requirements.txt"
-READ = (DESCRIPTION, REQUIREMENTS)
+CONFIG = "config.json"
+READ = (DESCRIPTION, REQUIREMENTS, CONFIG)
 MAX_BYTES = 1024 * 1024
+HEAD_BYTES = 512
+MAX_HEADS = 1000
 
 _MAX_VALUES = 100_000
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".cpkl", ".cloudpickle")
 _PICKLE_FORMATS = {"pickle", "cloudpickle", "joblib", "dill"}
-_BY_SUFFIX = {".skops": "skops", ".onnx": "onnx", ".safetensors": "safetensors", ".ubj": "ubj"}
+_BY_SUFFIX = {
+    ".skops": "skops",
+    ".onnx": "onnx",
+    ".safetensors": "safetensors",
+    ".ubj": "ubj",
+    ".gguf": "gguf",
+}
+_PLAIN = (".json", ".txt", ".md", ".py", ".yaml", ".yml", ".toml", ".csv", ".jinja", *_BY_SUFFIX)
 
 
-def read_facts(texts: Mapping[str, bytes], paths: Sequence[str]) -> Facts:
-    """The facts of a model with the files `paths`; `texts` holds the contents of those of `READ` it has.
+def is_opaque(path: str) -> bool:
+    """May the file hold a pickle without its name saying so?"""
+    return not path.lower().endswith((*_PLAIN, *_PICKLES)) and path not in READ
 
-    Takes CPU time in proportion to the texts: not for the event loop.
+
+def read_facts(
+    texts: Mapping[str, bytes], paths: Sequence[str], heads: Mapping[str, bytes] | None = None
+) -> Facts:
+    """The facts of a model with the files `paths`.
+
+    `texts` holds the contents of those of `READ` it has, `heads` the first bytes of files whose names say
+    nothing. Takes CPU time in proportion to the texts: not for the event loop.
     """
     described = _yaml(texts.get(DESCRIPTION, b""))
     flavors = {
@@ -36,7 +54,13 @@ def read_facts(texts: Mapping[str, bytes], paths: Sequence[str]) -> Facts:
     }
     formats = {str(f["serialization_format"]) for f in flavors.values() if "serialization_format" in f}
     formats |= {kind for path in paths for suffix, kind in _BY_SUFFIX.items() if path.endswith(suffix)}
-    pickled = any(path.lower().endswith(_PICKLES) for path in paths) or bool(formats & _PICKLE_FORMATS)
+    if "transformers" not in flavors and (config := _transformers(texts.get(CONFIG, b""))):
+        flavors["transformers"] = config
+    pickled = (
+        any(path.lower().endswith(_PICKLES) for path in paths)
+        or any(_is_pickle(head) for head in (heads or {}).values())
+        or bool(formats & _PICKLE_FORMATS)
+    )
     if pickled and not formats & _PICKLE_FORMATS:
         formats.add("pickle")
     return Facts(
@@ -49,10 +73,32 @@ def read_facts(texts: Mapping[str, bytes], paths: Sequence[str]) -> Facts:
     )
 
 
+def _is_pickle(head: bytes) -> bool:
+    """A pickle of protocol 2 or newer, or what torch.save writes: a ZIP archive whose first member is one."""
+    if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
+        return True
+    return head[:4] == b"PK\x03\x04" and b"data.pkl" in head
+
+
+def _transformers(data: bytes) -> dict[str, object]:
+    """What transformers' ``config.json`` says the model is; {} when it is none."""
+    try:
+        config = _mapping(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return {}
+    kept = {key: config[key] for key in ("model_type", "architectures", "auto_map") if key in config}
+    return _plain(kept) if "model_type" in kept or "architectures" in kept else {}
+
+
 def _labels(flavors: Mapping[str, Mapping[str, object]], *, pickled: bool) -> tuple[str, ...]:
     """A skops file loads only types known to be harmless, and those that its own description names."""
     trusting = any(settings.get("skops_trusted_types") for settings in flavors.values())
-    return (*(["contains pickle"] if pickled else []), *(["names trusted types"] if trusting else []))
+    coded = any(settings.get("auto_map") for settings in flavors.values())
+    return (
+        *(["contains pickle"] if pickled else []),
+        *(["names trusted types"] if trusting else []),
+        *(["brings its own code"] if coded else []),
+    )
 
 
 def _yaml(data: bytes) -> dict[str, Any]:

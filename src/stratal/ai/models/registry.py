@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
 
 from stratal.ai.models.model import STAGES, Facts, FileCheck, ModelFile, ModelVersion, State
 from stratal.ai.models.pinning import PROMPT_TAG, NewVersion, location_of, pin, unpin
-from stratal.ai.models.reading import MAX_BYTES, READ, read_facts
+from stratal.ai.models.reading import HEAD_BYTES, MAX_BYTES, MAX_HEADS, READ, is_opaque, read_facts
 from stratal.ai.models.resolving import version_named
 from stratal.ai.models.rows import (
     alias_target,
@@ -22,7 +22,7 @@ from stratal.ai.models.rows import (
     with_files,
     with_labels,
 )
-from stratal.ai.models.sources import Source, open_source
+from stratal.ai.models.sources import open_source
 from stratal.ai.models.tables import (
     model_aliases,
     model_version_tags,
@@ -30,7 +30,7 @@ from stratal.ai.models.tables import (
 )
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.conditions import compare
-from stratal.collab.model import Page
+from stratal.collab.model import Artifact, Page
 from stratal.collab.rules import check_tag_key, check_value
 from stratal.collab.search import Condition, Entity, Grammar, offset_of, page_token, parse_filter, parse_order
 from stratal.collab.upsert import upsert
@@ -150,7 +150,7 @@ class Models:
         while True:
             if not new.is_prompt:
                 read = await self._database.read(lambda c: open_source(c, project_id, new.source))
-                facts = await self._read_facts(read)
+                facts = await self.facts_of(read.files)
             known = read
             made = await self._database.write(
                 lambda c, f=facts, s=known: pin(c, who, project_id, name, new, f, s, self._clock())  # type: ignore[misc]
@@ -358,13 +358,18 @@ class Models:
 
     # -- making one ------------------------------------------------------------------------------
 
-    async def _read_facts(self, source: Source) -> Facts:
+    async def facts_of(self, files: Sequence[Artifact]) -> Facts:
+        """What the files say of the model they make up, read from the stored bytes."""
         texts: dict[str, bytes] = {}
-        for file in source.files:
+        heads: dict[str, bytes] = {}
+        for file in files:
             if file.path in READ and file.size <= MAX_BYTES:
                 texts[file.path] = await self.blobs.read_all(file.blob_key)
-        paths = [file.path for file in source.files]
-        return await anyio.to_thread.run_sync(read_facts, texts, paths)
+            elif is_opaque(file.path) and len(heads) < MAX_HEADS:
+                chunks = self.blobs.read(file.blob_key, 0, HEAD_BYTES)
+                heads[file.path] = b"".join([chunk async for chunk in chunks])
+        paths = [file.path for file in files]
+        return await anyio.to_thread.run_sync(read_facts, texts, paths, heads)
 
     async def _record(self, who: Principal, mode: Mode, version: ModelVersion) -> None:
         await self._lineage.record(
