@@ -189,8 +189,7 @@ def wire(settings: Settings) -> Platform:
     run_search = RunSearch(database, experiments)
     serving = furnish_endpoints(
         database,
-        replica_blobs,
-        engine,
+        compute.services,
         compute.environments,
         compute.jobs,
         models,
@@ -198,7 +197,6 @@ def wire(settings: Settings) -> Platform:
         clock,
         spool=home.spool,
         layouts=home.models,
-        sockets=home.run / "replicas",
     )
     starts.append(serving.start)
     closes.append(serving.close)

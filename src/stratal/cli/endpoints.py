@@ -1,103 +1,21 @@
-"""``stratal deploy``, ``endpoints`` and ``endpoint``."""
+"""``stratal endpoints`` and ``endpoint``: looking at what was deployed, and steering it."""
 
-import re
 import shlex
-import time
 from typing import Any
 from urllib.parse import quote
 
 import click
 
-from stratal.cli.output import json_option, print_error, print_json, print_table, project_option
+from stratal.cli.output import json_option, print_json, print_table, project_option
+from stratal.cli.shown import Shares
 from stratal.sdk import Client
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_POLL_SECONDS = 0.3
 
-DEPLOY_EPILOG = """
-\b
-Examples:
-  stratal deploy models:/tumour/3 --name tumour
-  stratal deploy models:/tumour@champion --name tumour --idle 1h
-
-\b
-A deployment is a new revision of the endpoint. Its replica is started in the environment of the job that
-made the model (else in one built from the model's requirements), and only when it is ready does it take
-over from the revision before. When that fails, the old one goes on answering.
-
-\b
-A replica that had no requests for --idle is stopped; the next request wakes it and is answered.
-"""
-
-
-class _Duration(click.ParamType):  # type: ignore[type-arg]
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,3})?)\s*([smhd]?)", str(value).strip())
-        if match is None:
-            self.fail(f"{value!r} is not a time like 90s, 10m or 2h (0: never).", param, ctx)
-        return float(match[1]) * _SECONDS[match[2]]
-
-
-@click.command(epilog=DEPLOY_EPILOG)
-@click.argument("model", metavar="models:/NAME/VERSION|models:/NAME@ALIAS")
-@click.option(
-    "--name", required=True, help="The endpoint: made when there is none, else given a new revision."
-)
-@click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Return when the revision answers, or failed."
-)
-@click.option(
-    "--idle",
-    type=_Duration(),
-    metavar="TIME",
-    help="Stop a replica without requests after so long; 0: never. Default: as it was, 10m for a new endpoint.",
-)
-@project_option
-@json_option
-def deploy(model: str, name: str, wait: bool, idle: float | None, project: str | None, as_json: bool) -> None:
-    """Deploy a model version to an endpoint that answers requests."""
-    client = Client(project=project)
-    made = client.post(client.path("/endpoints"), {"name": name, "model": model, "idle_seconds": idle})
-    number = made["latest"]["number"]
-    if wait:
-        made = _wait(client, name, number, quiet=as_json)
-    latest = made["latest"]
-    if as_json:
-        print_json(made)
-    elif not wait:
-        click.echo(f"Endpoint {name} will serve {_model(latest)} as revision {number}.")
-        click.echo(f"Watch it with: stratal endpoint show {name}")
-    elif latest["state"] == "active":
-        click.echo(f"Endpoint {name} serves {_model(latest)} (revision {number}) at {made['url']}")
-        click.echo(f"How to call it: stratal endpoint show {name}")
-    if wait and latest["number"] == number and latest["state"] != "active":
-        still = f"Revision {made['revision']} goes on answering." if made["active"] else ""
-        print_error(f"Revision {number} {latest['state']}: {latest['failure'] or made['failure']}", still)
-        raise SystemExit(1)
-
-
-def _wait(client: Client, name: str, number: int, *, quiet: bool) -> dict[str, Any]:
-    """Poll until the revision (or a newer one) answers or failed."""
-    said = ""
-    while True:
-        seen = client.get(_path(client, name))
-        latest = seen["latest"]
-        if latest["number"] != number or latest["state"] not in {"preparing", "starting"}:
-            return seen
-        if latest["state"] != said and not quiet:
-            said = latest["state"]
-            what = "preparing environment and files" if said == "preparing" else "starting the replica"
-            click.echo(f"Revision {number}: {what} …", err=True)
-        time.sleep(_POLL_SECONDS)
-
-
-def _model(revision: dict[str, Any]) -> str:
+def model_of(revision: dict[str, Any]) -> str:
     return f"models:/{revision['model']}/{revision['version']}"
 
 
-def _path(client: Client, name: str, rest: str = "") -> str:
+def address_of(client: Client, name: str, rest: str = "") -> str:
     return client.path(f"/endpoints/{quote(name, safe='')}{rest}")
 
 
@@ -106,25 +24,39 @@ def _path(client: Client, name: str, rest: str = "") -> str:
 @json_option
 def endpoints(project: str | None, as_json: bool) -> None:
     """List the project's endpoints."""
+    _list(project, as_json)
+
+
+def _list(project: str | None, as_json: bool) -> None:
     client = Client(project=project)
     found = client.get(client.path("/endpoints"))
     if as_json:
         print_json(found)
         return
     print_table(
-        ["Name", "State", "Model", "Revision", "Address"],
+        ["Name", "State", "Model", "Revision", "Replicas", "Address"],
         [
-            (e["name"], e["state"], f"{e['model']}/{e['version']}", e["revision"], e["url"])
+            (e["name"], e["state"], f"{e['model']}/{e['version']}", e["revision"], e["awake"], e["url"])
             for e in found["endpoints"]
         ],
         empty="No endpoints yet. Deploy a model with: stratal deploy models:/NAME/VERSION --name NAME",
-        right=(3,),
+        right=(3, 4),
     )
 
 
-@click.group(epilog="Examples: stratal endpoint show tumour · stratal endpoint logs tumour")
+@click.group(
+    epilog="Examples: stratal endpoint ls · stratal endpoint show tumour · stratal endpoint traffic tumour v2=50"
+)
 def endpoint() -> None:
-    """Look at one endpoint, read its log, stop, start or remove it."""
+    """Look at endpoints, read their logs, share out their requests, roll back, stop, start or remove them."""
+
+
+@endpoint.command("ls", epilog="Example: stratal endpoint ls --json")
+@project_option
+@json_option
+def ls(project: str | None, as_json: bool) -> None:
+    """List the project's endpoints (as `stratal endpoints`)."""
+    _list(project, as_json)
 
 
 @endpoint.command("show")
@@ -134,32 +66,57 @@ def endpoint() -> None:
 def show(name: str, project: str | None, as_json: bool) -> None:
     """Show what endpoint NAME serves, how it does, and how to call it."""
     client = Client(project=project)
-    seen = client.get(_path(client, name))
+    seen = client.get(address_of(client, name))
     if as_json:
         print_json(seen)
         return
     active, latest = seen["active"], seen["latest"]
-    replica = seen["replica"]
     lines = [
         ("Endpoint", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
-        ("Serves", f"{_model(active)} (revision {active['number']})" if active else "nothing yet"),
+        ("Serves", f"{model_of(active)} (revision {active['number']})" if active else "nothing yet"),
+        *(("Traffic", _traffic_line(served)) for served in seen["traffic"] if len(seen["traffic"]) > 1),
         ("Environment", (active or latest)["environment"] or "-"),
         ("Libraries", ", ".join(f"{k} {v}" for k, v in (active or latest)["libraries"].items()) or "-"),
+        ("Replicas", _replicas_line(seen)),
         ("Idle after", f"{seen['idle_seconds']:g} s" if seen["idle_seconds"] else "never"),
-        ("Requests", f"{seen['requests']} answered, {seen['in_flight']} waiting"),
-        (
-            "Replica",
-            f"{replica['id']} since {replica['started_at']}, {_fence(replica)}" if replica else "none",
-        ),
+        ("Requests", _requests_line(seen)),
+        *(("Replica", f"{r['id']} since {r['started_at']}, {_fence(r)}") for r in seen["replicas"]),
     ]
     if latest["state"] == "failed":
-        lines.append(("Failed", f"revision {latest['number']} ({_model(latest)}): {latest['failure']}"))
+        lines.append(("Failed", f"revision {latest['number']} ({model_of(latest)}): {latest['failure']}"))
     elif seen["failure"]:
         lines.append(("Trouble", seen["failure"]))
     for label, text in lines:
         click.echo(f"{label + ':':<13}{text}")
     if seen["interface"]:
         _show_calls(seen)
+
+
+def _traffic_line(served: dict[str, Any]) -> str:
+    recent = served["recent"]
+    quick = "" if recent["p50_ms"] is None else f", half within {recent['p50_ms']:g} ms"
+    return (
+        f"{served['percent']} % to {model_of(served)} (revision {served['revision']}): "
+        f"{recent['answered']} answered in the last 5 minutes{quick}"
+    )
+
+
+def _replicas_line(seen: dict[str, Any]) -> str:
+    limits = []
+    if seen["cpus"] is not None:
+        limits.append(f"{seen['cpus']:g} processors")
+    if seen["memory_bytes"] is not None:
+        limits.append(f"{seen['memory_bytes'] / 2**20:g} MiB of memory")
+    each = f", each with up to {' and '.join(limits)}" if limits else ""
+    return (
+        f"{seen['awake']} now, {seen['min']} to {seen['max']}, {seen['concurrency']} requests at once{each}"
+    )
+
+
+def _requests_line(seen: dict[str, Any]) -> str:
+    quick = [s["recent"] for s in seen["traffic"] if s["recent"]["p50_ms"] is not None]
+    shown = f"; of late p50 {quick[0]['p50_ms']:g} ms, p99 {quick[0]['p99_ms']:g} ms" if quick else ""
+    return f"{seen['requests']} answered, {seen['refused']} refused, {seen['in_flight']} now{shown}"
 
 
 def _fence(replica: dict[str, Any]) -> str:
@@ -207,18 +164,107 @@ def _show_calls(seen: dict[str, Any]) -> None:
 
 @endpoint.command("logs")
 @click.argument("name")
+@click.option("--replica", help="The replica's id (default: the newest; see `endpoint replicas`).")
 @project_option
 @json_option
-def logs(name: str, project: str | None, as_json: bool) -> None:
-    """Print what endpoint NAME's newest replica wrote."""
+def logs(name: str, replica: str | None, project: str | None, as_json: bool) -> None:
+    """Print what a replica of endpoint NAME wrote."""
     client = Client(project=project)
-    with client.stream("GET", _path(client, name, "/logs")) as answer:
+    asked = "" if replica is None else f"?replica={quote(replica, safe='')}"
+    with client.stream("GET", address_of(client, name, f"/logs{asked}")) as answer:
         text = answer.read().decode(errors="replace")
-        replica = answer.headers.get("x-stratal-replica")
+        found = answer.headers.get("x-stratal-replica")
     if as_json:
-        print_json({"name": name, "replica": replica, "log": text})
+        print_json({"name": name, "replica": found, "log": text})
     else:
         click.echo(text, nl=False)
+
+
+@endpoint.command("replicas", epilog="Example: stratal endpoint replicas tumour --json")
+@click.argument("name")
+@project_option
+@json_option
+def replicas(name: str, project: str | None, as_json: bool) -> None:
+    """List endpoint NAME's replicas: those that run, and the last that ended with why."""
+    client = Client(project=project)
+    found = client.get(address_of(client, name, "/replicas"))
+    if as_json:
+        print_json({"replicas": [{"name": replica["id"], **replica} for replica in found["replicas"]]})
+        return
+    print_table(
+        ["Replica", "Started", "Ended", "Exit code", "Why"],
+        [
+            (r["id"], r["started_at"], r["ended_at"] or "runs", r["exit_code"], r["reason"])
+            for r in found["replicas"]
+        ],
+        empty="No replica was started yet.",
+        right=(3,),
+    )
+
+
+@endpoint.command(
+    "traffic",
+    epilog="Examples: stratal endpoint traffic tumour · stratal endpoint traffic tumour v2=50 · "
+    "stratal endpoint traffic tumour v2=100",
+)
+@click.argument("name")
+@click.argument("shares", type=Shares(), nargs=-1, metavar="[v2=PERCENT]...")
+@project_option
+@json_option
+def traffic(name: str, shares: tuple[dict[str, int], ...], project: str | None, as_json: bool) -> None:
+    """Show, or change, how endpoint NAME's requests are shared out between its revisions.
+
+    v2 is version 2 of the model, r3 the endpoint's 3rd revision. What is not named keeps its share, and
+    the revision that was deployed for all requests gets the rest; with 100 a revision is the only one left.
+    """
+    client = Client(project=project)
+    if shares:
+        asked = {revision: percent for said in shares for revision, percent in said.items()}
+        seen = client.post(address_of(client, name, "/traffic"), {"traffic": asked})
+    else:
+        seen = client.get(address_of(client, name))
+    if as_json:
+        print_json({"name": name, "traffic": seen["traffic"]})
+        return
+    print_table(
+        ["Model", "Revision", "Share", "Answered", "Failed", "p50 ms", "p99 ms"],
+        [
+            (
+                model_of(s),
+                s["revision"],
+                f"{s['percent']} %",
+                s["recent"]["answered"],
+                s["recent"]["failed"],
+                s["recent"]["p50_ms"],
+                s["recent"]["p99_ms"],
+            )
+            for s in seen["traffic"]
+        ],
+        empty="Nothing answers now.",
+        right=(1, 2, 3, 4, 5, 6),
+    )
+
+
+@endpoint.command(
+    "rollback", epilog="Examples: stratal endpoint rollback tumour · stratal endpoint rollback tumour --to r2"
+)
+@click.argument("name")
+@click.option("--to", metavar="r2|v1", help="Which revision (default: the last that answered before).")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Return when it answers again, or failed."
+)
+@project_option
+@json_option
+def rollback(name: str, to: str | None, wait: bool, project: str | None, as_json: bool) -> None:
+    """Let an earlier revision of endpoint NAME answer everything again.
+
+    While requests are shared out, the new revision loses its share; else the revision before is deployed
+    again, with the same files and environment.
+    """
+    from stratal.cli.deploy import follow
+
+    client = Client(project=project)
+    follow(client, client.post(address_of(client, name, "/rollback"), {"to": to}), wait=wait, as_json=as_json)
 
 
 @endpoint.command("stop")
@@ -241,7 +287,7 @@ def start(name: str, project: str | None, as_json: bool) -> None:
 
 def _change(name: str, project: str | None, as_json: bool, verb: str, done: str) -> None:
     client = Client(project=project)
-    seen = client.post(_path(client, name, f"/{verb}"))
+    seen = client.post(address_of(client, name, f"/{verb}"))
     if as_json:
         print_json(seen)
     else:
@@ -255,7 +301,7 @@ def _change(name: str, project: str | None, as_json: bool, verb: str, done: str)
 def remove(name: str, project: str | None, as_json: bool) -> None:
     """Remove endpoint NAME. Predictions that it made are still explained."""
     client = Client(project=project)
-    client.delete(_path(client, name))
+    client.delete(address_of(client, name))
     if as_json:
         print_json({"name": name, "removed": True})
     else:

@@ -38,6 +38,21 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return float(match[1]) * _SECONDS[match[2].lower()]
 
 
+class Shares(click.ParamType):  # type: ignore[type-arg]
+    """``10``, ``v2=10`` or ``v2=10,v1=90`` as ``{"v2": 10, …}``; a bare number is named ""."""
+
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in str(value).split(","):
+            match = re.fullmatch(r"(?:([A-Za-z0-9]{1,20})=)?(\d{1,3})%?", part.strip())
+            if match is None or (match[1] or "") in found:
+                self.fail(f"{value!r} does not share out requests like v2=10 (percent).", param, ctx)
+            found[match[1] or ""] = int(match[2])
+        return found
+
+
 class Gpus(click.ParamType):  # type: ignore[type-arg]
     """``2``, ``h100:2`` or ``h100`` → how many, of which type."""
 

@@ -22,7 +22,9 @@ _SHAPES = {
     "verified": "done",
     "serving": "done",
     "active": "done",
+    "awake": "done",
     "failed": "fail",
+    "failing": "fail",
     "broken": "fail",
     "missing": "fail",
     "unhealthy": "fail",
@@ -31,6 +33,7 @@ _SHAPES = {
     "scheduled": "wait",
     "pending": "wait",
     "idle": "wait",
+    "asleep": "wait",
     "sleeping": "wait",
 }
 _NAMES = {"succeeded": "Done", "finished": "Done", "scheduled": "Queued", "killed": "Stopped"}

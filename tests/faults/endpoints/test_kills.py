@@ -145,6 +145,52 @@ def test_redeploying_under_load_loses_no_request(stage: Stage) -> None:
     assert set(answers) == {(200, 5.0)}
 
 
+def test_replicas_are_killed_under_load_and_no_answer_is_wrong(stage: Stage) -> None:
+    stage.server.json(
+        "deploy",
+        str(stage.models["moody"]["uri"]),
+        "--name",
+        "moody",
+        "--min",
+        "2",
+        "--max",
+        "2",
+        timeout=400,
+    )
+    answers: Counter[int] = Counter()
+    wrong: list[object] = []
+    stop = threading.Event()
+
+    def ask(start: int) -> None:
+        row = start
+        while not stop.is_set():
+            row += 1
+            answer = stage.invoke("moody", row, 1.0)
+            answers[answer.status_code] += 1
+            if answer.status_code == 200:
+                if answer.json()["predictions"] != [row + 1]:
+                    wrong.append(answer.json())
+            elif answer.status_code != 503 or not answer.headers["retry-after"].isdigit():
+                wrong.append((answer.status_code, answer.text))
+
+    threads = [threading.Thread(target=ask, args=(start,)) for start in (10_000, 20_000, 30_000, 40_000)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            count = answers[200]
+            wait_until(lambda count=count: answers[200] > count + 20)
+            os.kill(stage.replica_pid("moody"), signal.SIGKILL)
+        count = answers[200]
+        wait_until(lambda count=count: answers[200] > count + 20)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
+    assert answers[200] > 80
+
+
 def test_a_model_whose_library_is_not_in_its_environment_fails_and_the_old_one_goes_on(stage: Stage) -> None:
     value, _ = stage.answer("matrix", 1, 2, 3)
     failed = stage.server.cli(

@@ -80,3 +80,37 @@ def test_jobs_of_an_earlier_home_keep_their_logs_as_their_attempts(tmp_path: Pat
         )
         assert again.scalar_one() == 6, "an id is never used again"
     engine.dispose()
+
+
+def test_endpoints_of_an_earlier_home_keep_their_replicas_and_how_they_were_kept(tmp_path: Path) -> None:
+    path = tmp_path / "t.db"
+    at_revision(path, "0001")
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO projects (id, name, created_at, created_by) VALUES ('prj_a', 'a', 0, '')",
+            "INSERT INTO endpoints (id, project_id, name, idle_ms, stopped, active_revision, created_at, created_by)"
+            " VALUES ('ep_1', 'prj_a', 'e', 5000, 0, 7, 0, '')",
+            "INSERT INTO endpoint_revisions (seq, endpoint_id, number, model_version_id, model_name, model_version,"
+            " files, plan, requirements, state, failure, created_at, created_by)"
+            " VALUES (7, 'ep_1', 1, 'mv', 'm', '1', '[]', '{}', '', 'active', '', 0, '')",
+            "INSERT INTO replicas (id, revision, started_at, ended_at, exit_code, reason, log_blob)"
+            " VALUES ('rep-1', 7, 1, 2, 137, 'killed', 'blob_1'), ('rep-2', 7, 3, NULL, NULL, '', NULL)",
+        ):
+            connection.execute(text(statement))
+    ensure_schema(path)
+    with engine.begin() as connection:
+        moved = connection.execute(
+            text(
+                "SELECT id, kind, owner_id, version, ended_at, exit_code, log_blob FROM service_replicas ORDER BY id"
+            )
+        )
+        assert [tuple(row) for row in moved] == [
+            ("rep-1", "endpoint", "ep_1", "7", 2, 137, "blob_1"),
+            ("rep-2", "endpoint", "ep_1", "7", None, None, None),
+        ]
+        kept = connection.execute(
+            text("SELECT least, most, concurrency, idle_ms, shares FROM endpoints")
+        ).one()
+        assert tuple(kept) == (0, 1, 64, 5000, "{}")
+    engine.dispose()

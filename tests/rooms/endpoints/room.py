@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stratal.ai.endpoints.layout import Layouts
-from stratal.ai.endpoints.replicas import PREFIX, Replicas
+from stratal.ai.endpoints.model import Changes
 from stratal.ai.endpoints.rollout import Rollouts
 from stratal.ai.endpoints.runtime import Broken, CannotLoad, Command, Greeting, Plan
 from stratal.ai.endpoints.scoring import Inputs
@@ -20,6 +20,9 @@ from stratal.ai.predictions.spool import Spool
 from stratal.app.tables import metadata
 from stratal.compute.engine import Capacity, WorkloadSpec, WorkloadStatus
 from stratal.compute.environments import Environment
+from stratal.compute.queue import in_use
+from stratal.compute.services.replicas import PREFIX, Replicas
+from stratal.compute.services.services import Services
 from stratal.compute.workloads import Workloads
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
@@ -60,7 +63,7 @@ class HandEngine:
         self._news: asyncio.Queue[WorkloadStatus] = asyncio.Queue()
 
     async def capacity(self) -> Capacity:
-        return Capacity(2, 1 << 30)
+        return Capacity(2, 4 << 30)
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         status = WorkloadStatus(spec.attempt_id, "running", pid=1, started_at=1)
@@ -264,19 +267,15 @@ class Room:
         self.workloads = Workloads(self.engine, prefixes=(PREFIX,))
         layouts = Layouts(folder / "models", self.blobs)
         environments: Any = HandEnvironments()
-        self.replicas = Replicas(
+        self.services = Services(
             self.database,
             self.blobs,
             self.workloads,
-            environments,
-            layouts,
-            HandRuntime(world),
-            folder / "sockets",
-            lambda: 1_000,
+            Replicas(self.database, self.blobs, self.workloads, folder / "sockets", lambda: 1_000, in_use),
         )
         self.serving = Serving(self.predictions, lambda: 1_000, request_seconds=request_seconds)
         self.rollouts = Rollouts(
-            self.database, self.blobs, self.workloads, environments, layouts, self.replicas, self.serving
+            self.database, self.services, environments, layouts, HandRuntime(world), self.serving
         )
         jobs: Any = NoJobs()
         self.endpoints = Endpoints(
@@ -285,7 +284,7 @@ class Room:
             jobs,
             HandRuntime(world),
             self.rollouts,
-            self.replicas,
+            self.services,
             self.serving,
             self.predictions,
             lambda: 1_000,
@@ -303,19 +302,25 @@ class Room:
 
     async def start(self) -> None:
         await self.spool.start()
+        await self.services.start()
         await self.rollouts.start()
 
     async def close(self) -> None:
         await self.rollouts.close()
+        await self.services.close()
         await self.spool.close()
         await self.blobs.close()
         self.database.close()
 
     # -- shorthands ----------------------------------------------------------------------------
 
-    async def deployed(self, name: str, uri: str, *, idle_ms: int | None = None) -> None:
+    async def deployed(
+        self, name: str, uri: str, *, traffic: Mapping[str, int] | None = None, **changes: Any
+    ) -> None:
         """Deploy, and wait until it answers or failed."""
-        made = await self.endpoints.deploy(OWNER, "prj_a", name, uri, idle_ms=idle_ms)
+        made = await self.endpoints.deploy(
+            OWNER, "prj_a", name, uri, changes=Changes(**changes), traffic=traffic
+        )
         await until(lambda: self._settled(name, made.latest.number))
 
     def _settled(self, name: str, number: int) -> bool:

@@ -109,6 +109,13 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/endpoints/{{name}}"): Route("viewer", f"{P}/endpoints/ep", 404),
     ("GET", f"{P}/endpoints/{{name}}/revisions"): Route("viewer", f"{P}/endpoints/ep/revisions", 404),
     ("GET", f"{P}/endpoints/{{name}}/logs"): Route("viewer", f"{P}/endpoints/ep/logs", 404),
+    ("GET", f"{P}/endpoints/{{name}}/replicas"): Route("viewer", f"{P}/endpoints/ep/replicas", 404),
+    ("POST", f"{P}/endpoints/{{name}}/traffic"): Route(
+        "editor", f"{P}/endpoints/ep/traffic", 404, json={"traffic": {"v1": 100}}
+    ),
+    ("POST", f"{P}/endpoints/{{name}}/rollback"): Route(
+        "editor", f"{P}/endpoints/ep/rollback", 404, json={"to": None}
+    ),
     ("POST", f"{P}/endpoints/{{name}}/stop"): Route("editor", f"{P}/endpoints/ep/stop", 404),
     ("POST", f"{P}/endpoints/{{name}}/start"): Route("editor", f"{P}/endpoints/ep/start", 404),
     ("POST", f"{P}/endpoints/{{name}}/invocations"): Route(

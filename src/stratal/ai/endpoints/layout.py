@@ -25,7 +25,7 @@ log = logging.getLogger("stratal.endpoints")
 
 
 class Layouts:
-    """Below `root`, one folder per model version."""
+    """Below `root`, one folder per set of files (`Revision.layout`)."""
 
     def __init__(self, root: Path, blobs: BlobStore) -> None:
         self._root = root
@@ -34,21 +34,21 @@ class Layouts:
 
     async def ensure(self, revision: Revision) -> Path:
         """The folder with the revision's files. Raises `Internal` when stored bytes are not the pinned ones."""
-        folder = self._folder(revision.model_version_id)
-        lock = self._locks.setdefault(revision.model_version_id, asyncio.Lock())
+        folder = self._folder(revision.layout)
+        lock = self._locks.setdefault(revision.layout, asyncio.Lock())
         async with lock:
             if not await anyio.to_thread.run_sync(folder.is_dir):
                 await self._make(folder, revision)
         return folder
 
-    async def forget(self, model_version_id: str, *, unless: Callable[[], bool] = lambda: False) -> None:
+    async def forget(self, layout: str, *, unless: Callable[[], bool] = lambda: False) -> None:
         """Remove the layout (it was tampered with, or nothing serves it any more) `unless` it is wanted after all."""
-        async with self._locks.setdefault(model_version_id, asyncio.Lock()):
+        async with self._locks.setdefault(layout, asyncio.Lock()):
             if not unless():
-                await anyio.to_thread.run_sync(_remove, self._folder(model_version_id))
+                await anyio.to_thread.run_sync(_remove, self._folder(layout))
 
     async def clear_scratch(self) -> list[str]:
-        """Remove what killed copies left; only before the first `ensure`. Returns the model versions that are laid out."""
+        """Remove what killed copies left; only before the first `ensure`. Returns what is laid out."""
 
         def work() -> list[str]:
             found = []
@@ -62,7 +62,7 @@ class Layouts:
         return await anyio.to_thread.run_sync(work)
 
     async def _make(self, folder: Path, revision: Revision) -> None:
-        scratch = self._root / f".{revision.model_version_id}.{random_token(8)}"
+        scratch = self._root / f".{revision.layout}.{random_token(8)}"
         await anyio.to_thread.run_sync(partial(scratch.mkdir, mode=0o700))
         try:
             for file in revision.files:
@@ -99,10 +99,10 @@ class Layouts:
                 reason="model_damaged",
             )
 
-    def _folder(self, model_version_id: str) -> Path:
-        if not model_version_id.replace("_", "").replace("-", "").isalnum():
-            raise Internal(f"{model_version_id[:60]!r} cannot name a folder.")
-        return self._root / model_version_id
+    def _folder(self, layout: str) -> Path:
+        if not layout.replace("_", "").replace("-", "").isalnum():
+            raise Internal(f"{layout[:60]!r} cannot name a folder.")
+        return self._root / layout
 
 
 def _inside(path: str) -> PurePosixPath:

@@ -5,11 +5,13 @@ A revision:  preparing ──▶ starting ──▶ active ──▶ superseded
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
+from stratal.ai.endpoints.latency import Summary
 from stratal.ai.endpoints.runtime import Plan
+from stratal.compute.services.model import Needs, ReplicaInfo, ReplicaState, Scaling
 
 
 class EndpointState(StrEnum):
@@ -30,6 +32,7 @@ class RevisionState(StrEnum):
     PREPARING = "preparing"
     STARTING = "starting"
     ACTIVE = "active"
+    """It answers: all requests, or its share of them."""
     SUPERSEDED = "superseded"
     FAILED = "failed"
 
@@ -67,6 +70,8 @@ class Revision:
     job_id: str | None
     requirements: str
     environment_id: str | None
+    share: int | None
+    """The percentage of requests that it was deployed for; None: all."""
     state: RevisionState
     failure: str
     interface: Mapping[str, Any] | None
@@ -76,35 +81,101 @@ class Revision:
     created_by: str
 
     @property
+    def layout(self) -> str:
+        """A name for exactly these files: a converted model's stand beside those of its version."""
+        converted = self.plan.options.get("converted")
+        suffix = f"-{str(converted['sha256'])[:16]}" if converted else ""
+        return self.model_version_id + suffix
+
+    @property
     def model_uri(self) -> str:
         return f"models:/{self.model_name}/{self.model_version}"
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """How each revision of an endpoint is kept. `idle_ms` 0: never put to sleep.
+
+    `cpus` and `memory_bytes` are a replica's limits, and what it is counted with; None: no limit, and
+    counted with what `Needs` says.
+    """
+
+    least: int = 0
+    most: int = 1
+    concurrency: int = 64
+    idle_ms: int = 10 * 60 * 1000
+    cpus: float | None = None
+    memory_bytes: int | None = None
+
+    def scaling(self, request_seconds: float) -> Scaling:
+        """`request_seconds`: how long a request may take."""
+        return Scaling(
+            least=self.least,
+            most=self.most,
+            concurrency=self.concurrency,
+            idle_seconds=self.idle_ms / 1000,
+            stuck_seconds=request_seconds,
+        )
+
+    @property
+    def needs(self) -> Needs:
+        counted = Needs()
+        return Needs(self.cpus or counted.cpus, self.memory_bytes or counted.memory_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a deployment says about `Wishes`; None: as it was."""
+
+    least: int | None = None
+    most: int | None = None
+    concurrency: int | None = None
+    idle_ms: int | None = None
+    cpus: float | None = None
+    memory_bytes: int | None = None
+
+    def of(self, wishes: Wishes) -> Wishes:
+        said = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        changed = replace(wishes, **said)
+        if (
+            self.most is None and changed.most < changed.least
+        ):  # asking for three says that there may be three
+            return replace(changed, most=changed.least)
+        if self.least is None and changed.least > changed.most:
+            return replace(changed, least=changed.most)
+        return changed
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint as recorded. `idle_ms`: a replica without requests is stopped after this long; 0: never."""
+    """An endpoint as recorded.
+
+    `shares` are the percentages of requests that revisions (by `seq`) besides the active one get; it gets the rest.
+    """
 
     id: str
     project_id: str
     name: str
-    idle_ms: int
+    wishes: Wishes
     stopped: bool
     active_revision: int | None
+    shares: Mapping[int, int]
     created_at: int
     created_by: str
 
 
 @dataclass(frozen=True, slots=True)
-class ReplicaInfo:
-    """A replica that runs or ran. `id` is the engine's attempt id; `exit_code` None: runs, or nobody saw it end."""
+class ServedRevision:
+    """A revision that gets requests: what percentage, how its replicas do and how quick they were of late."""
 
-    id: str
-    revision: int
-    started_at: int
-    ended_at: int | None
-    exit_code: int | None
-    reason: str
-    isolation: Mapping[str, Any] | None
+    revision: Revision
+    percent: int
+    condition: str
+    failure: str
+    replicas: Sequence[ReplicaState]
+    waiting: int
+    deaths: int
+    recent: Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +187,12 @@ class EndpointView:
     failure: str
     active: Revision | None
     latest: Revision
-    replica: ReplicaInfo | None
+    served: Sequence[ServedRevision]
+    """The active revision first; empty while it is stopped."""
+    replicas: Sequence[ReplicaInfo]
+    """Those that answer now, newest first."""
     requests: int
     """Answered since this server started."""
+    refused: int
+    """Shed since this server started (429 and 503)."""
     in_flight: int

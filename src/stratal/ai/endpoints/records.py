@@ -1,4 +1,4 @@
-"""Rows of endpoints, revisions and replicas, and what they mean: the one place that turns the one into the other.
+"""Rows of endpoints and revisions, and what they mean: the one place that turns the one into the other.
 
 Functions that take a connection run inside a read or a write of the database.
 """
@@ -13,16 +13,14 @@ from stratal.ai.endpoints.model import (
     PENDING,
     Endpoint,
     PinnedFile,
-    ReplicaInfo,
     Revision,
     RevisionState,
+    Wishes,
 )
 from stratal.ai.endpoints.runtime import Greeting, Plan
-from stratal.ai.endpoints.tables import endpoint_revisions, endpoints, replicas
-from stratal.compute.engine import Isolation
-
-_KEPT_REPLICAS = 10
-
+from stratal.ai.endpoints.tables import endpoint_revisions, endpoints
+from stratal.compute.services.model import ServiceName
+from stratal.identity.model import Kind
 
 # -- endpoints -----------------------------------------------------------------------------------
 
@@ -49,9 +47,10 @@ def insert_endpoint(c: Connection, endpoint: Endpoint) -> None:
             id=endpoint.id,
             project_id=endpoint.project_id,
             name=endpoint.name,
-            idle_ms=endpoint.idle_ms,
+            **values_of_wishes(endpoint.wishes),
             stopped=int(endpoint.stopped),
             active_revision=endpoint.active_revision,
+            shares=values_of_shares(endpoint.shares),
             created_at=endpoint.created_at,
             created_by=endpoint.created_by,
         )
@@ -62,14 +61,23 @@ def update_endpoint(c: Connection, endpoint_id: str, **values: Any) -> None:
     c.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(**values))
 
 
+def values_of_wishes(wishes: Wishes) -> dict[str, Any]:
+    return {name: getattr(wishes, name) for name in Wishes.__slots__}
+
+
+def values_of_shares(shares: Mapping[int, int]) -> str:
+    return _json({str(seq): percent for seq, percent in shares.items()})
+
+
 def _endpoint(row: RowMapping) -> Endpoint:
     return Endpoint(
         id=row["id"],
         project_id=row["project_id"],
         name=row["name"],
-        idle_ms=row["idle_ms"],
+        wishes=Wishes(**{name: row[name] for name in Wishes.__slots__}),
         stopped=bool(row["stopped"]),
         active_revision=row["active_revision"],
+        shares={int(seq): percent for seq, percent in orjson.loads(row["shares"]).items()},
         created_at=row["created_at"],
         created_by=row["created_by"],
     )
@@ -101,6 +109,18 @@ def insert_revision(c: Connection, endpoint_id: str, values: Mapping[str, Any]) 
     return _revision(row)
 
 
+_PINNED = (
+    *("model_version_id", "model_name", "model_version", "files", "plan", "job_id", "requirements"),
+    "environment_id",
+)
+
+
+def values_of_revision(c: Connection, seq: int) -> dict[str, Any]:
+    """What a revision pinned, for a new one that is the same."""
+    query = select(*(endpoint_revisions.c[name] for name in _PINNED)).where(endpoint_revisions.c.seq == seq)
+    return dict(c.execute(query).mappings().one())
+
+
 def supersede_pending(c: Connection, endpoint_id: str, why: str) -> None:
     """Give up the endpoint's revisions that are not ready yet."""
     c.execute(
@@ -120,6 +140,16 @@ def revision(c: Connection, seq: int) -> Revision | None:
     return None if row is None else _revision(row)
 
 
+def revisions(c: Connection, seqs: Sequence[int | None]) -> list[Revision]:
+    """Those with these numbers, oldest first."""
+    query = select(endpoint_revisions).where(endpoint_revisions.c.seq.in_([s for s in seqs if s is not None]))
+    return [_revision(row) for row in c.execute(query.order_by(endpoint_revisions.c.seq)).mappings()]
+
+
+def newest(c: Connection, endpoint_id: str) -> Revision | None:
+    return next(iter(revisions_of(c, endpoint_id, 1)), None)
+
+
 def revisions_of(c: Connection, endpoint_id: str, limit: int = 100) -> list[Revision]:
     """The endpoint's revisions, newest first."""
     query = (
@@ -135,32 +165,49 @@ def update_revision(c: Connection, seq: int, **values: Any) -> None:
     c.execute(update(endpoint_revisions).where(endpoint_revisions.c.seq == seq).values(**values))
 
 
-def activate(c: Connection, endpoint_id: str, seq: int) -> bool:
-    """Make the revision the one that answers. False when it was superseded or its endpoint removed meanwhile."""
+def activate(c: Connection, endpoint_id: str, seq: int) -> tuple[int, dict[int, int]] | None:
+    """Let the revision answer, with the share it was deployed for; returns the endpoint's traffic from now on.
+
+    None when it was superseded or its endpoint removed meanwhile.
+    """
     row = c.execute(
         update(endpoint_revisions)
         .where(endpoint_revisions.c.seq == seq, endpoint_revisions.c.state.in_([s.value for s in PENDING]))
         .values(state=RevisionState.ACTIVE.value)
-        .returning(endpoint_revisions.c.seq)
+        .returning(endpoint_revisions.c.share)
     ).first()
-    if row is None:
-        return False
-    live = c.execute(
-        update(endpoints)
-        .where(endpoints.c.id == endpoint_id, endpoints.c.removed_at.is_(None))
-        .values(active_revision=seq, stopped=0)
-        .returning(endpoints.c.id)
-    ).first()
+    here = select(endpoints.c.active_revision, endpoints.c.shares).where(
+        endpoints.c.id == endpoint_id, endpoints.c.removed_at.is_(None)
+    )
+    endpoint = c.execute(here).first()
+    if row is None or endpoint is None:
+        return None
+    active, shares = seq, {}
+    if row.share is not None and row.share < 100 and endpoint.active_revision is not None:
+        active = endpoint.active_revision
+        shares = {int(s): p for s, p in orjson.loads(endpoint.shares).items()} | {seq: row.share}
+        if (
+            sum(shares.values()) == 100
+        ):  # nothing is left for the active one: the largest share takes its place
+            active = max(shares, key=lambda other: (shares[other], other))
+            del shares[active]
+    set_traffic(c, endpoint_id, active, shares)
+    update_endpoint(c, endpoint_id, stopped=0)
+    return active, shares
+
+
+def set_traffic(c: Connection, endpoint_id: str, active: int, shares: Mapping[int, int]) -> None:
+    """From now on `active` answers, beside the others with their percentages; whatever else did, does not any more."""
+    update_endpoint(c, endpoint_id, active_revision=active, shares=values_of_shares(shares))
     c.execute(
         update(endpoint_revisions)
         .where(
             endpoint_revisions.c.endpoint_id == endpoint_id,
-            endpoint_revisions.c.seq != seq,
+            endpoint_revisions.c.seq.not_in([active, *shares]),
             endpoint_revisions.c.state == RevisionState.ACTIVE.value,
         )
         .values(state=RevisionState.SUPERSEDED.value)
     )
-    return live is not None
 
 
 def greeted(c: Connection, seq: int, greeting: Greeting) -> None:
@@ -172,6 +219,20 @@ def greeted(c: Connection, seq: int, greeting: Greeting) -> None:
         loaded=_json(greeting.loaded),
         libraries=_json(greeting.libraries),
     )
+
+
+def payer(c: Connection, name: ServiceName) -> tuple[str, str]:
+    """Who pays for a revision's replicas (who deployed it), and what the endpoint is called."""
+    query = (
+        select(endpoint_revisions.c.person, endpoint_revisions.c.created_by, endpoints.c.name)
+        .join(endpoints, endpoints.c.id == endpoint_revisions.c.endpoint_id)
+        .where(endpoint_revisions.c.seq == int(name.version))
+    )
+    row = c.execute(query).one_or_none()
+    if row is None:
+        return "", name.owner
+    kind, _, deployer = row.created_by.partition(":")
+    return row.person or (deployer if kind in list(Kind) else ""), row.name
 
 
 def values_of_files(files: Sequence[PinnedFile]) -> str:
@@ -196,6 +257,7 @@ def _revision(row: RowMapping) -> Revision:
         job_id=row["job_id"],
         requirements=row["requirements"],
         environment_id=row["environment_id"],
+        share=row["share"],
         state=RevisionState(row["state"]),
         failure=row["failure"],
         interface=_read(row["interface"]),
@@ -212,9 +274,6 @@ def holds_model(c: Connection, model_version_id: str) -> bool:
     return c.execute(query.limit(1)).first() is not None
 
 
-# -- replicas ------------------------------------------------------------------------------------
-
-
 def held_environments(c: Connection) -> set[str]:
     """The environments that endpoints' revisions were served in."""
     query = (
@@ -226,90 +285,11 @@ def held_environments(c: Connection) -> set[str]:
     return {str(id_) for id_ in c.execute(query).scalars()}
 
 
-def insert_replica(c: Connection, attempt_id: str, revision_seq: int, now: int) -> None:
-    c.execute(insert(replicas).values(id=attempt_id, revision=revision_seq, started_at=now, reason=""))
-
-
-def running_replicas(c: Connection) -> list[ReplicaInfo]:
-    """Those whose end was not recorded."""
-    return [
-        _replica(row) for row in c.execute(select(replicas).where(replicas.c.ended_at.is_(None))).mappings()
-    ]
-
-
-def replicas_of(c: Connection, endpoint_id: str, limit: int = _KEPT_REPLICAS) -> list[ReplicaInfo]:
-    """The endpoint's replicas, newest first."""
-    query = (
-        select(replicas)
-        .join(endpoint_revisions, endpoint_revisions.c.seq == replicas.c.revision)
-        .where(endpoint_revisions.c.endpoint_id == endpoint_id)
-        .order_by(replicas.c.started_at.desc(), replicas.c.id.desc())
-        .limit(limit)
-    )
-    return [_replica(row) for row in c.execute(query).mappings()]
-
-
-def update_replica(c: Connection, attempt_id: str, **values: Any) -> None:
-    c.execute(update(replicas).where(replicas.c.id == attempt_id).values(**values))
-
-
-def log_blob(c: Connection, attempt_id: str) -> str | None:
-    """Where an ended replica's log is kept."""
-    blob = c.execute(select(replicas.c.log_blob).where(replicas.c.id == attempt_id)).scalar()
-    return None if blob is None else str(blob)
-
-
-def prune_replicas(c: Connection, endpoint_id: str, keep: int = _KEPT_REPLICAS) -> list[str]:
-    """Forget all but the newest ended replicas; returns the keys of the blobs that nobody needs any more."""
-    query = (
-        select(replicas.c.id, replicas.c.log_blob)
-        .join(endpoint_revisions, endpoint_revisions.c.seq == replicas.c.revision)
-        .where(endpoint_revisions.c.endpoint_id == endpoint_id, replicas.c.ended_at.is_not(None))
-        .order_by(replicas.c.started_at.desc(), replicas.c.id.desc())
-        .offset(keep)
-        .limit(1000)
-    )
-    old = c.execute(query).all()
-    if old:
-        c.execute(delete(replicas).where(replicas.c.id.in_([row.id for row in old])))
-    return [row.log_blob for row in old if row.log_blob]
-
-
-def purge(c: Connection, project_id: str) -> list[str]:
-    """Remove every row of a project's endpoints; returns the keys of the blobs that were theirs."""
+def purge(c: Connection, project_id: str) -> None:
+    """Remove every row of a project's endpoints."""
     of_project = select(endpoints.c.id).where(endpoints.c.project_id == project_id)
-    theirs = select(endpoint_revisions.c.seq).where(endpoint_revisions.c.endpoint_id.in_(of_project))
-    blobs = c.execute(
-        delete(replicas).where(replicas.c.revision.in_(theirs)).returning(replicas.c.log_blob)
-    ).scalars()
-    found = [blob for blob in blobs if blob]
     c.execute(delete(endpoint_revisions).where(endpoint_revisions.c.endpoint_id.in_(of_project)))
     c.execute(delete(endpoints).where(endpoints.c.project_id == project_id))
-    return found
-
-
-def isolation_json(isolation: Isolation) -> str:
-    return _json(
-        {
-            "sandbox": isolation.sandbox,
-            "network": isolation.network,
-            "memory": isolation.memory,
-            "landlock": isolation.landlock,
-            "other_inputs": list(isolation.other_inputs),
-        }
-    )
-
-
-def _replica(row: RowMapping) -> ReplicaInfo:
-    return ReplicaInfo(
-        id=row["id"],
-        revision=row["revision"],
-        started_at=row["started_at"],
-        ended_at=row["ended_at"],
-        exit_code=row["exit_code"],
-        reason=row["reason"],
-        isolation=_read(row["isolation"]),
-    )
 
 
 def _json(value: object) -> str:

@@ -1,55 +1,57 @@
 """Making it so: the reconciler of endpoints.
 
-A new revision is prepared (environment, model files), its replica is started beside the old one, and
-only when that greets does the endpoint switch; what fails on the way leaves the old one answering. At
-the start of the server everything is found again: replicas that live are taken over, revisions that
-were on their way go on, and what nobody wants any more is stopped.
+A new revision is prepared (environment, model files), its replicas are started beside the old ones, and
+only when they greet does the endpoint switch, wholly or with the share that was asked for; what fails on
+the way leaves the old ones answering. At the start of the server everything is found again: replicas that
+live are taken over, revisions that were on their way go on, and what nobody wants any more is stopped.
 """
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stratal.ai.endpoints import records
+from stratal.ai.endpoints.blueprint import ModelBlueprint
 from stratal.ai.endpoints.layout import Layouts
-from stratal.ai.endpoints.model import PENDING, Endpoint, ReplicaInfo, Revision, RevisionState
-from stratal.ai.endpoints.replicas import Replicas
-from stratal.ai.endpoints.runtime import CannotLoad
-from stratal.ai.endpoints.serving import Live, Serving
-from stratal.ai.endpoints.upkeep import Upkeep
+from stratal.ai.endpoints.model import PENDING, Endpoint, Revision, RevisionState, Wishes
+from stratal.ai.endpoints.runtime import CannotLoad, Runtime
+from stratal.ai.endpoints.serving import Kept, Live, Serving
 from stratal.compute.environments import Environments
-from stratal.compute.workloads import Workloads
-from stratal.kernel.blobs import BlobStore
+from stratal.compute.services.model import ServiceName
+from stratal.compute.services.services import Services
 from stratal.kernel.database import Database
-from stratal.kernel.errors import StratalError
+from stratal.kernel.errors import Internal, StratalError
 from stratal.kernel.events import emit
 
 log = logging.getLogger("stratal.endpoints")
 
+KIND = "endpoint"
+"""What endpoints' services are called."""
+
 
 class Rollouts:
-    """`start` before use; `close` lets go, and replicas go on alone until the next start."""
+    """`start` before use, after the services; `close` lets go, and replicas go on alone until the next start."""
 
     def __init__(
         self,
         database: Database,
-        blobs: BlobStore,
-        workloads: Workloads,
+        services: Services,
         environments: Environments,
         layouts: Layouts,
-        replicas: Replicas,
+        runtime: Runtime,
         serving: Serving,
     ) -> None:
         self._database = database
-        self._blobs = blobs
-        self._workloads = workloads
+        self._services = services
         self._environments = environments
         self._layouts = layouts
-        self._replicas = replicas
+        self._runtime = runtime
         self._serving = serving
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
@@ -59,32 +61,25 @@ class Rollouts:
 
     async def start(self) -> None:
         """Find every endpoint again. Returns at once where that needs the engine: requests wait meanwhile."""
-        await self._workloads.start()
         laid_out = await self._layouts.clear_scratch()
 
-        def read(c: Connection) -> tuple[list[tuple[Endpoint, list[Revision]]], list[ReplicaInfo]]:
-            found = [(e, records.revisions_of(c, e.id)) for e in records.live_endpoints(c)]
-            return found, records.running_replicas(c)
+        def read(c: Connection) -> list[tuple[Endpoint, list[Revision], Revision | None]]:
+            return [
+                (e, records.revisions(c, [e.active_revision, *e.shares]), records.newest(c, e.id))
+                for e in records.live_endpoints(c)
+            ]
 
-        endpoints, running = await self._database.read(read)
-        strays = {replica.id for replica in running}
-        for endpoint, revisions in endpoints:
+        for endpoint, answering, newest in await self._database.read(read):
             live = Live(endpoint)
+            live.active = next((r for r in answering if r.seq == endpoint.active_revision), None)
+            if not endpoint.stopped:
+                live.kept = {revision.seq: self._keep(endpoint, revision) for revision in answering}
             self._serving.put(live)
-            active = next((r for r in revisions if r.seq == endpoint.active_revision), None)
-            if active is not None:
-                mine = [r.id for r in running if r.revision == active.seq]
-                adopt = mine[-1] if mine and not endpoint.stopped else None
-                strays.discard(adopt or "")
-                live.active = self._upkeep(endpoint, active)
-                if not endpoint.stopped:
-                    live.active.start(adopt=adopt)
-            newest = revisions[0] if revisions else None
             if newest is not None and newest.state in PENDING:
                 self.begin(live, newest)
             elif newest is not None and newest.state is RevisionState.FAILED:
                 live.failure = newest.failure
-        self._aside(self._tidy(sorted(strays), laid_out))
+        self._aside(self._tidy(laid_out))
 
     async def close(self) -> None:
         self._closing = True
@@ -92,22 +87,17 @@ class Rollouts:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for live in self._serving.all():
-            if live.active is not None:
-                await live.active.close(stop=False)
-        await self._replicas.close()
-        await self._workloads.close()
 
-    async def _tidy(self, strays: list[str], laid_out: list[str]) -> None:
-        await self._replicas.stop_strays(strays)
-        for model_version_id in laid_out:
-            await self._layouts.forget(model_version_id, unless=partial(self._serves, model_version_id))
+    async def _tidy(self, laid_out: list[str]) -> None:
+        await self._services.settle(KIND)
+        for layout in laid_out:
+            await self._layouts.forget(layout, unless=partial(self._serves, layout))
 
-    def _serves(self, model_version_id: str) -> bool:
-        """Does an endpoint stand on this model version, or is about to?"""
-        revisions = [live.active.revision for live in self._serving.all() if live.active is not None]
-        revisions += [live.deploying for live in self._serving.all() if live.deploying is not None]
-        return any(revision.model_version_id == model_version_id for revision in revisions)
+    def _serves(self, layout: str) -> bool:
+        """Does an endpoint stand on these files, or is it about to?"""
+        revisions = [kept.revision for live in self._serving.all() for kept in live.kept.values()]
+        revisions += [r for live in self._serving.all() for r in (live.deploying, live.active) if r]
+        return any(revision.layout == layout for revision in revisions)
 
     # -- wishes --------------------------------------------------------------------------------
 
@@ -116,15 +106,9 @@ class Rollouts:
         while self._others:
             await asyncio.wait(list(self._others))
 
-    async def forget_log(self, key: str) -> None:
-        """Delete a replica's stored log."""
-        await self._blobs.delete(key)
-
     def begin(self, live: Live, revision: Revision) -> None:
         """Roll the revision out, instead of an older one that is still on its way."""
-        newest = max(
-            live.deploying.seq if live.deploying else 0, live.active.revision.seq if live.active else 0
-        )
+        newest = max(live.deploying.seq if live.deploying else 0, live.active.seq if live.active else 0)
         if revision.seq < newest:
             return
         live.failure = ""
@@ -136,31 +120,49 @@ class Rollouts:
         self._tasks[live.endpoint.id] = task
 
     async def stop(self, live: Live) -> None:
-        """Stop answering; the replica's end is not waited for. Its row says so already."""
+        """Stop answering; the replicas' ends are not waited for. Its row says so already."""
         await self._abandon(live)
-        if live.active is not None:
-            old = live.active
-            live.active = self._upkeep(live.endpoint, old.revision)
-            self._aside(old.close(stop=True))
+        old, live.kept = live.kept, {}
+        for kept in old.values():
+            self._end(kept)
         await live.tell()
 
     async def restart(self, live: Live) -> None:
         """Answer again after `stop`, asleep until the first request."""
-        if live.active is not None:
-            fresh = self._upkeep(live.endpoint, live.active.revision)
-            await live.active.close(stop=True)
-            live.active = fresh
-            fresh.start()
+        seqs = [live.endpoint.active_revision, *live.endpoint.shares]
+        for revision in await self._database.read(lambda c: records.revisions(c, seqs)):
+            live.kept[revision.seq] = self._keep(live.endpoint, revision)
         await live.tell()
 
+    async def share_out(self, live: Live, active: int, shares: Mapping[int, int]) -> None:
+        """Requests are shared out so from now on (the rows say so already); who gets none any more, ends."""
+        self._serving.change(live, active_revision=active, shares=dict(shares))
+        if active in live.kept:
+            live.active = live.kept[active].revision
+        gone = [kept for seq, kept in live.kept.items() if seq != active and seq not in shares]
+        live.kept = {seq: kept for seq, kept in live.kept.items() if seq == active or seq in shares}
+        await live.tell()
+        for kept in gone:
+            self._end(kept)
+
+    def rescale(self, live: Live, wishes: Wishes) -> None:
+        """Keep what answers as it is wished now; limits of replicas count from the next revision on."""
+        self._serving.change(live, wishes=wishes)
+        for kept in live.kept.values():
+            kept.service.change(wishes.scaling(self._serving.request_seconds))
+
     async def remove(self, live: Live) -> None:
-        """Forget the endpoint; its replica ends in the background."""
+        """Forget the endpoint; its replicas end in the background."""
         await self._abandon(live)
         self._serving.drop(live)
-        old, live.active = live.active, None
+        old, live.kept, live.active = live.kept, {}, None
         await live.tell()
-        if old is not None:
-            self._aside(self._end(live, old))
+        endings = [self._end(kept) for kept in old.values()]
+        self._aside(self._forget(live, endings))
+
+    async def _forget(self, live: Live, endings: Sequence["asyncio.Task[None]"]) -> None:
+        await asyncio.gather(*endings, return_exceptions=True)
+        await self._services.forget(KIND, live.endpoint.id)
 
     async def _abandon(self, live: Live) -> None:
         task = self._tasks.pop(live.endpoint.id, None)
@@ -169,44 +171,48 @@ class Rollouts:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _end(self, live: Live, old: Upkeep) -> None:
-        await old.close(stop=True)
-        model = old.revision.model_version_id
-        await self._layouts.forget(model, unless=partial(self._serves, model))
-        keep = 0 if self._serving.find(live.endpoint.project_id, live.endpoint.name) is not live else 10
-        old_logs = await self._database.write(lambda c: records.prune_replicas(c, live.endpoint.id, keep))
-        for key in old_logs:
-            await self._blobs.delete(key)
+    def _end(self, kept: Kept) -> "asyncio.Task[None]":
+        """End a revision's replicas when they have answered what they were asked; not waited for."""
+        ending = self._services.end_aside(kept.service)
+        self._aside(self._forget_layout(ending, kept.revision.layout))
+        return ending
+
+    async def _forget_layout(self, ending: "asyncio.Task[None]", layout: str) -> None:
+        await asyncio.wait([ending])
+        await self._layouts.forget(layout, unless=partial(self._serves, layout))
 
     # -- rolling out ---------------------------------------------------------------------------
 
     async def _roll_out(self, live: Live, revision: Revision) -> None:
-        upkeep: Upkeep | None = None
+        kept: Kept | None = None
         switched = False
         try:
             revision = await self._prepare(revision)
-            upkeep = self._upkeep(live.endpoint, revision)
-            upkeep.start(adopt=None)
-            with upkeep.claim():
-                await upkeep.replica()
-            switched = await self._switch(live, upkeep)
+            kept = self._keep(live.endpoint, revision)
+            await kept.service.ready(max(1, live.endpoint.wishes.least))
+            await self._match(live, kept)
+            switched = await self._switch(live, kept)
         except asyncio.CancelledError:
             raise
         except (StratalError, CannotLoad) as error:
-            await self._failed(live, revision, str(error) if upkeep is None else upkeep.failure or str(error))
+            why = kept.service.failure if kept is not None and kept.service.failure else str(error)
+            await self._failed(live, revision, why)
         except Exception as error:
             log.exception("rolling out revision %d failed", revision.seq)
             await self._failed(live, revision, f"{type(error).__name__}: {error}")
         finally:
-            if upkeep is not None and not switched:
-                if self._closing:
-                    await upkeep.close(stop=False)
-                else:
-                    self._aside(upkeep.close(stop=True))
+            if kept is not None and not switched and not self._closing:
+                self._end(kept)
             if live.deploying is not None and live.deploying.seq == revision.seq:
                 live.deploying = None
                 self._tasks.pop(live.endpoint.id, None)
                 self._aside(live.tell())
+
+    async def _match(self, live: Live, kept: Kept) -> None:
+        """A revision that takes over begins with as many replicas as it replaces, if there is room: the load is the same."""
+        if kept.revision.share is None and live.main is not None:
+            with contextlib.suppress(StratalError):
+                await kept.service.ready(live.main.service.awake)
 
     async def _prepare(self, revision: Revision) -> Revision:
         """The revision with its environment built and its model's files in place."""
@@ -215,7 +221,8 @@ class Rollouts:
             environment_id = (await self._environments.for_requirements(revision.requirements)).id
         else:
             await self._environments.get(environment_id)
-        await self._layouts.ensure(revision)
+        prepared = replace(revision, environment_id=environment_id)
+        await self._layouts.ensure(prepared)
 
         def work(c: Connection) -> Revision | None:
             records.update_revision(
@@ -223,39 +230,44 @@ class Rollouts:
             )
             return records.revision(c, revision.seq)
 
-        prepared = await self._database.write(work)
-        assert prepared is not None
-        return prepared
+        found = await self._database.write(work)
+        if found is None:
+            raise Internal(f"Revision {revision.seq} is gone.")
+        return found
 
-    async def _switch(self, live: Live, upkeep: Upkeep) -> bool:
-        """From here on the new revision answers; the old one ends when it has answered what it was asked."""
-        revision = upkeep.revision
+    async def _switch(self, live: Live, kept: Kept) -> bool:
+        """From here on the new revision answers; who gets nothing any more ends when it has answered what it was asked."""
+        revision = kept.revision
 
-        def work(c: Connection) -> bool:
-            if not records.activate(c, live.endpoint.id, revision.seq):
-                return False
-            emit(
-                c,
-                "endpoint.deployed",
-                live.endpoint.id,
-                actor=revision.created_by,
-                project_id=live.endpoint.project_id,
-                name=live.endpoint.name,
-                revision=revision.number,
-                model=revision.model_uri,
-            )
-            return True
+        def work(c: Connection) -> tuple[int, dict[int, int]] | None:
+            traffic = records.activate(c, live.endpoint.id, revision.seq)
+            if traffic is not None:
+                emit(
+                    c,
+                    "endpoint.deployed",
+                    live.endpoint.id,
+                    actor=revision.created_by,
+                    project_id=live.endpoint.project_id,
+                    name=live.endpoint.name,
+                    revision=revision.number,
+                    model=revision.model_uri,
+                    percent=100 if revision.share is None else revision.share,
+                )
+            return traffic
 
-        if not await self._database.write(work):
+        traffic = await self._database.write(work)
+        if traffic is None:
             return False
-        old, live.active = live.active, upkeep
+        live.kept[revision.seq] = kept
+        active, shares = traffic
+        others = [seq for seq in (active, *shares) if seq not in live.kept]  # it was stopped
+        for other in await self._database.read(lambda c: records.revisions(c, others)):
+            live.kept[other.seq] = self._keep(live.endpoint, other)
         live.failure = ""
-        self._serving.change(live, active_revision=revision.seq, stopped=False)
         live.deploying = None
         self._tasks.pop(live.endpoint.id, None)
-        await live.tell()
-        if old is not None:
-            self._aside(self._end(live, old))
+        self._serving.change(live, stopped=False)
+        await self.share_out(live, active, shares)
         return True
 
     async def _failed(self, live: Live, revision: Revision, failure: str) -> None:
@@ -278,13 +290,13 @@ class Rollouts:
 
         await self._database.write(work)
 
-    def _upkeep(self, endpoint: Endpoint, revision: Revision) -> Upkeep:
-        return Upkeep(
-            revision,
-            self._replicas,
-            idle_seconds=endpoint.idle_ms / 1000,
-            stuck_seconds=self._serving.request_seconds,
+    def _keep(self, endpoint: Endpoint, revision: Revision) -> Kept:
+        blueprint = ModelBlueprint(
+            revision, endpoint.wishes, self._database, self._environments, self._layouts, self._runtime
         )
+        name = ServiceName(KIND, endpoint.id, str(revision.seq), endpoint.project_id)
+        scaling = endpoint.wishes.scaling(self._serving.request_seconds)
+        return Kept(revision, self._services.keep(name, blueprint, scaling, endpoint.wishes.needs))
 
     def _aside(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -4,19 +4,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stratal.ai.endpoints.layout import Layouts
-from stratal.ai.endpoints.replicas import PREFIX, Replicas
-from stratal.ai.endpoints.rollout import Rollouts
+from stratal.ai.endpoints.records import payer
+from stratal.ai.endpoints.rollout import KIND, Rollouts
 from stratal.ai.endpoints.runtime import Runtime
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.endpoints.serving import Serving
 from stratal.ai.models.registry import Models
 from stratal.ai.predictions.service import Predictions
 from stratal.ai.predictions.spool import Spool
-from stratal.compute.engine import Engine
 from stratal.compute.environments import Environments
 from stratal.compute.jobs import Jobs
-from stratal.compute.workloads import Workloads
-from stratal.kernel.blobs import BlobStore
+from stratal.compute.services.services import Services
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 
@@ -41,8 +39,7 @@ class Room:
 
 def furnish(
     database: Database,
-    logs: BlobStore,
-    engine: Engine,
+    services: Services,
     environments: Environments,
     jobs: Jobs,
     models: Models,
@@ -51,17 +48,15 @@ def furnish(
     *,
     spool: Path,
     layouts: Path,
-    sockets: Path,
 ) -> Room:
-    """`logs` keeps what ended replicas wrote; `spool`, `layouts` (model files) and `sockets` are folders of this machine."""
+    """`spool` and `layouts` (model files) are folders of this machine."""
     rows = Spool(spool)
     predictions = Predictions(rows, database)
-    workloads = Workloads(engine, prefixes=(PREFIX,))
+    services.paid_by(KIND, payer)
     laid_out = Layouts(layouts, models.blobs)
-    replicas = Replicas(database, logs, workloads, environments, laid_out, runtime, sockets, clock)
     serving = Serving(predictions, clock)
-    rollouts = Rollouts(database, logs, workloads, environments, laid_out, replicas, serving)
+    rollouts = Rollouts(database, services, environments, laid_out, runtime, serving)
     endpoints = Endpoints(
-        database, models.resolve, jobs, runtime, rollouts, replicas, serving, predictions, clock
+        database, models.resolve, jobs, runtime, rollouts, services, serving, predictions, clock
     )
     return Room(endpoints, serving, predictions, rows, rollouts)

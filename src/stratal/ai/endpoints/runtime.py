@@ -11,6 +11,10 @@ from typing import Any, Protocol
 
 from stratal.ai.endpoints.scoring import Inputs
 from stratal.ai.endpoints.tensors import Tensor
+from stratal.compute.services import port as services
+from stratal.compute.services.port import Broken, CannotStart
+
+__all__ = ["Broken", "CannotLoad", "Command", "Greeting", "Plan", "Replica", "Runtime"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,38 +49,19 @@ class Greeting:
     seconds: float
 
 
-class Broken(Exception):
-    """The connection to a replica is gone before its answer came."""
-
-
-class CannotLoad(Exception):
+class CannotLoad(CannotStart):
     """The replica says that it cannot load the model; the message is its own."""
 
 
-class Replica(Protocol):
-    """A connected replica. Requests share its connection."""
+class Replica(services.Replica, Protocol):
+    """A connected replica of a model."""
 
     greeting: Greeting
-
-    @property
-    def in_flight(self) -> int: ...
-
-    @property
-    def busy_since(self) -> float | None:
-        """Since when it has owed an answer and given none (the event loop's clock, seconds); None: it owes nothing."""
-        ...
-
-    @property
-    def closed(self) -> bool: ...
 
     async def infer(self, inputs: Inputs, outputs: Sequence[str] | None) -> list[Tensor]:
         """The named outputs, all when None. Raises `Invalid` for inputs the model does not take, `Internal`
         when the model fails, `Broken` when the replica goes away meanwhile."""
         ...
-
-    async def wait_closed(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Runtime(Protocol):

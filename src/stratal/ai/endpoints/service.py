@@ -1,28 +1,33 @@
-"""Endpoints as people see them: deploy, look, stop, start, remove. `rollout` makes it so, `serving` answers."""
+"""Endpoints as people see them: deploy, look, share out, stop, start, remove. `rollout` makes it so, `serving` answers."""
 
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from sqlalchemy import Connection
 
 from stratal.ai.endpoints import records
 from stratal.ai.endpoints.model import (
+    Changes,
     Endpoint,
     EndpointState,
     EndpointView,
     PinnedFile,
-    ReplicaInfo,
     Revision,
     RevisionState,
+    ServedRevision,
+    Wishes,
 )
-from stratal.ai.endpoints.replicas import Replicas
-from stratal.ai.endpoints.rollout import Rollouts
+from stratal.ai.endpoints.rollout import KIND, Rollouts
 from stratal.ai.endpoints.runtime import Runtime
-from stratal.ai.endpoints.serving import Live, Serving, no_such_endpoint
-from stratal.ai.endpoints.upkeep import Condition
+from stratal.ai.endpoints.serving import Kept, Live, Serving, no_such_endpoint
+from stratal.ai.endpoints.traffic import named, share_of, shared_out
 from stratal.ai.models.model import ModelVersion
 from stratal.ai.predictions.service import Predictions
 from stratal.compute.jobs import Jobs
+from stratal.compute.services.model import Condition, ReplicaInfo, check_scaling
+from stratal.compute.services.services import Services
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
@@ -31,9 +36,6 @@ from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
 from stratal.kernel.names import check_name
-
-DEFAULT_IDLE_MS = 10 * 60 * 1000
-MOST_IDLE_MS = 366 * 86_400_000
 
 Resolve = Callable[[Principal, str, str], Awaitable[ModelVersion]]
 """(who, project id, ``models:/…``) → the version it names. Raises `NotFound`, `Invalid`, `Denied`."""
@@ -49,7 +51,7 @@ class Endpoints:
         jobs: Jobs,
         runtime: Runtime,
         rollouts: Rollouts,
-        replicas: Replicas,
+        services: Services,
         serving: Serving,
         predictions: Predictions,
         clock: Clock,
@@ -59,7 +61,7 @@ class Endpoints:
         self._jobs = jobs
         self._runtime = runtime
         self._rollouts = rollouts
-        self._replicas = replicas
+        self._services = services
         self._serving = serving
         self._predictions = predictions
         self._clock = clock
@@ -67,24 +69,31 @@ class Endpoints:
     # -- wishes --------------------------------------------------------------------------------
 
     async def deploy(
-        self, who: Principal, project_id: str, name: str, model: str, *, idle_ms: int | None = None
+        self,
+        who: Principal,
+        project_id: str,
+        name: str,
+        model: str,
+        *,
+        changes: Changes | None = None,
+        traffic: Mapping[str, int] | None = None,
     ) -> EndpointView:
         """Deploy ``models:/NAME/VERSION`` or ``models:/NAME@alias`` as a new revision of the endpoint `name`.
 
         The endpoint is made when there is none. Returns when the wish is durable; the revision is rolled
-        out after that, and the one before answers until then. `idle_ms` None: as it was, 10 minutes for a
-        new endpoint. Raises `Invalid` for a name, model or time that makes no sense, `NotFound` for a
+        out after that, and those before answer until then. `changes` are to how it is kept. `traffic`
+        (``{"v2": 10}``, v2 being this very version) gives the revision that percentage of the requests;
+        without it, all. Raises `Invalid` for a name, model or wish that makes no sense, `NotFound` for a
         model that is not there, `Denied`.
         """
         check_name("endpoint", name)
         require(who, "endpoints.deploy", project_id, what=f"endpoint {name!r}")
-        if idle_ms is not None and not 0 <= idle_ms <= MOST_IDLE_MS:
-            raise Invalid("The idle time is 0 (never stopped) to 366 days.", reason="bad_idle")
+        changes = changes or Changes()
+        await self._check(changes.of(Wishes()))
         version = await self._resolve(who, project_id, model)
         plan = self._runtime.plan(
             version.facts.flavors, version.facts.signature, [file.path for file in version.files]
         )
-        environment_id = await self._environment_of(version)
         values: dict[str, object] = {
             "model_version_id": version.id,
             "model_name": version.name,
@@ -95,20 +104,64 @@ class Endpoints:
             "plan": records.values_of_plan(plan),
             "job_id": version.job_id,
             "requirements": version.facts.requirements,
-            "environment_id": environment_id,
-            "created_at": self._clock(),
-            "created_by": who.actor,
+            "environment_id": await self._environment_of(version),
         }
+        return await self._begin(who, project_id, name, changes, values, traffic or {})
+
+    async def rollback(
+        self, who: Principal, project_id: str, name: str, to: str | None = None
+    ) -> EndpointView:
+        """Let an earlier revision answer everything again, as a new revision with the same files and environment.
+
+        `to` names it (``r2``, ``v3``); None: while requests are shared out, the active revision takes all
+        again and nothing is started, else the last one that answered before it. Raises `Invalid` when there
+        is none, `NotFound`, `Denied`.
+        """
+        live = self._get(who, "endpoints.deploy", project_id, name)
+        if to is None and live.endpoint.shares and live.active is not None:
+            return await self._share_out(who, live, live.active.seq, {})
+        history = await self._database.read(lambda c: records.revisions_of(c, live.endpoint.id, 1000))
+        worked = [r for r in history if r.interface is not None and r.state is not RevisionState.FAILED]
+        earlier = [r for r in worked if live.active is None or r.seq < live.active.seq]
+        if to is not None:
+            earlier = [named(to, worked)]
+        if not earlier:
+            raise Invalid(
+                f"Endpoint {name!r} has no earlier revision that worked.",
+                hint=f"Its revisions: stratal endpoint show {name}",
+                reason="no_earlier_revision",
+            )
+        again = earlier[0]
+        values = await self._database.read(lambda c: records.values_of_revision(c, again.seq))
+        return await self._begin(who, project_id, name, Changes(), values, {})
+
+    async def _begin(
+        self,
+        who: Principal,
+        project_id: str,
+        name: str,
+        changes: Changes,
+        values: dict[str, Any],
+        traffic: Mapping[str, int],
+    ) -> EndpointView:
+        """Record a revision and begin to roll it out."""
+        values = {**values, "created_at": self._clock(), "created_by": who.actor, "person": who.name}
         endpoint, revision = await self._database.write(
-            lambda c: self._record(c, who, project_id, name, idle_ms, values, version.uri)
+            lambda c: self._record(c, who, project_id, name, changes, values, traffic)
         )
         live = self._serving.find(project_id, name)
         if live is None:
             live = Live(endpoint)
             self._serving.put(live)
-        self._serving.change(live, idle_ms=endpoint.idle_ms)
+        self._rollouts.rescale(live, endpoint.wishes)
         self._rollouts.begin(live, revision)
         return await self._view(live)
+
+    async def _check(self, wishes: Wishes) -> None:
+        """Raise `Invalid` for wishes that make no sense, or that could never be fulfilled here."""
+        if wishes.cpus is not None and not wishes.cpus >= 0.01:
+            raise Invalid("A replica that is given processors needs at least 0.01.", reason="bad_needs")
+        await self._services.check(wishes.scaling(self._serving.request_seconds), wishes.needs)
 
     async def _environment_of(self, version: ModelVersion) -> str | None:
         """The environment of the job that made the model: the replica runs in exactly that one. None: none is known."""
@@ -126,9 +179,9 @@ class Endpoints:
         who: Principal,
         project_id: str,
         name: str,
-        idle_ms: int | None,
-        values: dict[str, object],
-        uri: str,
+        changes: Changes,
+        values: dict[str, Any],
+        traffic: Mapping[str, int],
     ) -> tuple[Endpoint, Revision]:
         endpoint = records.endpoint_named(c, project_id, name)
         if endpoint is None:
@@ -136,17 +189,27 @@ class Endpoints:
                 id=new_id("ep"),
                 project_id=project_id,
                 name=name,
-                idle_ms=DEFAULT_IDLE_MS if idle_ms is None else idle_ms,
+                wishes=changes.of(Wishes()),
                 stopped=False,
                 active_revision=None,
+                shares={},
                 created_at=self._clock(),
                 created_by=who.actor,
             )
             records.insert_endpoint(c, endpoint)
-        elif idle_ms is not None:
-            endpoint = replace(endpoint, idle_ms=idle_ms)
-            records.update_endpoint(c, endpoint.id, idle_ms=idle_ms)
-        revision = records.insert_revision(c, endpoint.id, values)
+        else:
+            endpoint = replace(endpoint, wishes=changes.of(endpoint.wishes))
+            check_scaling(endpoint.wishes.scaling(self._serving.request_seconds))
+            records.update_endpoint(c, endpoint.id, **records.values_of_wishes(endpoint.wishes))
+        newest = records.newest(c, endpoint.id)
+        share = share_of(traffic, values["model_version"], 1 + (newest.number if newest else 0))
+        if share is not None and sum(endpoint.shares.values()) + share > 100:
+            raise Invalid(
+                f"Other revisions have {sum(endpoint.shares.values())} % already.",
+                hint=f"Change that first: stratal endpoint traffic {name}",
+                reason="bad_traffic",
+            )
+        revision = records.insert_revision(c, endpoint.id, {**values, "share": share})
         emit(
             c,
             "endpoint.requested",
@@ -155,9 +218,45 @@ class Endpoints:
             project_id=project_id,
             name=name,
             revision=revision.number,
-            model=uri,
+            model=revision.model_uri,
         )
         return endpoint, revision
+
+    async def share_out(
+        self, who: Principal, project_id: str, name: str, traffic: Mapping[str, int]
+    ) -> EndpointView:
+        """Share requests out between the revisions that answer (``{"v2": 50}``); see `traffic.shared_out`.
+
+        One that gets 100 % is the only one left. Raises `Invalid` for names and shares that make no sense.
+        """
+        live = self._get(who, "endpoints.deploy", project_id, name)
+        answering = [kept.revision for kept in reversed(live.kept.values())]
+        if live.active is None or not answering:
+            raise Invalid(f"Nothing answers for endpoint {name!r} now.", reason="bad_traffic")
+        active, shares = shared_out(traffic, answering, live.active.seq, live.endpoint.shares)
+        return await self._share_out(who, live, active, shares)
+
+    async def _share_out(
+        self, who: Principal, live: Live, active: int, shares: Mapping[int, int]
+    ) -> EndpointView:
+        if (active, dict(shares)) != (live.endpoint.active_revision, dict(live.endpoint.shares)):
+
+            def work(c: Connection) -> None:
+                records.set_traffic(c, live.endpoint.id, active, shares)
+                emit(
+                    c,
+                    "endpoint.shared",
+                    live.endpoint.id,
+                    actor=who.actor,
+                    project_id=live.endpoint.project_id,
+                    name=live.endpoint.name,
+                    active=active,
+                    shares={str(seq): percent for seq, percent in shares.items()},
+                )
+
+            await self._database.write(work)
+            await self._rollouts.share_out(live, active, shares)
+        return await self._view(live)
 
     async def stop(self, who: Principal, project_id: str, name: str) -> EndpointView:
         """Stop the endpoint: requests are refused until `start` or a new deployment."""
@@ -204,8 +303,8 @@ class Endpoints:
                 await self._rollouts.remove(live)
         await self._rollouts.settled()
         await self._predictions.purge(project_id)
-        for key in await self._database.write(lambda c: records.purge(c, project_id)):
-            await self._rollouts.forget_log(key)
+        await self._services.purge(project_id, KIND)
+        await self._database.write(lambda c: records.purge(c, project_id))
 
     # -- looking -------------------------------------------------------------------------------
 
@@ -231,11 +330,22 @@ class Endpoints:
             raise NotFound(f"There is no revision {seq}.", reason="no_such_revision")
         return found
 
-    async def logs(self, who: Principal, project_id: str, name: str) -> tuple[ReplicaInfo | None, bytes]:
-        """The newest replica of the endpoint and what it wrote (at most the first MiB)."""
+    async def replicas(self, who: Principal, project_id: str, name: str) -> Sequence[ReplicaInfo]:
+        """The endpoint's replicas, running and ended, newest first; their `service.version` is the revision's seq."""
         live = self._get(who, "endpoints.read", project_id, name)
-        found = await self._database.read(lambda c: records.replicas_of(c, live.endpoint.id, 1))
-        return (found[0], await self._replicas.log(found[0].id)) if found else (None, b"")
+        return await self._services.replicas(KIND, live.endpoint.id)
+
+    async def logs(
+        self, who: Principal, project_id: str, name: str, replica: str | None = None
+    ) -> tuple[str | None, bytes]:
+        """A replica of the endpoint (the newest unless named) and what it wrote (at most the first MiB)."""
+        live = self._get(who, "endpoints.read", project_id, name)
+        if replica is None:
+            found = await self._services.replicas(KIND, live.endpoint.id, 1)
+            if not found:
+                return None, b""
+            replica = found[0].id
+        return replica, await self._services.log(KIND, live.endpoint.id, replica)
 
     # -- views ---------------------------------------------------------------------------------
 
@@ -247,45 +357,69 @@ class Endpoints:
         return live
 
     async def _view(self, live: Live) -> EndpointView:
-        seq = live.endpoint.active_revision
+        endpoint = live.endpoint
 
-        def read(c: Connection) -> tuple[list[Revision], Revision | None, list[ReplicaInfo]]:
-            latest = records.revisions_of(c, live.endpoint.id, 1)
-            return (
-                latest,
-                None if seq is None else records.revision(c, seq),
-                records.replicas_of(c, live.endpoint.id, 3),
-            )
+        def read(c: Connection) -> tuple[list[Revision], Revision | None]:
+            answering = records.revisions(c, [endpoint.active_revision, *endpoint.shares])
+            return answering, records.newest(c, endpoint.id)
 
-        latest, active, replicas = await self._database.read(read)
-        if latest[0].state is RevisionState.ACTIVE and latest[0].seq != seq:
+        answering, latest = await self._database.read(read)
+        replicas = await self._services.replicas(KIND, endpoint.id)
+        assert latest is not None
+        if latest.state is RevisionState.ACTIVE and latest.seq not in (
+            endpoint.active_revision,
+            *endpoint.shares,
+        ):
             # Its row is committed, requests still go to the one before: it is shown active when it answers.
-            latest[0] = replace(latest[0], state=RevisionState.STARTING)
-        state, failure = _state(live, latest[0])
-        attempt = live.active.attempt_id if live.active is not None else None
+            latest = replace(latest, state=RevisionState.STARTING)
+        active = next((r for r in answering if r.seq == endpoint.active_revision), None)
+        state, failure = _state(live, latest)
+        served = [
+            _served(live.kept[r.seq], r, _percent(endpoint, r.seq)) for r in answering if r.seq in live.kept
+        ]
+        awake = {replica.id for revision in served for replica in revision.replicas}
         return EndpointView(
-            endpoint=live.endpoint,
+            endpoint=endpoint,
             state=state,
             failure=failure,
             active=active,
-            latest=latest[0],
-            replica=next((r for r in replicas if r.id == attempt), None),
+            latest=latest,
+            served=sorted(served, key=lambda s: s.revision.seq != endpoint.active_revision),
+            replicas=[replica for replica in replicas if replica.id in awake],
             requests=live.answered,
-            in_flight=live.waiting,
+            refused=live.refused,
+            in_flight=live.asking,
         )
+
+
+def _percent(endpoint: Endpoint, seq: int) -> int:
+    return endpoint.shares.get(seq, 100 - sum(endpoint.shares.values()))
+
+
+def _served(kept: Kept, revision: Revision, percent: int) -> ServedRevision:
+    return ServedRevision(
+        revision=revision,
+        percent=percent,
+        condition=kept.service.condition,
+        failure=kept.service.failure,
+        replicas=kept.service.states(),
+        waiting=kept.service.waiting,
+        deaths=kept.service.deaths,
+        recent=kept.recent.summary(time.time()),
+    )
 
 
 def _state(live: Live, latest: Revision) -> tuple[EndpointState, str]:
     """The endpoint's state, and why where that is not well (a newer revision that failed, a model that will not start)."""
     if live.endpoint.stopped and live.deploying is None:
         return EndpointState.STOPPED, ""
-    if live.active is None or live.endpoint.stopped:
+    if live.main is None:
         if live.deploying is not None:
             return EndpointState.STARTING, ""
         return EndpointState.FAILED, live.failure or latest.failure
-    condition = live.active.condition
+    condition = live.main.service.condition
     if condition is Condition.FAILING:
-        return EndpointState.FAILED, live.active.failure
+        return EndpointState.FAILED, live.main.service.failure
     states = {
         Condition.ASLEEP: EndpointState.IDLE,
         Condition.WAKING: EndpointState.STARTING,

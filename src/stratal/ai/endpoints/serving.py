@@ -1,4 +1,4 @@
-"""The path of a request: find the endpoint, get a replica (waking one if need be), ask it, record, answer.
+"""The path of a request: find the endpoint, claim a replica (waking one if need be), ask it, record, answer.
 
 No row of the database is read or written on this path; what it needs is kept in memory by `Serving`,
 which `service` and `rollout` tell of every change.
@@ -10,20 +10,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stratal.ai.endpoints.latency import Latencies
 from stratal.ai.endpoints.model import Endpoint, Revision
-from stratal.ai.endpoints.runtime import Broken
+from stratal.ai.endpoints.runtime import Broken, Replica
 from stratal.ai.endpoints.scoring import Inputs
 from stratal.ai.endpoints.tensors import Tensor
-from stratal.ai.endpoints.upkeep import Condition, Upkeep
+from stratal.ai.endpoints.traffic import choose, place
 from stratal.ai.predictions.service import Answered, Predictions
+from stratal.compute.services.model import Condition
+from stratal.compute.services.service import Service
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
-from stratal.kernel.errors import NotFound, Unavailable
+from stratal.kernel.errors import Busy, Internal, NotFound, Unavailable
 
 REQUEST_SECONDS = 60.0
-MAX_WAITING = 512
-MAX_WAITING_BYTES = 256 << 20
 _TRIES = 2
 
 
@@ -37,18 +38,51 @@ class Answer:
     revision_number: int
 
 
+class Kept:
+    """A revision that answers, or is about to: its service, and how quick it was of late."""
+
+    def __init__(self, revision: Revision, service: Service[Replica]) -> None:
+        self.revision = revision
+        self.service = service
+        self.recent = Latencies()
+
+    @property
+    def interface(self) -> Mapping[str, Any] | None:
+        """What it takes and gives, as a replica told; None before the first one did."""
+        one = self.service.one
+        return self.revision.interface if one is None else one.greeting.interface
+
+
 class Live:
-    """An endpoint in memory. `active` answers; `deploying` is the newest revision that is not ready yet."""
+    """An endpoint in memory.
+
+    `kept` are the revisions that answer, by seq; `active` is the one of them that gets what the others'
+    shares leave, known while stopped too; `deploying` is the newest revision that is not ready yet.
+    """
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.active: Upkeep | None = None
+        self.active: Revision | None = None
+        self.kept: dict[int, Kept] = {}
         self.deploying: Revision | None = None
         self.failure = ""
         self.changed = asyncio.Condition()
-        self.waiting = 0
-        self.waiting_bytes = 0
+        self.asking = 0
         self.answered = 0
+        self.refused = 0
+
+    @property
+    def main(self) -> Kept | None:
+        return None if self.active is None else self.kept.get(self.active.seq)
+
+    def pick(self, key: str) -> Kept | None:
+        """Who answers a request with this traffic key."""
+        shares = self.endpoint.shares
+        if shares and self.active is not None:
+            chosen = self.kept.get(choose(shares, self.active.seq, place(self.endpoint.id, key)))
+            if chosen is not None:
+                return chosen
+        return self.main
 
     async def tell(self) -> None:
         """Wake whoever waits for a change of this endpoint."""
@@ -61,6 +95,7 @@ class Served:
     """What an endpoint takes and gives, from memory. `interface` is None before its first replica told."""
 
     name: str
+    model_versions: Sequence[str]
     model_version: str
     revision_number: int
     interface: Mapping[str, Any] | None
@@ -115,61 +150,73 @@ class Serving:
         outputs: Sequence[str] | None,
         *,
         request_id: str,
+        traffic_key: str | None = None,
         shown: bool = False,
         version: str | None = None,
     ) -> Answer:
         """Ask the endpoint. `shown`: only the output that is the model's answer (MLflow's ``predict_fn``).
 
-        Raises `NotFound` (no such endpoint, or not that `version`), `Denied`, `Invalid` for inputs that the
-        model does not take, `Internal` when the model fails, and `Unavailable` (with ``retry_after_seconds``
-        in its details): stopped, cannot be started, too many waiting, or no answer within `request_seconds`.
+        Where several revisions answer, `version` (of the model) or else `traffic_key` (else the request's
+        id) chooses one. Raises `NotFound` (no such endpoint, or not that `version`), `Denied`, `Invalid` for
+        inputs that the model does not take, `Internal` when the model fails, `Busy` when too much is asked
+        at once, and `Unavailable`: stopped, cannot be started, too many waiting for it to wake, or no answer
+        within `request_seconds`. The last two come with ``retry_after_seconds`` in their details.
         """
         started = time.perf_counter()
         live = self._get(who, "endpoints.invoke", project_id, name)
-        size = sum(len(tensor.data) for tensor in inputs.tensors)
-        if live.waiting >= MAX_WAITING or live.waiting_bytes + size > MAX_WAITING_BYTES:
-            raise Unavailable(
-                f"Endpoint {name!r} has as many requests waiting as it holds ({MAX_WAITING}).",
-                hint="Try again in a moment.",
-                reason="endpoint_overloaded",
-                retry_after_seconds=1,
-            )
-        live.waiting += 1
-        live.waiting_bytes += size
+        live.asking += 1
         try:
             async with asyncio.timeout(self.request_seconds):
-                upkeep, tensors = await self._ask(live, inputs, outputs, shown, version)
+                kept, tensors = await self._ask(
+                    live, inputs, outputs, shown, version, request_id if traffic_key is None else traffic_key
+                )
         except TimeoutError:
+            live.refused += 1
             raise Unavailable(
                 f"Endpoint {name!r} did not answer within {self.request_seconds:.0f} s.",
                 hint="See what its replica is doing: stratal endpoint logs NAME",
                 reason="endpoint_timeout",
                 retry_after_seconds=5,
             ) from None
+        except (Busy, Unavailable):
+            live.refused += 1
+            raise
         finally:
-            live.waiting -= 1
-            live.waiting_bytes -= size
-        revision = upkeep.revision
-        prediction_id = await self._record(who, live, revision, inputs, tensors, request_id, started)
+            live.asking -= 1
+        prediction_id = await self._record(who, live, kept.revision, inputs, tensors, request_id, started)
         live.answered += 1
-        return Answer(prediction_id, tensors, revision.model_version, revision.number)
+        kept.recent.add(time.time(), (time.perf_counter() - started) * 1000)
+        return Answer(prediction_id, tensors, kept.revision.model_version, kept.revision.number)
 
     async def _ask(
-        self, live: Live, inputs: Inputs, outputs: Sequence[str] | None, shown: bool, version: str | None
-    ) -> tuple[Upkeep, list[Tensor]]:
-        for _ in range(_TRIES):
-            upkeep = await self._answering(live)
-            if version is not None and version != upkeep.revision.model_version:
-                raise not_that_version(live.endpoint.name, version, upkeep.revision.model_version)
-            with upkeep.claim():
-                replica = await upkeep.replica()
-                wanted = outputs
-                if shown and replica.greeting.interface.get("answers"):
-                    wanted = [replica.greeting.interface["answers"]]
-                try:
-                    return upkeep, await replica.infer(inputs, wanted)
-                except Broken:
-                    continue  # it died under the request: asking is harmless to repeat, once
+        self,
+        live: Live,
+        inputs: Inputs,
+        outputs: Sequence[str] | None,
+        shown: bool,
+        version: str | None,
+        key: str,
+    ) -> tuple[Kept, list[Tensor]]:
+        size = sum(len(tensor.data) for tensor in inputs.tensors)
+        tries = 0
+        while tries < _TRIES:
+            kept = await self._answering(live, version, key)
+            try:
+                async with kept.service.claim(size) as replica:
+                    wanted = outputs
+                    if shown and replica.greeting.interface.get("answers"):
+                        wanted = [replica.greeting.interface["answers"]]
+                    return kept, await replica.infer(inputs, wanted)
+            except Broken:
+                tries += 1  # it died under the request: asking is harmless to repeat, once
+                kept.recent.fail(time.time())
+            except Internal:
+                kept.recent.fail(time.time())
+                raise
+            except Unavailable:
+                if live.kept.get(kept.revision.seq) is kept:
+                    raise
+                # It was replaced while the request stood in its line: its successor answers.
         raise Unavailable(
             f"The replica of endpoint {live.endpoint.name!r} died while it was answering.",
             hint="Its log: stratal endpoint logs NAME",
@@ -177,16 +224,26 @@ class Serving:
             retry_after_seconds=2,
         )
 
-    async def _answering(self, live: Live) -> Upkeep:
-        """The upkeep of the active revision; waits for the first one to become ready."""
-        if live.active is not None and not live.endpoint.stopped:
-            return live.active
+    async def _answering(self, live: Live, version: str | None, key: str) -> Kept:
+        """Who answers: of the model's `version`, else by the traffic's shares; waits for the first revision to be ready."""
+        kept = live.main if version is None and not live.endpoint.shares else self._of(live, version, key)
+        if kept is not None:
+            return kept
         async with live.changed:
-            while live.active is None or live.endpoint.stopped:
+            while (kept := self._of(live, version, key)) is None:
                 if live.deploying is None:
                     raise _refusal(live)
                 await live.changed.wait()
-            return live.active
+            return kept
+
+    def _of(self, live: Live, version: str | None, key: str) -> Kept | None:
+        if version is None or not live.kept:
+            return live.pick(key)
+        mine = [kept for kept in live.kept.values() if kept.revision.model_version == version]
+        if not mine:
+            have = ", ".join(sorted({kept.revision.model_version for kept in live.kept.values()}))
+            raise not_that_version(live.endpoint.name, version, have)
+        return mine[-1]
 
     async def _record(
         self,
@@ -226,11 +283,21 @@ class Serving:
     # -- descriptions --------------------------------------------------------------------------
 
     def describe(self, who: Principal, project_id: str, name: str, version: str | None = None) -> Served:
-        """What the endpoint takes and gives. Raises `NotFound`, also for a version that is not the one that answers."""
-        served = self._served(self._get(who, "endpoints.read", project_id, name))
-        if version is not None and version != served.model_version:
-            raise not_that_version(name, version, served.model_version)
-        return served
+        """What the endpoint takes and gives. Raises `NotFound`, also for a version that does not answer."""
+        live = self._get(who, "endpoints.read", project_id, name)
+        served = self._served(live)
+        if version is None or version == served.model_version:
+            return served
+        for kept in live.kept.values():
+            if kept.revision.model_version == version:
+                return replace(
+                    served,
+                    model_version=version,
+                    revision_number=kept.revision.number,
+                    interface=kept.interface,
+                    runtime=kept.revision.plan.runtime,
+                )
+        raise not_that_version(name, version, ", ".join(served.model_versions))
 
     def served(self, who: Principal, project_id: str) -> list[Served]:
         """Every endpoint of the project, by name."""
@@ -238,27 +305,23 @@ class Serving:
         return [self._served(live) for (place, _), live in sorted(self._live.items()) if place == project_id]
 
     def _served(self, live: Live) -> Served:
-        name = live.endpoint.name
-        if live.active is None or live.endpoint.stopped:
-            revision = live.deploying or (live.active.revision if live.active else None)
-            return Served(
-                name=name,
-                model_version=revision.model_version if revision else "",
-                revision_number=revision.number if revision else 0,
-                interface=live.active.interface if live.active else None,
-                runtime=revision.plan.runtime if revision else "",
-                answers=False,
-                reason="loading" if live.deploying else _refusal(live).message,
-            )
-        failing = live.active.condition is Condition.FAILING
+        main = live.main
+        revision = main.revision if main else live.deploying or live.active
+        failing = main is not None and main.service.condition is Condition.FAILING
+        if main is None:
+            reason = "loading" if live.deploying else _refusal(live).message
+        else:
+            reason = main.service.failure if failing else ""
+        versions = sorted({kept.revision.model_version for kept in live.kept.values()})
         return Served(
-            name=name,
-            model_version=live.active.revision.model_version,
-            revision_number=live.active.revision.number,
-            interface=live.active.interface,
-            runtime=live.active.revision.plan.runtime,
-            answers=not failing,
-            reason=live.active.failure if failing else "",
+            name=live.endpoint.name,
+            model_versions=versions or ([revision.model_version] if revision else [""]),
+            model_version=revision.model_version if revision else "",
+            revision_number=revision.number if revision else 0,
+            interface=main.interface if main else live.active.interface if live.active else None,
+            runtime=revision.plan.runtime if revision else "",
+            answers=main is not None and not failing,
+            reason=reason,
         )
 
 
@@ -281,7 +344,7 @@ def _refusal(live: Live) -> Unavailable:
 def no_such_endpoint(name: str) -> NotFound:
     return NotFound(
         f"There is no endpoint {name[:100]!r}.",
-        hint="List them with: stratal endpoints",
+        hint="List them with: stratal endpoint ls",
         reason="no_such_endpoint",
     )
 

@@ -1,6 +1,17 @@
-"""Rows of endpoints: what is wanted, the immutable revisions, and the replicas that were started."""
+"""Rows of endpoints: what is wanted, and the immutable revisions. Their replicas are rows of services."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
 
 from stratal.kernel.database import metadata
 
@@ -10,9 +21,18 @@ endpoints = Table(
     Column("id", Text, primary_key=True),
     Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
     Column("name", Text, nullable=False),
+    # how each revision is kept
+    Column("least", Integer, nullable=False, server_default="0"),
+    Column("most", Integer, nullable=False, server_default="1"),
+    Column("concurrency", Integer, nullable=False, server_default="64"),
     Column("idle_ms", BigInteger, nullable=False),  # 0: never stopped for being idle
+    Column("cpus", Float),
+    Column("memory_bytes", BigInteger),
     Column("stopped", Integer, nullable=False),  # 1: a person stopped it
     Column("active_revision", Integer),  # the seq of the revision that answers
+    Column(
+        "shares", Text, nullable=False, server_default="{}"
+    ),  # JSON {seq: percent} of others that answer too
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
     # A removed endpoint's row stays: predictions that it made are still explained.
@@ -41,6 +61,7 @@ endpoint_revisions = Table(
     Column("job_id", Text),
     Column("requirements", Text, nullable=False),
     Column("environment_id", Text),
+    Column("share", Integer),  # the percentage of requests it was deployed for; null: all
     Column("state", Text, nullable=False),
     Column("failure", Text, nullable=False),
     Column("interface", Text),  # JSON: what it takes and gives, as the first replica told
@@ -48,20 +69,7 @@ endpoint_revisions = Table(
     Column("libraries", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
+    Column("person", Text, nullable=False, server_default=""),  # who pays for its replicas
     UniqueConstraint("endpoint_id", "number"),
     sqlite_autoincrement=True,
-)
-
-replicas = Table(
-    "replicas",
-    metadata,
-    Column("id", Text, primary_key=True),  # the engine's attempt id
-    Column("revision", Integer, ForeignKey("endpoint_revisions.seq"), nullable=False),
-    Column("started_at", BigInteger, nullable=False),
-    Column("ended_at", BigInteger),
-    Column("exit_code", Integer),
-    Column("reason", Text, nullable=False),
-    Column("isolation", Text),
-    Column("log_blob", Text),
-    Index("ix_replicas_revision", "revision"),
 )

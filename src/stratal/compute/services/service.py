@@ -277,6 +277,8 @@ class Service(Generic[R]):
         try:
             while len(self._members) < count:
                 self._refuse()
+                if self.failure and not self._starting and self._loop.time() < self._retry_at:
+                    raise self._why_failing()
                 await self._news.wait()
         finally:
             self._asked = 0

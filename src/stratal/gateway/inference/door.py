@@ -16,6 +16,7 @@ from stratal.gateway.bodies import beside, read_body
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
 from stratal.gateway.inference import codec
+from stratal.gateway.traffic_key import traffic_key
 from stratal.identity.model import Principal
 from stratal.kernel.errors import Invalid, NotFound, StratalError, Unsupported
 
@@ -94,6 +95,7 @@ class InferenceDoor:
             asked.inputs,
             asked.outputs,
             request_id=scope["state"]["request_id"],
+            traffic_key=traffic_key(scope, asked.id),
             version=version,
         )
         size = sum(len(tensor.data) for tensor in answer.outputs)
@@ -151,7 +153,7 @@ def _metadata(served: Served) -> dict[str, object]:
     interface = served.interface or {}
     return {
         "name": served.name,
-        "versions": [served.model_version],
+        "versions": list(served.model_versions),
         "platform": f"stratal_{served.runtime}",
         "inputs": interface.get("inputs", []),
         "outputs": interface.get("outputs", []),

@@ -6,16 +6,19 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from stratal.ai.endpoints.model import EndpointView, ReplicaInfo, Revision
+from stratal.ai.endpoints.latency import SLICE_SECONDS, Summary
+from stratal.ai.endpoints.model import Changes, EndpointView, Revision, ServedRevision
 from stratal.ai.endpoints.scoring import Inputs, read_csv, read_json, write
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.endpoints.serving import Serving
+from stratal.compute.services.model import MOST_IDLE_SECONDS, ReplicaInfo
 from stratal.gateway.bodies import beside, read_body
 from stratal.gateway.native.door import caller
+from stratal.gateway.traffic_key import traffic_key
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
-from stratal.kernel.errors import Unsupported
+from stratal.kernel.errors import Invalid, Unsupported
 
 Who = Annotated[Principal, Depends(caller)]
 MAX_BODY = 32 << 20
@@ -59,9 +62,36 @@ class NewRevision(BaseModel):
 
     name: str
     model: str = Field(description="models:/NAME/VERSION or models:/NAME@alias")
-    idle_seconds: float | None = Field(
-        None, description="A replica without requests is stopped after so long; 0: never. Default: 600."
+    min: int | None = Field(None, description="At least so many replicas. Default: as it was, 0 at first.")
+    max: int | None = Field(None, description="At most so many replicas. Default: as it was, 1 at first.")
+    concurrency: int | None = Field(
+        None,
+        description="So many requests are given to one replica at once. Default: as it was, 64 at first.",
     )
+    idle_seconds: float | None = Field(
+        None,
+        description="The last replica is stopped after so long without a request; 0: never. Default: 600.",
+    )
+    cpus: float | None = Field(None, description="The processors that one replica may use.")
+    memory_bytes: int | None = Field(None, description="The memory that one replica may use.")
+    traffic: int | dict[str, int] | None = Field(
+        None,
+        description='The percentage of requests that the new revision gets: 10 or {"v2": 10}. Default: all.',
+    )
+
+
+class Traffic(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    traffic: dict[str, int] = Field(
+        description='Percentages by revision: {"v2": 50} of the model\'s version 2, or {"r3": 50}.'
+    )
+
+
+class Rollback(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    to: str | None = Field(None, description="v2 or r3. Default: the last that answered before.")
 
 
 def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str) -> APIRouter:
@@ -77,8 +107,16 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
     async def deploy(who: Who, project: str, body: NewRevision) -> dict[str, object]:
         """Deploy a model version as a new revision. It answers when its replica is ready; until then the old one does."""
         place = await projects.get(who, project)
-        idle = None if body.idle_seconds is None else round(body.idle_seconds * 1000)
-        view = await endpoints.deploy(who, place.id, body.name, body.model, idle_ms=idle)
+        traffic = {"": body.traffic} if isinstance(body.traffic, int) else body.traffic
+        changes = Changes(
+            least=body.min,
+            most=body.max,
+            concurrency=body.concurrency,
+            idle_ms=_milliseconds(body.idle_seconds),
+            cpus=body.cpus,
+            memory_bytes=body.memory_bytes,
+        )
+        view = await endpoints.deploy(who, place.id, body.name, body.model, changes=changes, traffic=traffic)
         return _full(view, place.name, url)
 
     @api.get("/projects/{project}/endpoints/{name}")
@@ -93,14 +131,32 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
         return {"revisions": [_revision(r) for r in await endpoints.revisions(who, place.id, name)]}
 
     @api.get("/projects/{project}/endpoints/{name}/logs")
-    async def read_logs(who: Who, project: str, name: str) -> Response:
-        """What the endpoint's newest replica wrote, at most the first MiB."""
+    async def read_logs(who: Who, project: str, name: str, replica: str | None = None) -> Response:
+        """What a replica of the endpoint (the newest unless named) wrote, at most the first MiB."""
         place = await projects.get(who, project)
-        replica, text = await endpoints.logs(who, place.id, name)
+        found, text = await endpoints.logs(who, place.id, name, replica)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
-        if replica is not None:
-            headers["X-Stratal-Replica"] = replica.id
+        if found is not None:
+            headers["X-Stratal-Replica"] = found
         return Response(text, 200, headers, "text/plain; charset=utf-8")
+
+    @api.get("/projects/{project}/endpoints/{name}/replicas")
+    async def list_replicas(who: Who, project: str, name: str) -> dict[str, object]:
+        """The endpoint's replicas, those that run and the last that ended, newest first."""
+        place = await projects.get(who, project)
+        return {"replicas": [_replica(r) for r in await endpoints.replicas(who, place.id, name)]}
+
+    @api.post("/projects/{project}/endpoints/{name}/traffic")
+    async def share_out(who: Who, project: str, name: str, body: Traffic) -> dict[str, object]:
+        """Share the requests out between the revisions that answer; one that gets 100 is the only one left."""
+        place = await projects.get(who, project)
+        return _full(await endpoints.share_out(who, place.id, name, body.traffic), place.name, url)
+
+    @api.post("/projects/{project}/endpoints/{name}/rollback", status_code=202)
+    async def roll_back(who: Who, project: str, name: str, body: Rollback) -> dict[str, object]:
+        """Let an earlier revision answer everything again."""
+        place = await projects.get(who, project)
+        return _full(await endpoints.rollback(who, place.id, name, body.to), place.name, url)
 
     @api.post("/projects/{project}/endpoints/{name}/stop")
     async def stop_endpoint(who: Who, project: str, name: str) -> dict[str, object]:
@@ -135,6 +191,7 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
             inputs,
             None,
             request_id=request.scope["state"]["request_id"],
+            traffic_key=traffic_key(request.scope),
             shown=True,
         )
         size = sum(len(tensor.data) for tensor in answer.outputs)
@@ -146,6 +203,15 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
         )
 
     return api
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    """Raises `Invalid` for what is no time."""
+    if seconds is None:
+        return None
+    if not 0 <= seconds <= MOST_IDLE_SECONDS:
+        raise Invalid("The idle time is 0 (never stopped) to 366 days.", reason="bad_idle")
+    return round(seconds * 1000)
 
 
 def _inputs(request: Request, body: bytes) -> Inputs:
@@ -180,22 +246,68 @@ def _brief(view: EndpointView, project: str, url: str) -> dict[str, object]:
         "invocations_url": f"{url}/api/v1/projects/{project}/endpoints/{name}/invocations",
         "project": project,
         "failure": view.failure,
+        "awake": sum(len(served.replicas) for served in view.served),
         "created_at": iso(view.endpoint.created_at),
     }
 
 
 def _full(view: EndpointView, project: str, url: str) -> dict[str, object]:
+    wishes = view.endpoint.wishes
+    replicas = [_replica(replica) for replica in view.replicas]
     return {
         **_brief(view, project, url),
         "id": view.endpoint.id,
-        "idle_seconds": view.endpoint.idle_ms / 1000,
+        "min": wishes.least,
+        "max": wishes.most,
+        "concurrency": wishes.concurrency,
+        "idle_seconds": wishes.idle_ms / 1000,
+        "cpus": wishes.cpus,
+        "memory_bytes": wishes.memory_bytes,
         "created_by": view.endpoint.created_by,
         "requests": view.requests,
+        "refused": view.refused,
         "in_flight": view.in_flight,
         "active": None if view.active is None else _revision(view.active),
         "latest": _revision(view.latest),
-        "replica": None if view.replica is None else _replica(view.replica),
+        "traffic": [_served(served) for served in view.served],
+        "replica": replicas[0] if replicas else None,
+        "replicas": replicas,
         "interface": (view.active or view.latest).interface,
+    }
+
+
+def _served(served: ServedRevision) -> dict[str, object]:
+    revision = served.revision
+    return {
+        "revision": revision.number,
+        "version": revision.model_version,
+        "model": revision.model_name,
+        "percent": served.percent,
+        "condition": served.condition,
+        "failure": served.failure,
+        "waiting": served.waiting,
+        "deaths": served.deaths,
+        "replicas": [
+            {"id": r.id, "in_flight": r.in_flight, "answered": r.answered, "draining": r.draining}
+            for r in served.replicas
+        ],
+        "recent": _recent(served.recent),
+    }
+
+
+def _recent(recent: Summary) -> dict[str, object]:
+    """Of the last five minutes; `slices` are of ten seconds each."""
+    return {
+        "answered": recent.answered,
+        "failed": recent.failed,
+        "p50_ms": recent.p50_ms,
+        "p95_ms": recent.p95_ms,
+        "p99_ms": recent.p99_ms,
+        "slice_seconds": SLICE_SECONDS,
+        "slices": [
+            {"at": s.at, "answered": s.answered, "failed": s.failed, "p50_ms": s.p50_ms, "p95_ms": s.p95_ms}
+            for s in recent.slices
+        ],
     }
 
 
@@ -209,6 +321,7 @@ def _revision(revision: Revision) -> dict[str, object]:
         "version": revision.model_version,
         "model_version_id": revision.model_version_id,
         "runtime": revision.plan.runtime,
+        "share": revision.share,
         "job": revision.job_id,
         "environment": revision.environment_id,
         "files": [{"path": f.path, "sha256": f.sha256, "size": f.size} for f in revision.files],
@@ -222,6 +335,11 @@ def _revision(revision: Revision) -> dict[str, object]:
 def _replica(replica: ReplicaInfo) -> dict[str, object]:
     return {
         "id": replica.id,
+        "revision_seq": int(replica.service.version),
         "started_at": iso(replica.started_at),
+        "ready_at": None if replica.ready_at is None else iso(replica.ready_at),
+        "ended_at": None if replica.ended_at is None else iso(replica.ended_at),
+        "exit_code": replica.exit_code,
+        "reason": replica.reason,
         "isolation": replica.isolation,
     }
