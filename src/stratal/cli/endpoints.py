@@ -264,7 +264,15 @@ def rollback(name: str, to: str | None, wait: bool, project: str | None, as_json
     from stratal.cli.deploy import follow
 
     client = Client(project=project)
-    follow(client, client.post(address_of(client, name, "/rollback"), {"to": to}), wait=wait, as_json=as_json)
+    made = client.post(address_of(client, name, "/rollback"), {"to": to})
+    if made["latest"]["state"] in {"preparing", "starting"}:
+        follow(client, made, wait=wait, as_json=as_json)
+    elif as_json:  # a share was taken back: nothing had to be started
+        print_json(made)
+    else:
+        click.echo(
+            f"Endpoint {name} serves {model_of(made['active'])} (revision {made['revision']}) alone again."
+        )
 
 
 @endpoint.command("stop")

@@ -80,7 +80,7 @@ def test_replicas_that_ended_are_listed_with_their_logs_and_paid_for(canary: Can
     wait_until(lambda: len(ended()) >= 2)
     assert {replica["exit_code"] for replica in ended()} == {0}
     log = canary.stratal("endpoint", "logs", "m", "--replica", str(ended()[0]["id"]))["log"]
-    assert log.rstrip().endswith("drained")
+    assert "drained" in log
     (line,) = [c for c in canary.stratal("cost", "--by", "endpoint")["costs"] if c["name"] == "endpoint:m"]
     assert line["cpu_seconds"] > 0
     assert line["memory_kib_seconds"] > 0
