@@ -351,8 +351,57 @@ def answers(word: str) -> dict[str, Any]:
                 }
             ]
         },
+        **_solutions(word, at),
         "/api/v1/predictions/pr_1": {"id": "pr_1", "inputs": [tensor], "outputs": [tensor]},
         "/api/v1/predictions/pr_1/why": why,
+    }
+
+
+def _solutions(word: str, at: str) -> dict[str, Any]:
+    """A solution that was run, in a project that the viewer sees, and was refused."""
+    told = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    solution = {
+        "name": word,
+        "title": word,
+        "field": word,
+        "summary": word,
+        "intended_use": word,
+        "not_for": [word],
+        "disclaimer": word,
+        "project": "other",
+        "headline": "auc",
+        "metrics": [{"name": "auc", "title": word, "badge": "real", "better": "higher", "unit": word}],
+        "sources": [{"title": word, "kind": word, "licence": word, "personal_data": word, "origin": word}],
+        "request": [{word: word, "x": 1.5, "n": 2, "flag": True}],
+    }
+    result = {
+        "solution": word,
+        "run": word,
+        "run_id": "r1",
+        "size": "default",
+        "planted": word,
+        "verdict": "refused",
+        "expected_refusal": word,
+        "gates": [
+            {"gate": word, "title": word, "status": status, "said": word} for status in ("passed", "failed")
+        ],
+        "numbers": {"auc": {"candidate": told, "baseline": told}},
+        "usage": {"cpu_minutes": 1.0, "seeds": 3},
+        "cost": {"total": word, "currency": word},
+        "served": {
+            "endpoint": word,
+            "role": "baseline",
+            "version": "1",
+            "prediction_id": "pr_1",
+            "answers": [{word: word}],
+            "why": word,
+        },
+        "began": at,
+    }
+    return {
+        "/api/v1/solutions": {"solutions": [solution, {**solution, "project": "unseen"}]},
+        "/api/v1/solutions/s": solution,
+        "/api/v1/projects/other/solution": result,
     }
 
 
@@ -365,6 +414,8 @@ def every_page(word: str) -> list[str]:
         "/jobs/7/code",
         "/arrays/3",
         "/nodes",
+        "/solutions",
+        "/solutions/s",
         "/runs",
         "/runs?select=r1",
         "/runs/r1",

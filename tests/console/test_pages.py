@@ -54,6 +54,8 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/models",
         f"{base}/endpoints",
         f"{base}/why",
+        f"{base}/solutions",
+        f"{base}/solutions/disease-diagnosis",
         "/projects/demo",
         f"/projects/demo/jobs/{job['id']}",
         f"/projects/demo/jobs/{job['id']}/code",

@@ -13,6 +13,8 @@ from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.ai.models.removal import purge_models
+from stratal.ai.solutions.catalogue import Catalogue
+from stratal.ai.solutions.results import Results
 from stratal.app.client_env import REGION, client_env
 from stratal.app.settings import Settings, fake_gpus, package_sources
 from stratal.collab.artifacts import Artifacts
@@ -54,6 +56,7 @@ from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
 from stratal.gateway.native import runs as native_runs
+from stratal.gateway.native import solutions as native_solutions
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import why as native_why
@@ -253,6 +256,7 @@ def wire(settings: Settings) -> Platform:
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),
+            native_solutions.router(projects, Catalogue(), Results(objects)),
         ],
     )
     console = Console(

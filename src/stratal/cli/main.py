@@ -36,6 +36,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "env": ("stratal.cli.env", "Print the variables that point your clients at this platform."),
     "login-link": ("stratal.cli.env", "Print a one-time link that signs you in to the console."),
     "demo": ("stratal.cli.demo", "From real data to a prediction that can be explained."),
+    "solutions": (
+        "stratal.cli.solutions",
+        "Run ready solutions: from data to an endpoint, held against gates.",
+    ),
     "why": ("stratal.cli.why", "Explain a prediction: every link back to data and code, hashed again."),
     "whoami": ("stratal.cli.identity", "Show whose key this is and where it acts."),
     "projects": ("stratal.cli.identity", "Create and list projects."),

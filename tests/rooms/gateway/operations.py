@@ -138,6 +138,12 @@ NATIVE: dict[tuple[str, str], Route] = {
         foreign=403,
     ),
     ("DELETE", "/prices/{name}"): Route("admin", "/prices/cpu_hour?since=2099-01-01", 204, foreign=403),
+    # ready solutions (none has been run: whoever may not is told so before that is found out)
+    ("GET", "/solutions"): Route("viewer", "/solutions", foreign=200),
+    ("GET", "/solutions/{name}"): Route("viewer", "/solutions/disease-diagnosis", foreign=200),
+    ("GET", f"{P}/solution"): Route("viewer", f"{P}/solution", 404),
+    ("GET", f"{P}/solution/report"): Route("viewer", f"{P}/solution/report", 404),
+    ("GET", f"{P}/solution/picture"): Route("viewer", f"{P}/solution/picture", 404),
     # what takes something away, in an order in which each still finds it
     ("DELETE", f"{P}/tables/{{name}}"): Route("editor", f"{P}/tables/ns.t", 204),
     ("DELETE", f"{P}/buckets/{{bucket}}/object"): Route(

@@ -14,7 +14,8 @@ from typing import Any
 
 import httpx
 
-from stratal.kernel.errors import Internal, Unavailable
+from stratal.cli import starting
+from stratal.kernel.errors import Internal
 from stratal.sdk import ApiError, Client
 
 PROJECT = "demo"
@@ -68,9 +69,9 @@ class Story:
     # -- steps -------------------------------------------------------------------------------
 
     def _start(self, say: Say) -> str:
-        if not self._running():
+        if not starting.is_running(self._home):
             say("starting")
-            self._start_server()
+            starting.start(self._home)
         client = self._client()
         if all(project["name"] != PROJECT for project in client.get("/projects")["projects"]):
             client.post("/projects", {"name": PROJECT})
@@ -236,29 +237,6 @@ class Story:
         versions = self._stratal("models", "show", MODEL, "--json")["versions"]
         return max(versions, key=lambda version: int(version["version"]))
 
-    def _running(self) -> bool:
-        try:
-            self._client().get("/whoami")
-        except ApiError as error:
-            if error.status == 0:
-                return False
-            raise
-        return True
-
-    def _start_server(self) -> None:
-        """On the usual port, or on any free one when something else listens there."""
-        for port in ("8484", str(_free_port())):
-            started = subprocess.run(
-                [sys.executable, "-m", "stratal.cli.main", "up", "--detach", "--port", port],
-                env=self._admin_environ(),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if started.returncode == 0:
-                return
-        raise Unavailable("The platform did not start.", hint=started.stderr.strip())
-
     def _client(self) -> Client:
         return Client(home=self._home)
 
@@ -331,11 +309,3 @@ def _committed_copy(folder: Path) -> Path:
         ):
             subprocess.run(["git", *arguments], cwd=code, check=True, capture_output=True)
     return code
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

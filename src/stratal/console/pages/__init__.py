@@ -10,6 +10,7 @@ from stratal.console.pages import (
     predictions,
     runs,
     search,
+    solutions,
     tables,
 )
 from stratal.console.view import Page
@@ -38,6 +39,8 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/models/{model}/versions/{version}/proof": models.proof,
     "/runs/{run}": runs.anywhere,
     "/jobs/{job}": jobs.anywhere,
+    "/projects/{project}/solutions": solutions.solutions,
+    "/projects/{project}/solutions/{solution}": solutions.solution,
     "/projects/{project}/search": search.search,
     "/projects/{project}/why": predictions.ask,
     "/predictions/{prediction}": predictions.why,

@@ -1,0 +1,204 @@
+"""``stratal solutions``: list, show, run, report, remove."""
+
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stratal.ai.solutions.catalogue import Catalogue, project_of
+from stratal.ai.solutions.manifest import Solution
+from stratal.app.settings import home_directory
+from stratal.cli.output import json_option, print_json, print_table
+from stratal.sdk import ApiError, Client
+
+RUN_EPILOG = """
+\b
+Examples:
+  stratal solutions run disease-diagnosis
+  stratal solutions run fraud --tiny
+  stratal solutions run fraud --tiny --plant leak     a gate must notice; exit code 3
+
+\b
+Exit code 0: promoted, or refused as the solution declares that it will be, or (--tiny) the mechanics work;
+3: refused; 1: it could not be run.
+"""
+_FAULTS = ["leak", "labels", "baseline", "checksum"]
+
+
+@click.group(epilog="Examples: stratal solutions list · stratal solutions run disease-diagnosis")
+def solutions() -> None:
+    """Run ready solutions: from data to an endpoint, with a report and gates that can say no."""
+
+
+@solutions.command("list")
+@json_option
+def list_solutions(as_json: bool) -> None:
+    """List the solutions there are."""
+    found = Catalogue().all()
+    if as_json:
+        print_json({"solutions": [_brief(one) for one in found]})
+        return
+    print_table(
+        ["Field", "Name", "What it does"],
+        [(one.field, one.name, one.summary) for one in found],
+        empty="This installation holds no solutions.",
+    )
+
+
+@solutions.command("show")
+@click.argument("name")
+@json_option
+def show(name: str, as_json: bool) -> None:
+    """Show what solution NAME is for, what it stands on, and what it must show."""
+    found = Catalogue().get(name)
+    if as_json:
+        print_json(_full(found))
+        return
+    click.echo(f"{click.style(found.title, bold=True)} ({found.field})\n{found.summary}\n")
+    click.echo(f"For:      {found.intended_use}")
+    click.echo(f"Not for:  {'; '.join(found.not_for)}")
+    click.echo(f"          {found.disclaimer}\n")
+    for source in found.sources:
+        click.echo(
+            f"Data:     {source.title} ({source.kind}; {source.licence}; personal data: {source.personal_data})"
+        )
+    for reference in found.references:
+        click.echo(
+            f"Published: {reference.title}: {reference.value:g} ± {reference.tolerance:g}. {reference.source}"
+        )
+    click.echo(f"Gates:    {'; '.join(gate.title for gate in found.gates)}")
+    if found.refusal:
+        click.echo(f"Expected: to be refused. {found.refusal['why']}")
+    click.echo(f"\nRun it:   stratal solutions run {name}")
+
+
+@solutions.command("run", epilog=RUN_EPILOG)
+@click.argument("name")
+@click.option(
+    "--tiny", "size", flag_value="tiny", help="Judge the mechanics and planted faults only, quickly."
+)
+@click.option("--full", "size", flag_value="full", help="As the default, on all of the data there is.")
+@click.option("--download", is_flag=True, help="Also use data that must be downloaded, under its own terms.")
+@click.option("--plant", type=click.Choice(_FAULTS), help="Plant a fault that a gate must notice.")
+@json_option
+def run(name: str, size: str | None, download: bool, plant: str | None, as_json: bool) -> None:
+    """Run solution NAME in a project of its own: data, model, gates, endpoint, report.
+
+    Starts the platform if it is not running. A candidate that fails a gate is not promoted: the report is
+    written all the same, and the simple baseline is served.
+    """
+    from stratal.cli.solutions.runner import Runner, Wanted, exit_code
+
+    catalogue = Catalogue()
+    solution = catalogue.get(name)
+    if download and not any(source.kind == "downloaded" for source in solution.sources):
+        raise click.UsageError(f"{name} has nothing to download.")
+    wanted = Wanted(size or "default", download, plant or "")
+    runner = Runner(
+        catalogue, solution, wanted, home_directory(), lambda text: click.echo(f"· {text}", err=True)
+    )
+    result = runner.run()
+    if as_json:
+        print_json(result)
+    else:
+        _show(solution, result)
+    raise SystemExit(exit_code(result["verdict"]))
+
+
+def _show(solution: Solution, result: dict[str, Any]) -> None:
+    from stratal.cli.solutions.report import between, numbers
+
+    click.echo()
+    print_table(
+        ["", "On", "Candidate", "Baseline", "Difference", "Oracle"],
+        [
+            (
+                row["metric"].title,
+                row["metric"].badge,
+                *(between(row.get(part)) for part in ("candidate", "baseline", "difference", "oracle")),
+            )
+            for row in numbers(solution, result)
+        ],
+        empty="No numbers.",
+        right=(2, 3, 4, 5),
+    )
+    click.echo()
+    for gate in result["gates"]:
+        mark = {"passed": click.style("●", fg="green"), "failed": click.style("▲", fg="red")}.get(
+            gate["status"], "○"
+        )
+        click.echo(f"  {mark} {gate['title']}: {gate['status']}. {gate['said']}")
+    good = result["verdict"] in {"promoted", "mechanics only"}
+    click.echo(
+        f"\n{click.style(str(result['verdict']).capitalize(), bold=True, fg='green' if good else 'red')}"
+    )
+    if result["expected_refusal"]:
+        click.echo(f"This refusal was expected: {result['expected_refusal']}")
+    served = result["served"]
+    click.echo(
+        f"Endpoint {served['endpoint']} serves the {served['role']}, version {served['version']}: {served['url']}"
+    )
+    click.echo(f"  {solution.disclaimer}\n\nNext:")
+    tiny = " --tiny" if result["size"] == "tiny" else ""
+    click.echo(f"  stratal solutions report {result['solution']}{tiny}")
+    click.echo(f"  stratal why {served['prediction_id']}")
+    click.echo(f"  stratal solutions remove {result['solution']}")
+
+
+@solutions.command("report", epilog="Example: stratal solutions report fraud --output fraud.html")
+@click.argument("name")
+@click.option("--tiny", is_flag=True, help="The newest tiny run's.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), help="Where to write it.")
+@click.option("--open", "show_it", is_flag=True, help="Show it in a browser.")
+@json_option
+def report(name: str, tiny: bool, output: Path | None, show_it: bool, as_json: bool) -> None:
+    """Write the newest report of solution NAME into a file, or with --json print its result."""
+    project = project_of(Catalogue().get(name).name, tiny=tiny)
+    client = Client(project=project)
+    try:
+        if as_json:
+            print_json(client.get(client.path("/solution")))
+            return
+        with client.stream("GET", client.path("/solution/report")) as answer:
+            page = answer.read()
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        raise ApiError(
+            404, "no_report", f"{name} has not been run here.", f"Run it: stratal solutions run {name}"
+        ) from None
+    target = output or Path(f"{name}{'-tiny' if tiny else ''}-report.html")
+    target.write_bytes(page)
+    click.echo(str(target))
+    if show_it:
+        webbrowser.open(target.absolute().as_uri())
+
+
+@solutions.command("remove", epilog="Example: stratal solutions remove fraud")
+@click.argument("name")
+@json_option
+def remove(name: str, as_json: bool) -> None:
+    """Remove all that runs of solution NAME made: data, models, endpoints, predictions, reports, bytes included."""
+    Catalogue().get(name)
+    client = Client()
+    there = {project["name"] for project in client.get("/projects")["projects"]}
+    removed = [project for project in (project_of(name), project_of(name, tiny=True)) if project in there]
+    for project in removed:
+        client.delete(f"/projects/{project}")
+    if as_json:
+        print_json({"name": name, "removed": removed})
+    else:
+        click.echo(
+            f"Removed {', '.join(removed)} and everything in it." if removed else f"{name} left nothing here."
+        )
+
+
+def _brief(one: Solution) -> dict[str, Any]:
+    return {"name": one.name, "title": one.title, "field": one.field, "summary": one.summary}
+
+
+def _full(one: Solution) -> dict[str, Any]:
+    from stratal.ai.solutions.shown import shown
+
+    return shown(one)

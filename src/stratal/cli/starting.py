@@ -1,0 +1,42 @@
+"""Starting the platform for a command that needs one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from stratal.kernel.errors import Unavailable
+from stratal.sdk import ApiError, Client
+
+
+def is_running(home: Path) -> bool:
+    """Does the platform of this home (or at STRATAL_URL) answer? Raises `ApiError` for any other trouble."""
+    try:
+        Client(home=home).get("/whoami")
+    except ApiError as error:
+        if error.status == 0:
+            return False
+        raise
+    return True
+
+
+def start(home: Path) -> None:
+    """On the usual port, or on any free one when something else listens there. Raises `Unavailable`."""
+    for port in ("8484", str(_free_port())):
+        started = subprocess.run(
+            [sys.executable, "-m", "stratal.cli.main", "up", "--detach", "--port", port],
+            env={**os.environ, "STRATAL_HOME": str(home)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if started.returncode == 0:
+            return
+    raise Unavailable("The platform did not start.", hint=started.stderr.strip())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

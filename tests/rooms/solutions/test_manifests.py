@@ -1,0 +1,75 @@
+"""Every solution that travels with Stratal is declared whole, and a broken declaration is refused by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stratal.ai.solutions.catalogue import Catalogue
+from stratal.ai.solutions.manifest import read
+from stratal.ai.solutions.shown import shown
+from stratal.kernel.errors import Invalid, NotFound
+
+pytestmark = pytest.mark.fast
+
+CATALOGUE = Catalogue()
+SOLUTIONS = CATALOGUE.all()
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda s: s.name)
+def test_a_solution_is_declared_whole(solution: object) -> None:
+    one = CATALOGUE.get(solution.name)  # type: ignore[attr-defined]
+    assert "ingest" in one.steps
+    assert "train" in one.steps
+    assert all([one.title, one.summary, one.intended_use, one.not_for, one.disclaimer, one.metrics])
+    assert sum(metric.headline for metric in one.metrics) == 1
+    for source in one.sources:
+        assert source.kind == "downloaded" or re.fullmatch("[0-9a-f]{64}", source.sha256), source.name
+    assert set(one.refusal.get("gates", [])) <= {gate.title for gate in one.gates}
+    assert one.checks, "some SQL holds the data to what it should be"
+    assert shown(one)["project"] == f"solution-{one.name}"
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda s: s.name)
+def test_its_environment_is_locked(solution: object) -> None:
+    lines = solution.requirements.splitlines()  # type: ignore[attr-defined]
+    assert lines
+    assert [
+        line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+( ; .*)?", line)
+    ] == []
+
+
+GOOD = (CATALOGUE.root / "disease-diagnosis" / "solution.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "disease-diagnosis"', 'name = "other"', "not that of its folder"),
+        ('kind = "bundled"', 'kind = "found"', "kind of source"),
+        ("seeds = 10", "seeds = 2", "3 is the least"),
+        ('kind = "latency"', 'kind = "budget"', "lacks cpu_minutes_per_seed"),
+        ('badge = "real"', 'badge = "true"', "badge"),
+        ('reference = "street1993"', 'reference = "nobody"', "not declared"),
+        ("disclaimer = ", "disclaimers = ", "'disclaimer' is missing"),
+        ('metric = "brier"', 'metric = "brie"', "not declared"),
+        ("[run]", "[run", "cannot be read"),
+    ],
+)
+def test_a_broken_declaration_is_refused_and_says_what_is_wrong(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    assert old in GOOD
+    folder = tmp_path / "disease-diagnosis"
+    folder.mkdir()
+    (folder / "solution.toml").write_text(GOOD.replace(old, new))
+    with pytest.raises(Invalid, match=re.escape(said)):
+        read(folder)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest() -> None:
+    with pytest.raises(NotFound) as raised:
+        CATALOGUE.get("disease-diagnoses")
+    assert "disease-diagnosis" in raised.value.hint
+    with pytest.raises(NotFound):
+        CATALOGUE.get("../kit")
