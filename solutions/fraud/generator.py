@@ -76,7 +76,7 @@ def generate(size: Size, seed: int = SEED) -> pd.DataFrame:
     kind = np.where(bad_terminal, "terminal", np.where(misused, "card", np.where(fraud, "amount", "none")))
     frame = pd.DataFrame(
         {
-            "at": START + pd.to_timedelta(day * 86_400 + second, unit="s"),
+            "moment": START + pd.to_timedelta(day * 86_400 + second, unit="s"),
             "day": day,
             "customer": customer,
             "terminal": terminal,
@@ -86,7 +86,7 @@ def generate(size: Size, seed: int = SEED) -> pd.DataFrame:
             "oracle": oracle.round(6),
         }
     )
-    frame = frame.sort_values(["at", "customer"], kind="stable", ignore_index=True)
+    frame = frame.sort_values(["moment", "customer"], kind="stable", ignore_index=True)
     return frame.rename_axis("payment").reset_index()
 
 
