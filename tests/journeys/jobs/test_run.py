@@ -215,6 +215,8 @@ def test_ctrl_c_leaves_the_job_running_and_says_so(shell: Shell) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background jobs, and so tests that run in one, ignore the signal unless told otherwise
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert following.stdout is not None
     assert following.stdout.readline() == "begun\n"
