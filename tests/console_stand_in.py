@@ -250,6 +250,35 @@ def answers(word: str) -> dict[str, Any]:
         "idle_seconds": 600,
         "requests": 1,
     }
+    repository = {
+        "name": word,
+        "id": "repo_1",
+        "description": word,
+        "project": word,
+        "protected": [word],
+        "bytes": 3,
+        "created_at": at,
+        "created_by": word,
+        "pushed_at": at,
+        "pushed_by": word,
+        "clone_url": word,
+        "head": word,
+        "branches": [{"name": word, "commit": "a" * 40}],
+        "tags": [{"name": word, "commit": "a" * 40}],
+    }
+    commit = {
+        "id": "a" * 40,
+        "parents": ["b" * 40],
+        "author": word,
+        "email": word,
+        "authored_at": at,
+        "committed_at": at,
+        "subject": word,
+        "message": f"{word}\n\n{word}",
+        "changes": [{"path": word, "added": 1, "removed": None}],
+        "diff": f"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-{word}\n+{word}\n",
+        "diff_cut": True,
+    }
     check = {"path": word, "expected": word, "found": None, "state": "broken"}
     links = [
         {
@@ -352,6 +381,28 @@ def answers(word: str) -> dict[str, Any]:
             ]
         },
         **_solutions(word, at),
+        f"{BASE}/repositories": {"repositories": [repository], "quota_bytes": 9, "used_bytes": 3},
+        f"{BASE}/repositories/r": repository,
+        f"{BASE}/repositories/r/tree": {
+            "commit": "a" * 40,
+            "path": "",
+            "entries": [
+                {"name": name, "kind": kind, "id": "c" * 40, "size": None if kind == "folder" else 3}
+                for name, kind in (
+                    (word, "folder"),
+                    (word, "file"),
+                    ("README.md", "file"),
+                    (word, "submodule"),
+                )
+            ],
+        },
+        f"{BASE}/repositories/r/file": {"text": f"{word}\n{word}", "bytes": 3, "cut": True, "path": word},
+        f"{BASE}/repositories/r/blame": {
+            "lines": [{"commit": "a" * 40, "author": word, "at": at, "subject": word, "text": word}] * 2
+        },
+        f"{BASE}/repositories/r/commits": {"commits": [commit], "next": 50},
+        f"{BASE}/repositories/r/commits/{'a' * 40}": commit,
+        f"{BASE}/repositories/r/search": {"found": [{"path": word, "line": 3, "text": word}], "more": True},
         "/api/v1/predictions/pr_1": {"id": "pr_1", "inputs": [tensor], "outputs": [tensor]},
         "/api/v1/predictions/pr_1/why": why,
     }
@@ -434,5 +485,12 @@ def every_page(word: str) -> list[str]:
         f"/buckets/b?object={quote(word)}",
         "/endpoints",
         "/endpoints/e",
+        "/repositories",
+        "/repositories/r",
+        "/repositories/r/file?path=x",
+        "/repositories/r/file?path=x&blame=yes",
+        "/repositories/r/commits?path=x",
+        f"/repositories/r/commits/{'a' * 40}",
+        "/repositories/r/search?q=x",
     ]
     return [*(f"/projects/default{path}" for path in below), "/predictions/pr_1", "/predictions/pr_1?panel"]

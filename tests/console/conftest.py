@@ -1,8 +1,11 @@
 """A real Chromium on a running platform with something in it; skipped where no Chromium is installed."""
 
 import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,11 +158,29 @@ def world(server: PlatformServer) -> World:
             )
             assert stored.status_code == 201
 
+        _push(server, key, name)
+
         def state(number: int) -> str:
             return str(http.get(f"/api/v1/projects/{name}/jobs/{number}").json()["state"])
 
         wait_until(lambda: state(done) == state(hostile) == "succeeded" and state(running) == "running")
     return World(name, key, done, running, hostile, runs)
+
+
+def _push(server: PlatformServer, key: str, project: str) -> None:
+    """A repository with a README and a hostile name in it, pushed by git."""
+    with server.http(key) as http:
+        made = http.post(f"/api/v1/projects/{project}/repositories", json={"name": "study"})
+        assert made.status_code == 201
+    with tempfile.TemporaryDirectory() as folder:
+        git = ["git", "-C", folder, "-c", f"http.extraHeader=Authorization: Bearer {key}"]
+        git += ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
+        subprocess.run(["git", "init", "-q", "-b", "main", folder], check=True)
+        Path(folder, "README.md").write_text(f"# Study {HOSTILE}\n")
+        Path(folder, "train.py").write_text("print('hello')\n" * 3)
+        subprocess.run([*git, "add", "."], check=True)
+        subprocess.run([*git, "commit", "-qm", f"Begin {HOSTILE}"], check=True)
+        subprocess.run([*git, "push", "-q", f"{server.url}/git/{project}/study.git", "main"], check=True)
 
 
 def _run(http: Any, name: str, number: int) -> str:

@@ -16,6 +16,7 @@ from stratal.identity.keys import Credential
 pytestmark = pytest.mark.fast
 
 ROOT = Path(__file__).parents[2]
+PREFIXED = ("PYICEBERG_CATALOG__DEFAULT__", "GIT_CONFIG_KEY_", "GIT_CONFIG_VALUE_")
 README = (ROOT / "README.md").read_text()
 DOCS = {path: path.read_text() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]}
 
@@ -28,7 +29,7 @@ def test_every_setting_is_documented() -> None:
 def test_every_variable_of_env_is_documented() -> None:
     page = DOCS[ROOT / "docs" / "settings.md"]
     variables = client_env("http://x", Credential("i", "s"), "p")
-    assert [v for v in variables if v not in page and not v.startswith("PYICEBERG_CATALOG__DEFAULT__")] == []
+    assert [v for v in variables if v not in page and not v.startswith(PREFIXED)] == []
 
 
 def test_the_command_reference_is_current() -> None:

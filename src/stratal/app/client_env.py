@@ -5,10 +5,20 @@ from stratal.identity.keys import Credential
 REGION = "us-east-1"
 
 
-def client_env(url: str, credential: Credential, project: str) -> dict[str, str]:
-    """One flat mapping of strings for boto3, awscli, pyarrow, pyiceberg, mlflow, huggingface_hub and our own CLI and SDK.
+_GIT_HELPER = (
+    '!f() { test "$1" = get && echo "username=${STRATAL_API_KEY%%.*}" '
+    '&& echo "password=${STRATAL_API_KEY#*.}"; }; f'
+)
+"""git's credential helper, a line of shell: the key is read when it is used, so a newer one is found."""
+
+
+def client_env(
+    url: str, credential: Credential, project: str, *, first_git_setting: int = 0
+) -> dict[str, str]:
+    """One flat mapping of strings for boto3, awscli, pyarrow, pyiceberg, mlflow, git, huggingface_hub, our CLI and SDK.
 
     S3 clients sign with the key's id and secret; the others send ``<id>.<secret>`` as bearer or basic.
+    `first_git_setting` is how many settings git is given by variables already: ours are put behind them.
     """
     return {
         "STRATAL_URL": url,
@@ -36,4 +46,10 @@ def client_env(url: str, credential: Credential, project: str) -> dict[str, str]
         "PYICEBERG_CATALOG__DEFAULT__S3__ACCESS_KEY_ID": credential.id,
         "PYICEBERG_CATALOG__DEFAULT__S3__SECRET_ACCESS_KEY": credential.secret,
         "PYICEBERG_CATALOG__DEFAULT__S3__REGION": REGION,
+        "GIT_CONFIG_COUNT": str(first_git_setting + 2),
+        # For this address alone: no other helper is asked, and none is told the secret to keep.
+        f"GIT_CONFIG_KEY_{first_git_setting}": f"credential.{url}.helper",
+        f"GIT_CONFIG_VALUE_{first_git_setting}": "",
+        f"GIT_CONFIG_KEY_{first_git_setting + 1}": f"credential.{url}.helper",
+        f"GIT_CONFIG_VALUE_{first_git_setting + 1}": _GIT_HELPER,
     }

@@ -95,6 +95,11 @@ class Home:
         """Model files laid out for replicas; a cache, rebuilt from blobs."""
         return self.root / "models"
 
+    @property
+    def repositories(self) -> Path:
+        """Bare git repositories, named by id."""
+        return self.root / "repositories"
+
     def make(self) -> None:
         """Create the directories, each closed to other users (mode 0700)."""
         for path in (
@@ -111,6 +116,7 @@ class Home:
             self.checkpoints,
             self.spool,
             self.models,
+            self.repositories,
         ):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -151,6 +157,11 @@ class Settings:
 def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """STRATAL_HOME, else ~/.stratal; absolute."""
     return Path(environ.get("STRATAL_HOME") or Path.home() / ".stratal").expanduser().absolute()
+
+
+def search_path(environ: Mapping[str, str] = os.environ) -> str:
+    """Where the platform's own programs (git) are looked for: PATH."""
+    return environ.get("PATH") or os.defpath
 
 
 def package_sources(environ: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.models import tables as models
 from stratal.collab import tables as collab
+from stratal.collab.repositories import tables as repositories
 from stratal.compute import tables as compute
 from stratal.compute.services import tables as services
 from stratal.data.lake import tables as lake
@@ -13,6 +14,19 @@ from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
 
-ROOMS = (events, identity, ledger, compute, services, objects, lake, queries, collab, models, endpoints)
+ROOMS = (
+    events,
+    identity,
+    ledger,
+    compute,
+    services,
+    objects,
+    lake,
+    queries,
+    collab,
+    models,
+    endpoints,
+    repositories,
+)
 
 __all__ = ["ROOMS", "metadata"]

@@ -16,10 +16,11 @@ from stratal.ai.models.removal import purge_models
 from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
 from stratal.app.client_env import REGION, client_env
-from stratal.app.settings import Settings, fake_gpus, package_sources
+from stratal.app.settings import Settings, fake_gpus, package_sources, search_path
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.collector import Collector
 from stratal.collab.experiments import Experiments
+from stratal.collab.repositories.room import furnish_repositories
 from stratal.collab.run_search import RunSearch
 from stratal.collab.runs import Runs
 from stratal.compute.room import furnish
@@ -37,6 +38,7 @@ from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import Door
+from stratal.gateway.git.door import GitDoor
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.inference.door import InferenceDoor
@@ -55,6 +57,7 @@ from stratal.gateway.native import objects as native_objects
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
+from stratal.gateway.native import repositories as native_repositories
 from stratal.gateway.native import runs as native_runs
 from stratal.gateway.native import solutions as native_solutions
 from stratal.gateway.native import sql as native_sql
@@ -180,6 +183,12 @@ def wire(settings: Settings) -> Platform:
     starts.append(warehouse.start)
     closes.append(warehouse.close)
 
+    shelf = furnish_repositories(
+        database, compute.snapshots, lineage, clock, root=home.repositories, path=search_path()
+    )
+    starts.append(shelf.traffic.start)
+    closes.append(shelf.traffic.close)
+    meter.weigh(shelf.repositories.weighed)
     experiments = Experiments(database, clock)
     runs = Runs(database, experiments, lineage, clock)
     artifacts = Artifacts(database, artifact_blobs, lineage, clock)
@@ -224,6 +233,7 @@ def wire(settings: Settings) -> Platform:
         serving.endpoints.purge,
         partial(purge_models, database),
         artifact_collector.purge,
+        shelf.repositories.purge,
         warehouse.purge,
         lake.purge,
         objects.purge,
@@ -251,6 +261,7 @@ def wire(settings: Settings) -> Platform:
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
             native_sql.router(projects, warehouse),
+            native_repositories.router(shelf, projects, settings.url),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models),
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
@@ -280,6 +291,7 @@ def wire(settings: Settings) -> Platform:
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
         furnish_hub(bearer, keys, projects, registered, Commits(database, models, lineage, clock), clock),
         InferenceDoor(bearer, serving.serving),
+        GitDoor(bearer, projects, shelf.traffic),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]
     return Platform(

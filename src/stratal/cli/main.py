@@ -45,6 +45,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projects": ("stratal.cli.identity", "Create and list projects."),
     "keys": ("stratal.cli.identity", "Create, list and revoke keys."),
     "run": ("stratal.cli.run", "Run a command as a job, with this folder's code."),
+    "repo": ("stratal.cli.repo", "Git repositories: create, list, show, protect, remove."),
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),
     "job": ("stratal.cli.jobs", "Look at one job or array, read its log, stop it."),
     "gpus": ("stratal.cli.gpus", "List the GPUs, what they are doing, and which jobs hold them."),

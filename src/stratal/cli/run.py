@@ -33,6 +33,7 @@ Examples:
   stratal run --network open -- python download.py
   stratal run --retries 3 --grace 60s -- python train.py
   stratal run --array 0-9 --parallel 2 -- sh -c 'python fit.py --fold $STRATAL_ARRAY_INDEX'
+  stratal run --git study@main -- python train.py
   stratal run --after 12,a3 --priority 10 -- python merge.py
 
 \b
@@ -129,6 +130,11 @@ stopped before, or nobody saw its end); 130 after Ctrl-C; 0 with --detach.
 )
 @click.option("--array", metavar="INDICES", help="Run it for each index: 10 (0 to 9), 5-9, or 1,4,7-9.")
 @click.option("--parallel", type=click.IntRange(1), help="At most so many of the array at once.")
+@click.option(
+    "--git",
+    metavar="REPO[@REV]",
+    help="Run a commit of a repository here (see: stratal repo), not this folder.",
+)
 @click.option("--no-code", is_flag=True, help="Send no files: the job starts in an empty folder.")
 @click.option(
     "--follow/--detach", default=True, help="Show its log until it ends (default), or return at once."
@@ -155,15 +161,18 @@ def run(
     after: tuple[str, ...],
     array: str | None,
     parallel: int | None,
+    git: str | None,
     no_code: bool,
     follow: bool,
     as_json: bool,
 ) -> None:
     """Run a command as a job, with this folder's code."""
     env = dict(_variable(text) for text in variables)
+    if git and no_code:
+        raise click.UsageError("--git and --no-code exclude each other.")
     wanted = "".join(_requirements(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
     try:
-        tree = None if no_code else read_worktree(Path.cwd(), without=home_directory())
+        tree = None if no_code or git else read_worktree(Path.cwd(), without=home_directory())
         client = Client(project=project)
         if tree is not None:
             _tell(tree)
@@ -171,6 +180,7 @@ def run(
             client,
             argv,
             tree=tree,
+            git=git,
             name=name,
             cpus=cpus,
             memory_bytes=memory,

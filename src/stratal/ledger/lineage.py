@@ -17,14 +17,14 @@ from stratal.kernel.database import Database
 from stratal.ledger.tables import accesses
 
 Mode = Literal["read", "write"]
-Kind = Literal["object", "snapshot", "model", "run"]
+Kind = Literal["object", "snapshot", "model", "run", "commit"]
 _REMEMBERED = 50_000
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
     """`workload` read or wrote `version` (an object version's id, ``<table id>@<snapshot id>``, a model
-    version's id) of the thing called `name`, first at `first_at` (epoch milliseconds)."""
+    version's id, ``<repository id>@<commit>``) of the thing called `name`, first at `first_at` (epoch milliseconds)."""
 
     workload: str
     mode: Mode

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from stratal.sdk.client import ApiError, Client
 from stratal.sdk.worktree import Entry, WorkTree, read_worktree
@@ -29,6 +30,7 @@ def run(
     *,
     folder: Path | None = None,
     tree: WorkTree | None = None,
+    git: str | None = None,
     name: str | None = None,
     cpus: float | None = None,
     memory_bytes: int | None = None,
@@ -49,6 +51,8 @@ def run(
     parallel: int | None = None,
 ) -> Json:
     """Send the working tree around `folder` (or `tree`, read before; neither: no code) and queue a job. Returns it.
+
+    With `git` (``study@main``) it runs a commit of one of the platform's repositories instead, and sends nothing.
 
     `argv` is run in the tree's copy; `requirements` are lines as in a requirements file; `after` names jobs
     (12) and arrays (``a3``) that must have succeeded first. With `array` (``0-9``) it is queued once for
@@ -78,9 +82,27 @@ def run(
         "array": array,
         "parallel": parallel,
     }
-    if tree is not None:
+    if git is not None:
+        body |= commit_of(client, git)
+    elif tree is not None:
         body |= {"snapshot": send(client, tree), "cwd": tree.cwd, "source": dict(tree.source)}
     return client.post(client.path("/jobs"), body)
+
+
+def commit_of(client: Client, git: str) -> Json:
+    """What a job is told of the commit that ``repository@revision`` names (without ``@``: HEAD's). Raises `ApiError`."""
+    repository, _, revision = git.partition("@")
+    path = client.path(f"/repositories/{quote(repository, safe='')}/snapshots")
+    made = client.post(path, {"revision": revision})
+    return {
+        "snapshot": made["id"],
+        "source": {
+            "kind": "git",
+            "commit": made["commit"],
+            "branch": made["branch"],
+            "remote": made["remote"],
+        },
+    }
 
 
 def send(client: Client, tree: WorkTree) -> str:

@@ -89,6 +89,26 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("PUT", f"{P}/tables/{{name}}/import"): Route("editor", f"{P}/tables/new/import", 400, body=b"x"),
     ("POST", "/sql"): Route("viewer", "/sql", 400, json={"sql": "", "project": "alpha"}),
     ("GET", f"{P}/queries"): Route("viewer", f"{P}/queries"),
+    # repositories (nothing was pushed to any: whoever may not is told so before that is found out)
+    ("GET", f"{P}/repositories"): Route("viewer", f"{P}/repositories"),
+    ("POST", f"{P}/repositories"): Route("editor", f"{P}/repositories", 201, json={"name": "more"}),
+    ("PUT", f"{P}/repository-quota"): Route("admin", f"{P}/repository-quota", json={"bytes": 1 << 30}),
+    ("GET", f"{P}/repositories/{{name}}"): Route("viewer", f"{P}/repositories/repo"),
+    ("PATCH", f"{P}/repositories/{{name}}"): Route(
+        "owner", f"{P}/repositories/repo", json={"protected": ["main", "release/*"]}
+    ),
+    ("GET", f"{P}/repositories/{{name}}/tree"): Route("viewer", f"{P}/repositories/repo/tree", 404),
+    ("GET", f"{P}/repositories/{{name}}/file"): Route("viewer", f"{P}/repositories/repo/file?path=a", 404),
+    ("GET", f"{P}/repositories/{{name}}/raw"): Route("viewer", f"{P}/repositories/repo/raw?path=a", 404),
+    ("GET", f"{P}/repositories/{{name}}/commits"): Route("viewer", f"{P}/repositories/repo/commits", 404),
+    ("GET", f"{P}/repositories/{{name}}/commits/{{commit}}"): Route(
+        "viewer", f"{P}/repositories/repo/commits/main", 404
+    ),
+    ("GET", f"{P}/repositories/{{name}}/blame"): Route("viewer", f"{P}/repositories/repo/blame?path=a", 404),
+    ("GET", f"{P}/repositories/{{name}}/search"): Route("viewer", f"{P}/repositories/repo/search?q=a", 404),
+    ("POST", f"{P}/repositories/{{name}}/snapshots"): Route(
+        "editor", f"{P}/repositories/repo/snapshots", 404, json={}
+    ),
     # runs and models
     ("GET", f"{P}/experiments"): Route("viewer", f"{P}/experiments"),
     ("GET", f"{P}/runs"): Route("viewer", f"{P}/runs"),
@@ -145,6 +165,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/solution/report"): Route("viewer", f"{P}/solution/report", 404),
     ("GET", f"{P}/solution/picture"): Route("viewer", f"{P}/solution/picture", 404),
     # what takes something away, in an order in which each still finds it
+    ("DELETE", f"{P}/repositories/{{name}}"): Route("owner", f"{P}/repositories/repo", 204),
     ("DELETE", f"{P}/tables/{{name}}"): Route("editor", f"{P}/tables/ns.t", 204),
     ("DELETE", f"{P}/buckets/{{bucket}}/object"): Route(
         "editor", f"{P}/buckets/alpha-data/object?key=k", 204
@@ -178,6 +199,7 @@ COMMIT = b"""{"key": "header", "value": {"summary": "more"}}
 {"key": "file", "value": {"path": "a.txt", "content": "YQ==", "encoding": "base64"}}
 """
 TENSOR = {"inputs": [{"name": "x", "datatype": "FP64", "shape": [1, 1], "data": [1.0]}]}
+GIT = "/git/alpha/repo.git"
 OTHERS = [
     Operation("s3", "GET", "/alpha-data/k", "viewer"),
     Operation("s3", "HEAD", "/alpha-data/k", "viewer"),
@@ -264,6 +286,8 @@ OTHERS = [
     Operation("inference", "GET", "/v2/models/ep", "viewer", 404),
     Operation("inference", "GET", "/v2/models/ep/ready", "viewer", 404),
     Operation("inference", "POST", "/v2/models/ep/infer", "viewer", 404, json=TENSOR),
+    Operation("git", "GET", f"{GIT}/info/refs?service=git-upload-pack", "viewer"),
+    Operation("git", "GET", f"{GIT}/info/refs?service=git-receive-pack", "editor"),
     Operation("operations", "GET", "/healthz", "anybody", foreign=200),
     Operation("operations", "GET", "/readyz", "anybody", foreign=200),
     Operation("mlflow", "GET", "/version", "anybody", foreign=200),
@@ -304,6 +328,7 @@ class World:
         here = "/api/v1/projects/alpha"
         for bucket in ("alpha-data", "alpha-empty", "alpha-spare"):
             self._made("POST", f"{here}/buckets", {"name": bucket}, 201)
+        self._made("POST", f"{here}/repositories", {"name": "repo"}, 201)
         self._made("PUT", f"{here}/buckets/alpha-data/object?key=k", None, 201, b"secret")
         self._made("POST", ICEBERG, {"namespace": ["ns"]})
         self._made("POST", f"{ICEBERG}/ns/tables", {"name": "t", "schema": SCHEMA})

@@ -91,6 +91,8 @@ def check_dialect(operation: Operation, answer: Answer, s3: str, iceberg: str, m
         assert (error["type"], error["code"]) == (iceberg, answer.status)
     elif operation.door == "mlflow":
         assert answer.json()["error_code"] == mlflow
+    elif operation.door == "git":
+        assert answer.headers["content-type"].startswith("text/plain")
     else:
         assert set(answer.json()) == {"error"}
         assert isinstance(answer.json()["error"], str)

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from stratal.console.listing import Column, arrange
 from stratal.console.native import Json, Refused, segment
+from stratal.console.pages.repositories import commit_href
 from stratal.console.pages.runs import to_project_of
 from stratal.console.render import Ways
 from stratal.console.shown import between, moment
@@ -118,6 +119,7 @@ async def job(view: View) -> Response:
         waits=[] if isinstance(why, Refused) else why["waits_for"],
         attempts=[] if isinstance(tried, Refused) else tried["attempts"],
         command=join(told.get("argv") or ()),
+        commit=await commit_href(view, told.get("source") or {}),
         ended=told.get("ended_at") is not None,
     )
 

@@ -6,6 +6,7 @@ from starlette.responses import Response
 
 from stratal.console.listing import Column, arrange
 from stratal.console.native import Json, Refused, segment
+from stratal.console.pages.repositories import code_of, commit_href
 from stratal.console.render import Ways
 from stratal.console.shown import number as number_shown
 from stratal.console.view import View
@@ -79,6 +80,7 @@ async def version(view: View) -> Response:
         ),
         version=told,
         served=served,
+        code=await code_of(view, told.get("job")),
     )
 
 
@@ -131,6 +133,10 @@ async def _chain(view: View, version: Json, path: str) -> list[Json]:
         job = await view.attempt(f"/jobs/{segment(str(number))}")
         if not isinstance(job, Refused):
             links += _made_by(view, job)
+            href = await commit_href(view, job.get("source") or {})
+            if href is not None:
+                name = str(job["source"]["commit"])[:12]
+                links.append({"kind": "commit", "name": name, "href": href, "facts": []})
     return links
 
 

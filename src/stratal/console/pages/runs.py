@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from stratal.console.listing import Column, arrange
 from stratal.console.native import Json, Refused, segment
+from stratal.console.pages.repositories import code_of
 from stratal.console.render import Ways
 from stratal.console.shown import between, moment
 from stratal.console.view import View
@@ -78,6 +79,7 @@ async def run(view: View) -> Response:
         artifacts=artifacts,
         below=view.query.get("artifacts", ""),
         made=await _versions_of(view, run_id),
+        code=await code_of(view, told.get("job")),
         running=state_of(told) == "running",
     )
 

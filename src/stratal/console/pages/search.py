@@ -52,6 +52,13 @@ NOUNS: Sequence[_Noun] = (
     _named("model", "models"),
     _named("endpoint", "endpoints"),
     _named("bucket", "buckets"),
+    _Noun(
+        "repository",
+        "/repositories",
+        "repositories",
+        lambda one: str(one.get("name", "")),
+        lambda one: f"/repositories/{segment(str(one.get('name', '')))}",
+    ),
 )
 
 

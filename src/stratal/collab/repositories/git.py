@@ -1,0 +1,161 @@
+"""Running git: its own processes, a fixed environment, configuration by us alone, an end to time and output.
+
+Nothing that somebody pushed is ever configuration or a hook here: the system's and the user's own
+configuration are shut out, a repository's is what `init` wrote, hooks come from one folder of ours.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from stratal.kernel.errors import Unavailable
+
+CONFIG: Mapping[str, str] = {
+    "core.fsync": "committed,reference",  # a push that was answered survives a power cut, refs included
+    "core.fsyncMethod": "batch",
+    "core.attributesFile": "/dev/null",
+    "core.packedGitLimit": "256m",
+    "core.bigFileThreshold": "32m",
+    "core.logAllRefUpdates": "true",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "http.getanyfile": "false",
+    "http.receivepack": "true",
+    "pack.threads": "1",
+    "pack.windowMemory": "64m",
+    "pack.writeBitmapHashCache": "true",
+    "protocol.allow": "never",
+    "receive.autogc": "false",
+    "receive.fsckObjects": "true",
+    "receive.advertisePushOptions": "false",
+    # These hurt nobody and stand in the history of many old repositories.
+    "receive.fsck.zeroPaddedFilemode": "warn",
+    "receive.fsck.badTimezone": "warn",
+    "receive.fsck.missingSpaceBeforeDate": "warn",
+    "safe.directory": "*",  # the folders are ours, whoever started the server
+    "transfer.fsckObjects": "true",
+    "uploadpack.allowFilter": "true",
+    "uploadpack.allowAnySHA1InWant": "true",
+    "uploadpack.hideRefs": "refs/stratal",
+    "receive.hideRefs": "refs/stratal",
+}
+
+
+class Failed(Exception):
+    """git ended with another code than 0; `said` is what it wrote to stderr, cut."""
+
+    def __init__(self, code: int, said: str) -> None:
+        super().__init__(said)
+        self.code = code
+        self.said = said
+
+
+def environment(
+    path: str, hooks: Path, config: Mapping[str, str] | None = None, more: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The whole environment of a git process. `path` is where programs are, `hooks` the one folder of hooks."""
+    told = {**CONFIG, "core.hooksPath": str(hooks), **(config or {})}
+    numbered = {}
+    for number, (name, value) in enumerate(told.items()):
+        numbered[f"GIT_CONFIG_KEY_{number}"] = name
+        numbered[f"GIT_CONFIG_VALUE_{number}"] = value
+    return {
+        "PATH": path,
+        "LC_ALL": "C.UTF-8",
+        "TZ": "UTC",
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_CONFIG_COUNT": str(len(told)),
+        **numbered,
+        **(more or {}),
+    }
+
+
+async def start(
+    arguments: Sequence[str], env: Mapping[str, str], *, cwd: Path, stdin: int = asyncio.subprocess.DEVNULL
+) -> asyncio.subprocess.Process:
+    """Start ``git <arguments>`` in a process group of its own. Raises `Unavailable` where there is no git."""
+    try:
+        return await asyncio.create_subprocess_exec(
+            "git",
+            *arguments,
+            stdin=stdin,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+            limit=1 << 20,
+        )
+    except FileNotFoundError as error:
+        raise Unavailable(
+            "git is not installed on the platform's machine.",
+            hint="Install it there (Debian: apt-get install git), then try again.",
+            reason="no_git",
+        ) from error
+
+
+async def run(
+    arguments: Sequence[str], env: Mapping[str, str], *, cwd: Path, most: int, seconds: float = 20.0
+) -> tuple[bytes, bool]:
+    """What ``git <arguments>`` printed, and whether it was cut at `most` bytes.
+
+    Raises `Failed` for another exit code than 0, `Unavailable` when it takes longer than `seconds`.
+    """
+    process = await start(arguments, env, cwd=cwd)
+    try:
+        async with asyncio.timeout(seconds):
+            data, cut, said = await _read(process, most)
+            if cut:
+                end(process)
+            code = await process.wait()
+    except TimeoutError as error:
+        raise Unavailable(
+            f"git took longer than {seconds:.0f} s over this.",
+            hint="Ask for less: a folder, a file, fewer commits; or clone it.",
+            reason="git_timeout",
+        ) from error
+    finally:
+        end(process)
+        await process.wait()
+    if code != 0 and not cut:
+        raise Failed(code, said)
+    return data, cut
+
+
+async def _read(process: asyncio.subprocess.Process, most: int) -> tuple[bytes, bool, str]:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    said = asyncio.create_task(drained(process.stderr))
+    chunks: list[bytes] = []
+    size = 0
+    while size <= most and (chunk := await process.stdout.read(1 << 16)):
+        chunks.append(chunk)
+        size += len(chunk)
+    if size > most:
+        said.cancel()
+        return b"".join(chunks)[:most], True, ""
+    return b"".join(chunks), False, await said
+
+
+async def drained(stream: asyncio.StreamReader, most: int = 4000) -> str:
+    """Everything from a stream, of which the first `most` bytes are kept."""
+    kept = bytearray()
+    while chunk := await stream.read(1 << 14):
+        kept += chunk[: max(most - len(kept), 0)]
+    return kept.decode(errors="replace").strip()
+
+
+def end(process: asyncio.subprocess.Process) -> None:
+    """Kill a process and those it started, if it has not ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
