@@ -58,8 +58,11 @@ class Storm:
     expected: dict[int, int] = field(default_factory=dict)
     victims: Counter[str] = field(default_factory=Counter)
 
-    def send(self, jobs: int, seconds: float) -> None:
+    def send(self, jobs: int, seconds: float, kills: int) -> None:
+        """Spread the jobs over the kills, so that to the last there is something to hit."""
         for number in range(jobs):
+            while self.victims.total() * jobs < (number - 18) * kills:
+                time.sleep(0.02)
             code = number % 4
             argv = ["sh", "-c", SCRIPT, f"{self.dice.uniform(0, seconds):.3f}", str(code)]
             asked = {
@@ -127,7 +130,7 @@ def ends_told(server: PlatformServer, most: int) -> Iterator[tuple[int, str]]:
 def ride_out(server: PlatformServer, *, kills: int, jobs: int, seed: int) -> Storm:
     mark = f"storm-{os.getpid()}-{seed}"
     storm = Storm(server, random.Random(seed), mark)
-    sending = threading.Thread(target=storm.send, args=(jobs, 0.4))
+    sending = threading.Thread(target=storm.send, args=(jobs, 0.4, kills))
     sending.start()
     while storm.victims.total() < kills:
         time.sleep(storm.dice.uniform(0, 0.3))
