@@ -304,7 +304,54 @@ def answers(word: str) -> dict[str, Any]:
     }
     tensor = {"name": word, "datatype": word, "shape": [1], "data": [word]}
     file = {"name": word, "kind": word, "status": "verified", "expected": word, "found": word}
+    tried = [
+        {
+            "number": number,
+            "state": state,
+            "params": {word: 0.01 * number, "kind": word},
+            "value": value,
+            "job": 7,
+            "run": "r1" if value else None,
+            "reason": word,
+            "begun_at": at,
+            "ended_at": at if value else None,
+        }
+        for number, state, value in ((1, "succeeded", 0.5), (2, "pruned", 0.25), (3, "failed", None))
+    ]
+    sweep = {
+        "id": 4,
+        "name": word,
+        "state": "running",
+        "reason": word,
+        "argv": ["python", word],
+        "space": [
+            {"name": word, "kind": "log", "low": 0.001, "high": 0.1, "step": None, "choices": []},
+            {
+                "name": "kind",
+                "kind": "choice",
+                "low": None,
+                "high": None,
+                "step": None,
+                "choices": [word, "b"],
+            },
+        ],
+        "metric": word,
+        "direction": "maximize",
+        "trials": 9,
+        "parallel": 2,
+        "states": {"running": 0, "succeeded": 1, "pruned": 1, "failed": 1, "stopped": 0},
+        "best": tried[0],
+        "register_as": word,
+        "version": 1,
+        "experiment": word,
+        "run": "r1",
+        "created_by": word,
+        "created_at": at,
+        "ended_at": None,
+    }
     return {
+        f"{BASE}/sweeps": {"sweeps": [sweep]},
+        f"{BASE}/sweeps/4": {**sweep, "tried": tried},
         f"{BASE}/jobs": {"jobs": [job, member], "next": None},
         f"{BASE}/jobs/7": job,
         f"{BASE}/jobs/7/why": {"id": 7, "waits_for": [{"what": "turn", "words": word, "ahead": 2}]},
@@ -471,6 +518,8 @@ def every_page(word: str) -> list[str]:
         "/runs?select=r1",
         "/runs/r1",
         "/models",
+        "/sweeps",
+        "/sweeps/4",
         "/models/m",
         "/models/m/versions/1",
         "/models/m/versions/1?panel",

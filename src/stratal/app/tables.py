@@ -2,6 +2,7 @@
 
 from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.models import tables as models
+from stratal.ai.sweeps import tables as sweeps
 from stratal.collab import tables as collab
 from stratal.collab.repositories import tables as repositories
 from stratal.compute import tables as compute
@@ -27,6 +28,7 @@ ROOMS = (
     models,
     endpoints,
     repositories,
+    sweeps,
 )
 
 __all__ = ["ROOMS", "metadata"]

@@ -15,6 +15,7 @@ from stratal.ai.models.registry import Models
 from stratal.ai.models.removal import purge_models
 from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
+from stratal.ai.sweeps.room import furnish as furnish_sweeps
 from stratal.app.client_env import REGION, client_env
 from stratal.app.settings import Settings, fake_gpus, package_sources, search_path
 from stratal.collab.artifacts import Artifacts
@@ -32,6 +33,7 @@ from stratal.data.queries.service import Warehouse
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.local.adapter import LocalEngine
 from stratal.engines.local.gpus import inventory
+from stratal.engines.optuna.adapter import OptunaAdvisor
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
@@ -61,6 +63,7 @@ from stratal.gateway.native import repositories as native_repositories
 from stratal.gateway.native import runs as native_runs
 from stratal.gateway.native import solutions as native_solutions
 from stratal.gateway.native import sql as native_sql
+from stratal.gateway.native import sweeps as native_sweeps
 from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import why as native_why
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
@@ -213,6 +216,12 @@ def wire(settings: Settings) -> Platform:
     starts.append(serving.start)
     closes.append(serving.close)
 
+    sweeping = furnish_sweeps(
+        database, compute.jobs, experiments, runs, models, registered, OptunaAdvisor(), clock
+    )
+    starts.append(sweeping.conductor.start)
+    closes.append(sweeping.conductor.close)
+
     why = Why(
         serving.predictions,
         serving.endpoints,
@@ -230,6 +239,7 @@ def wire(settings: Settings) -> Platform:
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
+        sweeping.sweeps.purge,
         serving.endpoints.purge,
         partial(purge_models, database),
         artifact_collector.purge,
@@ -264,6 +274,7 @@ def wire(settings: Settings) -> Platform:
             native_repositories.router(shelf, projects, settings.url),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models),
+            native_sweeps.router(sweeping.sweeps, projects),
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),

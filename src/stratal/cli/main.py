@@ -48,6 +48,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "repo": ("stratal.cli.repo", "Git repositories: create, list, show, protect, remove."),
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),
     "job": ("stratal.cli.jobs", "Look at one job or array, read its log, stop it."),
+    "sweep": ("stratal.cli.sweeps", "Search the parameters with which a script does best."),
     "gpus": ("stratal.cli.gpus", "List the GPUs, what they are doing, and which jobs hold them."),
     "quota": ("stratal.cli.quota", "What a project's jobs may hold at the same time."),
     "runs": ("stratal.cli.runs", "List and show runs: what was tried, and how it went."),

@@ -167,15 +167,15 @@ def run(
     as_json: bool,
 ) -> None:
     """Run a command as a job, with this folder's code."""
-    env = dict(_variable(text) for text in variables)
+    env = dict(variable_of(text) for text in variables)
     if git and no_code:
         raise click.UsageError("--git and --no-code exclude each other.")
-    wanted = "".join(_requirements(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
+    wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
     try:
         tree = None if no_code or git else read_worktree(Path.cwd(), without=home_directory())
         client = Client(project=project)
         if tree is not None:
-            _tell(tree)
+            tell_code(tree)
         job = sdk.run(
             client,
             argv,
@@ -261,7 +261,7 @@ def _follow_array(client: Client, name: str, as_json: bool) -> None:
     raise SystemExit(0 if good == array["size"] else 1)
 
 
-def _tell(tree: WorkTree) -> None:
+def tell_code(tree: WorkTree) -> None:
     for line in tree.notes:
         note(line)
     source = tree.source
@@ -275,7 +275,7 @@ def _tell(tree: WorkTree) -> None:
         note(f"Code: {count}, {human_bytes(tree.size)}.")
 
 
-def _variable(text: str) -> tuple[str, str]:
+def variable_of(text: str) -> tuple[str, str]:
     name, given, value = text.partition("=")
     if given:
         return name, value
@@ -284,7 +284,7 @@ def _variable(text: str) -> tuple[str, str]:
     return name, os.environ[name]
 
 
-def _requirements(path: Path, above: Sequence[Path] = ()) -> str:
+def requirements_of(path: Path, above: Sequence[Path] = ()) -> str:
     """The file's lines, those of files it refers to (``-r``) in their place."""
     if path.resolve() in above:
         raise click.BadParameter(f"{path} refers to itself.", param_hint="--requirements")
@@ -296,7 +296,7 @@ def _requirements(path: Path, above: Sequence[Path] = ()) -> str:
     for line in text.splitlines():
         match = re.match(r"\s*(?:-r|--requirement)[\s=]\s*(\S+)", line)
         inner = path.parent / match[1] if match else None
-        lines.append(line + "\n" if inner is None else _requirements(inner, [*above, path.resolve()]))
+        lines.append(line + "\n" if inner is None else requirements_of(inner, [*above, path.resolve()]))
     return "".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Jobs: asking for work to be run, and what became of it. The `reconciler` runs it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from stratal.compute.joblogs import JobLogs
 from stratal.compute.logstream import LogStream
 from stratal.compute.model import ACTIVE, Array, Attempt, Job, JobSpec, JobState
 from stratal.compute.quotas import quota_of
-from stratal.compute.reconciler import Reconciler
+from stratal.compute.reconciler import Bell, Reconciler
 from stratal.compute.snapshots import Snapshots
 from stratal.compute.submission import array_indices, complete
 from stratal.compute.tables import arrays, attempts, environments, jobs, quotas, rank_logs
@@ -67,6 +67,11 @@ class Jobs:
         self._reconciler = reconciler
         self._clock = clock
 
+    @property
+    def changed(self) -> Bell:
+        """Rung at every change of a job."""
+        return self._reconciler.changed
+
     async def start(self) -> None:
         await self._reconciler.start()
 
@@ -75,21 +80,36 @@ class Jobs:
 
     # -- asking --------------------------------------------------------------------------------
 
-    async def submit(self, who: Principal, project_id: str, spec: JobSpec) -> Job:
-        """Queue a job, or an array's jobs, the first of which is returned.
-
-        When this returns they are durable and will be run, whatever dies meanwhile. Raises `Invalid` for what
-        makes no sense or could never fit on this machine or into the project's quota, `TooLarge`,
-        `NotFound` for a snapshot or an earlier job that is not the project's, `Conflict` for an earlier
-        job that has failed already, `Denied`.
-        """
+    async def check(self, who: Principal, project_id: str, spec: JobSpec) -> JobSpec:
+        """`spec` with its defaults filled in, when it could be submitted now. Raises what `submit` raises, but for
+        what depends on other jobs."""
         require(who, "jobs.run", project_id)
         spec = complete(spec, await self._workloads.engine.capacity())
-        indices = None if spec.array is None else array_indices(spec.array)
         if spec.snapshot_id is not None:
             await self._snapshots.get(project_id, spec.snapshot_id)
         elif spec.cwd:
             raise Invalid("Without code there is no folder to work in.", reason="bad_cwd")
+        await self._database.read(lambda c: _check_quota(c, project_id, spec))
+        return spec
+
+    async def submit(
+        self,
+        who: Principal,
+        project_id: str,
+        spec: JobSpec,
+        *,
+        also: Callable[[Connection, int], None] | None = None,
+    ) -> Job:
+        """Queue a job, or an array's jobs, the first of which is returned.
+
+        When this returns they are durable and will be run, whatever dies meanwhile. `also` is given the job's id
+        in the same write: what it records is there exactly when the job is, and what it raises undoes both.
+        Raises `Invalid` for what makes no sense or could never fit on this machine or into the project's quota,
+        `TooLarge`, `NotFound` for a snapshot or an earlier job that is not the project's, `Conflict` for an
+        earlier job that has failed already, `Denied`.
+        """
+        spec = await self.check(who, project_id, spec)
+        indices = None if spec.array is None else array_indices(spec.array)
         diff = await self._blobs.put(spec.source.diff) if spec.source.diff else None
         now = self._clock()
         values = records.values_of(spec, diff.sha256 if diff else None)
@@ -117,6 +137,8 @@ class Jobs:
             dependencies.insert_for(c, made, after)
             for job_id in made:
                 emit(c, "job.queued", str(job_id), actor=who.actor, project_id=project_id, name=spec.name)
+            if also is not None:
+                also(c, made[0])
             return records.job_of(_row(c, made[0]))
 
         try:

@@ -35,6 +35,7 @@ _SHAPES = {
     "idle": "wait",
     "asleep": "wait",
     "sleeping": "wait",
+    "pruned": "wait",
 }
 _NAMES = {"succeeded": "Done", "finished": "Done", "scheduled": "Queued", "killed": "Stopped"}
 

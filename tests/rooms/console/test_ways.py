@@ -18,14 +18,17 @@ EMPTY = Browser(
     Native(
         {
             f"/api/v1/projects/default/{noun}": {noun: []}
-            for noun in ("jobs", "runs", "models", "tables", "buckets", "endpoints")
+            for noun in ("jobs", "runs", "models", "tables", "buckets", "endpoints", "sweeps")
         }
     )
 )
 PAGES = [(FULL, path) for path in every_page("clinic.ecg-1") if "panel" not in path and "proof" not in path]
 PAGES += [
     (EMPTY, f"/projects/default{path}")
-    for path in ("", *("/" + noun for noun in ("jobs", "runs", "models", "tables", "buckets", "endpoints")))
+    for path in (
+        "",
+        *("/" + noun for noun in ("jobs", "runs", "models", "tables", "buckets", "endpoints", "sweeps")),
+    )
 ]
 
 

@@ -17,6 +17,11 @@ SNAPSHOT = {
     "files": [{"path": "main.py", "mode": "100644", "sha256": CODE_SHA256, "size": len(CODE)}],
 }
 SCHEMA = {"type": "struct", "fields": [{"id": 1, "name": "x", "type": "long", "required": False}]}
+SWEEP = {
+    "job": {"argv": ["true"]},
+    "space": [{"name": "x", "kind": "int", "low": 1, "high": 3}],
+    "metric": "auc",
+}
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,11 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/models/{{name}}/versions/{{version}}/verify"): Route(
         "viewer", f"{P}/models/m/versions/1/verify"
     ),
+    # sweeps
+    ("GET", f"{P}/sweeps"): Route("viewer", f"{P}/sweeps"),
+    ("POST", f"{P}/sweeps"): Route("editor", f"{P}/sweeps", 201, json=SWEEP),
+    ("GET", f"{P}/sweeps/{{sweep_id}}"): Route("viewer", f"{P}/sweeps/{{sweep}}"),
+    ("POST", f"{P}/sweeps/{{sweep_id}}/stop"): Route("editor", f"{P}/sweeps/{{sweep}}/stop"),
     # endpoints (there is none: whoever may not is told so before that is found out)
     ("GET", f"{P}/endpoints"): Route("viewer", f"{P}/endpoints"),
     ("POST", f"{P}/endpoints"): Route(
@@ -334,6 +344,7 @@ class World:
         self._made("POST", f"{ICEBERG}/ns/tables", {"name": "t", "schema": SCHEMA})
         self.names["job"] = str(self._made("POST", f"{here}/jobs", {"argv": ["true"]}, 201)["id"])
         self._made("POST", f"{here}/jobs", {"argv": ["true"], "array": "2"}, 201)
+        self.names["sweep"] = str(self._made("POST", f"{here}/sweeps", SWEEP, 201)["id"])
         pack = NATIVE["POST", f"{P}/code/packs"].body
         self._made("POST", f"{here}/code/packs", None, 201, pack)
         self.names["snapshot"] = self._made("POST", f"{here}/code/snapshots", SNAPSHOT, 201)["id"]

@@ -436,6 +436,9 @@ def check_dialect(asked: Asked, answer: Answer) -> None:
         return
     if asked.door == "git" and kind.startswith("text/plain"):
         return
+    if kind.startswith("text/html"):  # a path that is no door's is answered as a page to who asks for pages
+        assert "text/html" in asked.headers.get("accept", ""), (asked, answer)
+        return
     assert kind.startswith("application/json"), (asked, answer)
     told = answer.json()
     if "error_code" in told:

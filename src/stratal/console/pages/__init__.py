@@ -12,6 +12,7 @@ from stratal.console.pages import (
     runs,
     search,
     solutions,
+    sweeps,
     tables,
 )
 from stratal.console.view import Page
@@ -34,6 +35,8 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/endpoints/{endpoint}": endpoints.endpoint,
     "/projects/{project}/runs": runs.runs,
     "/projects/{project}/runs/{run}": runs.run,
+    "/projects/{project}/sweeps": sweeps.sweeps,
+    "/projects/{project}/sweeps/{sweep}": sweeps.sweep,
     "/projects/{project}/models": models.models,
     "/projects/{project}/models/{model}": models.model,
     "/projects/{project}/models/{model}/versions/{version}": models.version,

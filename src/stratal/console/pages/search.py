@@ -48,6 +48,13 @@ NOUNS: Sequence[_Noun] = (
         lambda run: f"{run.get('name') or ''} {run.get('id')}".strip(),
         lambda run: f"/runs/{segment(str(run.get('id')))}",
     ),
+    _Noun(
+        "sweep",
+        "/sweeps",
+        "sweeps",
+        lambda sweep: f"Sweep {sweep.get('id')} {sweep.get('name') or ''}".strip(),
+        lambda sweep: f"/sweeps/{sweep.get('id')}",
+    ),
     _named("table", "tables"),
     _named("model", "models"),
     _named("endpoint", "endpoints"),

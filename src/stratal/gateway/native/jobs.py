@@ -90,7 +90,7 @@ def router(jobs: Jobs, projects: Projects) -> APIRouter:
         """Queue a job, or with `array` its jobs, of which the first is answered. Durable once this answers."""
         place = await projects.get(who, project)
         body = await read_model(request, NewJob, MAX_JOB_BODY)
-        return _full(await jobs.submit(who, place.id, _spec(body)))
+        return _full(await jobs.submit(who, place.id, spec_of(body)))
 
     @api.get("/projects/{project}/jobs/{job_id}")
     async def get_job(
@@ -173,7 +173,8 @@ def router(jobs: Jobs, projects: Projects) -> APIRouter:
     return api
 
 
-def _spec(body: NewJob) -> JobSpec:
+def spec_of(body: NewJob) -> JobSpec:
+    """What a body asks to be run. Raises `Invalid`."""
     try:
         diff = base64.b64decode(body.source.diff, validate=True)
     except (binascii.Error, ValueError) as error:
