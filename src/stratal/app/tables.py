@@ -9,6 +9,7 @@ from stratal.compute import tables as compute
 from stratal.compute.services import tables as services
 from stratal.data.lake import tables as lake
 from stratal.data.objects import tables as objects
+from stratal.data.pipelines import tables as pipelines
 from stratal.data.queries import tables as queries
 from stratal.identity import tables as identity
 from stratal.kernel import events
@@ -24,6 +25,7 @@ ROOMS = (
     objects,
     lake,
     queries,
+    pipelines,
     collab,
     models,
     endpoints,

@@ -29,6 +29,7 @@ from stratal.console.app import Console
 from stratal.data.lake.lake import Lake
 from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
+from stratal.data.pipelines.room import furnish as furnish_pipelines
 from stratal.data.queries.service import Warehouse
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.local.adapter import LocalEngine
@@ -56,6 +57,7 @@ from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import models as native_models
 from stratal.gateway.native import nodes as native_nodes
 from stratal.gateway.native import objects as native_objects
+from stratal.gateway.native import pipelines as native_pipelines
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
@@ -185,6 +187,9 @@ def wire(settings: Settings) -> Platform:
     )
     starts.append(warehouse.start)
     closes.append(warehouse.close)
+    pipelines = furnish_pipelines(database, keys, compute.jobs, compute.snapshots, lake, warehouse, clock)
+    starts.append(pipelines.start)
+    closes.append(pipelines.close)
 
     shelf = furnish_repositories(
         database, compute.snapshots, lineage, clock, root=home.repositories, path=search_path()
@@ -244,6 +249,7 @@ def wire(settings: Settings) -> Platform:
         partial(purge_models, database),
         artifact_collector.purge,
         shelf.repositories.purge,
+        pipelines.purge,
         warehouse.purge,
         lake.purge,
         objects.purge,
@@ -270,6 +276,7 @@ def wire(settings: Settings) -> Platform:
             native_nodes.router(compute.nodes, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
+            native_pipelines.router(pipelines, projects),
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
             native_runs.router(projects, experiments, runs, run_search, artifacts),

@@ -49,6 +49,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),
     "job": ("stratal.cli.jobs", "Look at one job or array, read its log, stop it."),
     "sweep": ("stratal.cli.sweeps", "Search the parameters with which a script does best."),
+    "pipeline": ("stratal.cli.pipelines", "Run pipelines and look at their runs, step by step."),
     "gpus": ("stratal.cli.gpus", "List the GPUs, what they are doing, and which jobs hold them."),
     "quota": ("stratal.cli.quota", "What a project's jobs may hold at the same time."),
     "runs": ("stratal.cli.runs", "List and show runs: what was tried, and how it went."),

@@ -12,6 +12,7 @@ from stratal.compute import dependencies, records
 from stratal.compute.admission import turn_of
 from stratal.compute.arrays import find_array, insert_members
 from stratal.compute.checkpoints import Checkpoints
+from stratal.compute.engine import Capacity
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.logstream import LogStream
 from stratal.compute.model import ACTIVE, Array, Attempt, Job, JobSpec, JobState
@@ -79,6 +80,10 @@ class Jobs:
         await self._reconciler.close()
 
     # -- asking --------------------------------------------------------------------------------
+
+    async def capacity(self) -> Capacity:
+        """What the machines have, for rooms that size their own jobs."""
+        return await self._workloads.engine.capacity()
 
     async def check(self, who: Principal, project_id: str, spec: JobSpec) -> JobSpec:
         """`spec` with its defaults filled in, when it could be submitted now. Raises what `submit` raises, but for
@@ -254,7 +259,8 @@ class Jobs:
 
     async def by_workload(self, workload: str) -> Job:
         """The job that lineage calls ``job:<id>``, for rooms that explain it; they authorise. Raises `NotFound`."""
-        kind, _, number = workload.partition(":")
+        kind, _, rest = workload.partition(":")
+        number = rest.partition("/")[0]  # ``job:12/5.1``: a part of job 12 with a credential of its own
         if kind != "job" or not number.isdecimal() or len(number) > 15:
             raise NotFound(f"{workload[:60]!r} is no job.", reason="no_such_job")
         return await self._database.read(lambda c: _find(c, None, int(number)))

@@ -27,6 +27,8 @@ ACTIONS: dict[str, Role] = {
     "jobs.read": Role.VIEWER,
     "jobs.run": Role.EDITOR,
     "jobs.stop": Role.EDITOR,
+    "pipelines.read": Role.VIEWER,
+    "pipelines.run": Role.EDITOR,
     "runs.read": Role.VIEWER,
     "runs.write": Role.EDITOR,
     "models.read": Role.VIEWER,

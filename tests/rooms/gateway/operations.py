@@ -114,6 +114,48 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/repositories/{{name}}/snapshots"): Route(
         "editor", f"{P}/repositories/repo/snapshots", 404, json={}
     ),
+    # pipelines (the journal and the tables of a step are its worker's and its own alone)
+    ("GET", f"{P}/pipelines/runs"): Route("viewer", f"{P}/pipelines/runs"),
+    ("POST", f"{P}/pipelines/runs"): Route(
+        "editor", f"{P}/pipelines/runs", 201, json={"file": "main.py", "snapshot": "{snapshot}"}
+    ),
+    ("GET", f"{P}/pipelines/runs/{{run_id}}"): Route("viewer", f"{P}/pipelines/runs/{{pipeline_run}}"),
+    ("GET", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/log"): Route(
+        "viewer", f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/log", 404
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/open"): Route(
+        "editor", f"{P}/pipelines/runs/{{pipeline_run}}/open", 409, json={}
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/journal"): Route(
+        "editor", f"{P}/pipelines/runs/{{pipeline_run}}/journal", 409, json={"epoch": 1}
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/begin"): Route(
+        "editor", f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/begin", 404, json={}
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/finish"): Route(
+        "editor",
+        f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/finish",
+        404,
+        json={"attempt": 1, "state": "succeeded"},
+    ),
+    ("PUT", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/tables/{{table}}"): Route(
+        "editor",
+        f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/tables/ns.t?attempt=1&number=1",
+        404,
+        body=b'{"x": 1}',
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/tables/{{table}}"): Route(
+        "editor",
+        f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/tables/ns.t?attempt=1&number=1",
+        404,
+        json={"sql": "select 1 as x"},
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/cancel"): Route(
+        "editor", f"{P}/pipelines/runs/{{cancelled_run}}/cancel"
+    ),
+    ("POST", f"{P}/pipelines/runs/{{run_id}}/retry"): Route(
+        "editor", f"{P}/pipelines/runs/{{pipeline_run}}/retry", 409
+    ),
     # runs and models
     ("GET", f"{P}/experiments"): Route("viewer", f"{P}/experiments"),
     ("GET", f"{P}/runs"): Route("viewer", f"{P}/runs"),
@@ -348,6 +390,9 @@ class World:
         pack = NATIVE["POST", f"{P}/code/packs"].body
         self._made("POST", f"{here}/code/packs", None, 201, pack)
         self.names["snapshot"] = self._made("POST", f"{here}/code/snapshots", SNAPSHOT, 201)["id"]
+        asked = {"file": "main.py", "snapshot": self.names["snapshot"]}
+        for name in ("pipeline_run", "cancelled_run"):
+            self.names[name] = str(self._made("POST", f"{here}/pipelines/runs", asked, 201)["id"])
         self.names["experiment"] = self._made(
             "POST", f"{MLFLOW}/experiments/create", {"name": "e"}, by="owner"
         )["experiment_id"]

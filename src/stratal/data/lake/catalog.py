@@ -10,7 +10,7 @@ is never in doubt.
 import asyncio
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import uuid4
@@ -226,9 +226,18 @@ class Catalog:
 
     # -- changing ----------------------------------------------------------------------------
 
-    async def commit(self, who: Principal, place: Place, changes: Sequence[Change]) -> list[Loaded]:
+    async def commit(
+        self,
+        who: Principal,
+        place: Place,
+        changes: Sequence[Change],
+        *,
+        also: Callable[[Connection, list[TableInfo]], None] | None = None,
+    ) -> list[Loaded]:
         """Apply all changes or none; returns the tables as they are then.
 
+        `also` is further writing in the very transaction that swaps the pointers, given the tables as they are
+        then: it happens if and only if the commit does, and what it raises undoes both.
         Raises `Conflict` (``commit_failed``) when a requirement does not hold, `NotFound`, `Invalid`; and
         `Unavailable` when something failed before the swap: nothing has changed then either.
         """
@@ -236,13 +245,19 @@ class Catalog:
         if len({change.table for change in changes}) != len(changes):
             raise Invalid("A commit can name each table once.", reason="bad_commit")
         # Shielded: who waits may be cancelled, but whether the swap happened must be known before anything is removed.
-        return await asyncio.shield(self._commit(who, place, changes))
+        return await asyncio.shield(self._commit(who, place, changes, also))
 
-    async def _commit(self, who: Principal, place: Place, changes: Sequence[Change]) -> list[Loaded]:
+    async def _commit(
+        self,
+        who: Principal,
+        place: Place,
+        changes: Sequence[Change],
+        also: Callable[[Connection, list[TableInfo]], None] | None,
+    ) -> list[Loaded]:
         for _ in range(_ATTEMPTS):
             prepared, unchanged = await self._prepare(who, place, changes)
             try:
-                infos = await self._swap_or_discard(who, place, list(prepared.values()))
+                infos = await self._swap_or_discard(who, place, list(prepared.values()), also)
             except _Overtaken:
                 continue
             done = {info.name: Loaded(info, prepared[info.name].facts.data) for info in infos}
@@ -354,11 +369,15 @@ class Catalog:
                 log.warning("could not remove the unused %s", one.metadata_location)
 
     async def _swap_or_discard(
-        self, who: Principal, place: Place, prepared: Sequence[_Prepared]
+        self,
+        who: Principal,
+        place: Place,
+        prepared: Sequence[_Prepared],
+        also: Callable[[Connection, list[TableInfo]], None] | None = None,
     ) -> list[TableInfo]:
         """Swap; when that was refused, remove the metadata files that were written for it."""
         try:
-            infos = await self._swap(who, place, prepared)
+            infos = await self._swap(who, place, prepared, also=also)
         except Exception:
             await self._discard(who, prepared)
             raise
@@ -371,6 +390,7 @@ class Catalog:
         prepared: Sequence[_Prepared],
         *,
         replaced: TableInfo | None = None,
+        also: Callable[[Connection, list[TableInfo]], None] | None = None,
     ) -> list[TableInfo]:
         """The transaction of a commit. Raises `_Overtaken`, `Conflict`, `NotFound`, `Invalid`."""
 
@@ -398,6 +418,8 @@ class Catalog:
                 info = rows.find_table(connection, place.id, one.name)
                 assert info is not None
                 done.append(info)
+            if also is not None:
+                also(connection, done)
             return done
 
         try:

@@ -7,7 +7,7 @@ runs for one project never shares a process with another's.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -136,7 +136,10 @@ class WritePlan:
     Either `query` (a plan whose statement makes the rows) or `source` (a local file in `source_format`:
     ``parquet``, ``csv``, ``arrow``, ``json``). `metadata` is the table's metadata JSON, None when the table is to be
     made at `location` with the rows' own schema. `known` maps locations to local paths of the present
-    snapshot's manifests. `mode` says whether the rows are added or take the place of all others.
+    snapshot's manifests. `mode` says whether the rows are added, take the place of all others, of those with the
+    same `keys` (``upsert``), or of those that have the values of `where` (``overwrite``): for these two, `target` is the
+    table as it is. With `branch` the table's main branch is left as it is, and what the commit changes for all
+    readers alike (columns) is left out and told as `Written.later`. `properties` go into the snapshot's summary.
     """
 
     query: QueryPlan | None
@@ -145,10 +148,15 @@ class WritePlan:
     metadata: bytes | None
     location: str
     known: Mapping[str, str]
-    mode: Literal["append", "replace"]
+    mode: Literal["append", "replace", "upsert", "overwrite"]
     columns: Sequence[str] | None
     by_name: bool
     limits: Limits
+    keys: Sequence[str] = ()
+    where: Mapping[str, Any] = field(default_factory=dict)
+    target: TableInput | None = None
+    branch: str | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +168,9 @@ class Written:
     requirements: Sequence[Mapping[str, Any]]
     updates: Sequence[Mapping[str, Any]]
     row_count: int
+    snapshot_id: int = 0
+    schema_id: int | None = None
+    """For a write to a branch: the schema that becomes the table's when the snapshot does."""
 
 
 class QueryEngine(Protocol):

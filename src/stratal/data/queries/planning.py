@@ -79,6 +79,11 @@ class Planner:
             planned.listing.extend((_sql_path(info), info.fields) for info in infos)
         return planned
 
+    async def input(self, place: Place, info: TableInfo, snapshot_id: int | None, path: Names) -> TableInput:
+        """One snapshot of a table as the input called `path`. Raises as `plan`."""
+        contents = await self._contents(place, info, snapshot_id)
+        return TableInput(str(info.name), path, contents.fields, contents.files, contents.names)
+
     async def _contents(self, place: Place, info: TableInfo, snapshot_id: int | None) -> _Contents:
         if snapshot_id is None:
             return _Contents([dict(field) for field in info.fields], {}, [])

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from stratal.data.lake.lake import Lake
 from stratal.data.lake.model import (
     DEFAULT_NAMESPACE,
     Place,
+    TableInfo,
     TableName,
     check_namespace,
     check_table_name,
@@ -38,7 +39,7 @@ from stratal.data.queries.engine import (
     Result,
     Statement,
 )
-from stratal.data.queries.loading import FORMATS, LoadedRows, Loader, Mode, Rows, sniff_format
+from stratal.data.queries.loading import FORMATS, LoadedRows, Loader, Mode, Rows, Staging, sniff_format
 from stratal.data.queries.planning import Planned, Planner, Read, snapshot_refs
 from stratal.data.queries.tables import queries
 from stratal.identity.model import Principal
@@ -82,6 +83,15 @@ class QueryRecord:
     byte_count: int | None
     started_at: int
     duration_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sourced:
+    """Where staged rows come from: the query `sql`, or `body`, a file in `format` (one of `FORMATS`)."""
+
+    sql: str | None = None
+    body: AsyncIterator[bytes] | None = None
+    format: str | None = None
 
 
 class Answer:
@@ -131,7 +141,7 @@ class Warehouse:
         self._clock = clock
         self._limits = limits
         self._planner = Planner(lake)
-        self._loader = Loader(database, objects, lake, engine)
+        self._loader = Loader(database, objects, lake, engine, self._planner)
 
     async def start(self) -> None:
         """Forget queries logged more than 30 days ago, and files that a killed server was importing."""
@@ -241,6 +251,48 @@ class Warehouse:
         *levels, name = statement.target
         namespace = tuple(part for level in levels for part in level.split(".")) or DEFAULT_NAMESPACE
         return TableName(check_namespace(namespace), check_table_name(name))
+
+    async def stage(
+        self,
+        who: Principal,
+        place: Place,
+        name: TableName,
+        source: "Sourced",
+        mode: Mode,
+        staging: Staging,
+        *,
+        keys: Sequence[str] = (),
+        where: Mapping[str, Any] | None = None,
+    ) -> LoadedRows:
+        """Commit rows to a branch of a table (see `Staging`): those of a query, or of a file that is sent.
+
+        No bytes at all are no rows: the table must be there then. Raises as `query` and `Loader.load`.
+        """
+        require(who, "tables.write", place.id)
+        sql = source.sql
+        path: Path | None = None
+        try:
+            if sql is None:
+                path = self._spool / new_id("imp")
+                assert source.body is not None
+                await _receive(source.body, path)
+                if (await asyncio.to_thread(path.stat)).st_size == 0:
+                    sql = _no_rows(await self._lake.catalog.find(who, place, name))
+            if sql is None:
+                rows = Rows(source=path, format=source.format, by_name=True)
+            else:
+                ask = Ask(sql)
+                _check(ask)
+                statement = await self._engine.parse(place.id, sql)
+                if statement.kind != "query":
+                    raise Invalid("Rows come from a query: SELECT …", reason="no_query")
+                planned = await self._plan(who, place, statement)
+                rows = Rows(query=self._query_plan(statement, planned, ask), by_name=True)
+            rows = replace(rows, keys=keys, where=where or {})
+            return await self._loader.load(who, place, name, rows, mode, self._limits, staging)
+        finally:
+            if path is not None:
+                await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
 
     # -- importing ---------------------------------------------------------------------------
 
@@ -393,6 +445,11 @@ def _counted(count: int) -> dict[str, Any]:
         "moved": [],
         "listing": [],
     }
+
+
+def _no_rows(info: TableInfo) -> str:
+    path = ".".join('"' + part.replace('"', '""') + '"' for part in (*info.name.namespace, info.name.name))
+    return f"SELECT * FROM {path} WHERE false"  # noqa: S608
 
 
 def _check(ask: Ask) -> None:

@@ -110,13 +110,22 @@ class DuckDBEngine:
             request |= (
                 _query(plan.query) if plan.query else {"tables": [], "listing": [], **_limits(plan.limits)}
             )
+            if plan.target is not None:
+                request["tables"] = [*request["tables"], asdict(plan.target)]
             request.pop("query", None)
             await worker.send(request)
             with worker.limited(plan.limits.memory_bytes, plan.limits.seconds):
                 body = await worker.end()
             files = {location: Path(path) for location, path in body["files"].items()}
             try:
-                yield Written(files, body["requirements"], body["updates"], body["row_count"])
+                yield Written(
+                    files,
+                    body["requirements"],
+                    body["updates"],
+                    body["row_count"],
+                    body["snapshot_id"],
+                    body["schema_id"],
+                )
             finally:
                 await asyncio.to_thread(_remove, list(files.values()))
 

@@ -22,13 +22,14 @@ from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStrea
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.schema import Schema, promote
 from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
-from pyiceberg.table.metadata import TableMetadataUtil, new_table_metadata
+from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
+from pyiceberg.table.refs import SnapshotRef
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
 from pyiceberg.types import IcebergType
 
 from stratal.engines.duckdb.arrow_types import Shape, storable
 from stratal.engines.duckdb.data_files import DataFiles, arrow_schema
-from stratal.engines.duckdb.statement import Refused, runnable
+from stratal.engines.duckdb.statement import Refused, quote, quote_path, runnable
 
 Json = dict[str, Any]
 _CHUNK_BYTES = 96 * 1024 * 1024
@@ -53,13 +54,19 @@ def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch"
     schema, batches = _rows(database, request)
     if not schema.names:
         raise Refused("no_columns", "The rows have no columns.")
+    merging = request["mode"] in {"upsert", "overwrite"} and request["target"] is not None
+    if merging:
+        schema, batches = _merged(database, request, pa.Table.from_batches(batches, schema))
     kept = storable(schema)
     transaction = _transaction(request, kept, files)
     metadata = transaction.table_metadata
     positional = request.get("sql") is not None and not request["by_name"] and request["metadata"] is not None
     shape = Shape(schema, arrow_schema(metadata), columns=request["columns"], positional=positional)
-    replacing = request["mode"] == "replace" and request["metadata"] is not None
-    update = transaction.update_snapshot()
+    replacing = request["mode"] != "append" and request["metadata"] is not None
+    branch = request["branch"]
+    # pyiceberg writes a table's first snapshot to its main branch only; `_on_branch` renames that.
+    onto = branch if branch and metadata.refs else "main"
+    update = transaction.update_snapshot(request["properties"], branch=onto)
     with update.overwrite() if replacing else update.fast_append() as snapshot:
         if replacing and metadata.current_snapshot() is not None:
             for task in transaction._scan().plan_files():
@@ -69,12 +76,82 @@ def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch"
             snapshot.append_data_file(data_file)
     create = isinstance(transaction, CreateTableTransaction)
     requirements = [] if create else [_plain_json(r) for r in transaction._requirements]
+    updates = [_plain_json(u) for u in transaction._updates]
+    if branch:
+        requirements, updates = _on_branch(request, requirements, updates)
     return {
         "files": {location: str(path) for location, path in files.written.items()},
         "requirements": [{"type": "assert-create"}] if create else requirements,
-        "updates": [_plain_json(u) for u in transaction._updates],
+        "updates": updates,
         "row_count": counted.rows,
+        "snapshot_id": next(u["snapshot"]["snapshot-id"] for u in updates if u["action"] == "add-snapshot"),
+        "schema_id": transaction.table_metadata.current_schema_id,
     }
+
+
+def _on_branch(request: Json, requirements: list[Json], updates: list[Json]) -> tuple[list[Json], list[Json]]:
+    """The commit without what readers of the main branch would notice, expecting the branch as the server has it."""
+    for update in updates:
+        if update["action"] == "set-snapshot-ref":
+            update["ref-name"] = request["branch"]
+    if request["metadata"] is None:
+        return requirements, updates
+    there = orjson.loads(request["metadata"]).get("refs", {})
+    kept = [
+        r
+        for r in requirements
+        if r["type"] != "assert-current-schema-id" and (there or r["type"] != "assert-ref-snapshot-id")
+    ]
+    for requirement in kept:
+        if requirement["type"] == "assert-ref-snapshot-id" and request["branch"] not in there:
+            requirement["snapshot-id"] = None
+    return kept, [u for u in updates if u["action"] != "set-current-schema"]
+
+
+def _merged(
+    database: duckdb.DuckDBPyConnection, request: Json, new: pa.Table
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """The table as it is with the new rows in the place of those they replace.
+
+    NULL keys are equal to each other. Raises `Refused` for new rows of which two have the same keys.
+    """
+    names = {name.lower() for name in new.schema.names}
+    wanted = [*request["keys"], *request["where"]]
+    missing = [name for name in wanted if name.lower() not in names]
+    if missing:
+        raise Refused("no_such_key", f"The rows have no column {', '.join(map(repr, missing))}.")
+    database.register("stratal_new", new)
+    keys = ", ".join(map(quote, request["keys"]))
+    if request["mode"] == "upsert":
+        twice = database.execute(
+            f"SELECT {keys} FROM stratal_new GROUP BY ALL HAVING count(*) > 1 LIMIT 1"  # noqa: S608
+        ).fetchone()
+        if twice is not None:
+            raise Refused(
+                "duplicate_keys", f"Two of the new rows have the same {keys}: {', '.join(map(repr, twice))}."
+            )
+        same = " AND ".join(f"n.{quote(k)} IS NOT DISTINCT FROM o.{quote(k)}" for k in request["keys"])
+        gone = f"EXISTS (SELECT 1 FROM stratal_new n WHERE {same})"  # noqa: S608
+        params: list[Any] = []
+    else:
+        gone = " AND ".join(
+            f"o.{quote(k)} IS NOT DISTINCT FROM ${i}" for i, k in enumerate(request["where"], 1)
+        )
+        params = list(request["where"].values())
+        stray = database.execute(
+            f"SELECT count(*) FROM stratal_new o WHERE NOT ({gone})",  # noqa: S608
+            params,
+        ).fetchone()
+        if stray is not None and stray[0]:
+            raise Refused(
+                "rows_elsewhere", f"{stray[0]} of the new rows do not have the values that are overwritten."
+            )
+    target = quote_path(tuple(request["target"]["path"]))
+    # The table's columns first and with its types, so that replacing rows changes neither.
+    query = f"SELECT o.* FROM {target} o WHERE NOT ({gone}) UNION ALL BY NAME SELECT * FROM stratal_new"  # noqa: S608
+    reader = database.execute(query, params or None).to_arrow_reader(_BATCH_ROWS)
+    assert reader is not None
+    return reader.schema, iter(reader)
 
 
 # -- where rows come from ----------------------------------------------------------------------------
@@ -185,10 +262,31 @@ def _transaction(request: Json, schema: pa.Schema, files: "_Scratch") -> Transac
         )
         return CreateTableTransaction(StagedTable(("ns", "table"), metadata, "", files, catalog))
     metadata = TableMetadataUtil.parse_raw(request["metadata"])
+    if request["branch"]:
+        metadata = _as_branch(metadata, request["branch"])
     transaction = Table(("ns", "table"), metadata, "", files, catalog).transaction()
-    if request["mode"] == "replace":
+    if request["mode"] != "append":
         _adapt(transaction, schema)
     return transaction
+
+
+def _as_branch(metadata: TableMetadata, branch: str) -> TableMetadata:
+    """The table as it looks from a branch, which begins where the main branch is when it is not there yet."""
+    ref = metadata.refs.get(branch)
+    head = metadata.snapshot_by_id(ref.snapshot_id) if ref is not None else metadata.current_snapshot()
+    if head is None:
+        return metadata
+    seen = {
+        "refs": {
+            **metadata.refs,
+            branch: SnapshotRef.model_validate({"snapshot-id": head.snapshot_id, "type": "branch"}),
+        },
+        "current_snapshot_id": head.snapshot_id,
+        "current_schema_id": metadata.current_schema_id if head.schema_id is None else head.schema_id,
+    }
+    if ref is None:  # as the main branch is now: columns may have changed since its snapshot
+        seen["current_schema_id"] = metadata.current_schema_id
+    return metadata.model_copy(update=seen)
 
 
 def _adapt(transaction: Transaction, schema: pa.Schema) -> None:

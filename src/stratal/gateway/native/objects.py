@@ -17,6 +17,7 @@ from stratal.data.objects.model import (
     DEFAULT_CONTENT_TYPE,
     Bucket,
     Checks,
+    Condition,
     Description,
     ObjectVersion,
 )
@@ -111,7 +112,7 @@ def router(projects: Projects, objects: Objects) -> APIRouter:
     async def put_object(
         request: Request, who: Who, project: str, bucket: str, key: Key
     ) -> dict[str, object]:
-        """Store the request's body as the object."""
+        """Store the request's body as the object; with ``If-None-Match: *`` only where there is none."""
         place = await bucket_of(who, project, bucket)
         length = request.headers.get("content-length")
         version = await objects.put(
@@ -121,6 +122,7 @@ def router(projects: Projects, objects: Objects) -> APIRouter:
             _body(request),
             description=Description(request.headers.get("content-type") or DEFAULT_CONTENT_TYPE),
             checks=Checks(size=int(length) if length is not None else None),
+            condition=_condition(request),
         )
         return _object(version)
 
@@ -142,6 +144,13 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         raise Invalid(
             "The connection broke off before the whole body had arrived.", reason="incomplete_body"
         ) from error
+
+
+def _condition(request: Request) -> Condition:
+    if_none = request.headers.get("if-none-match")
+    if if_none is not None and if_none.strip() != "*":
+        raise Invalid("On a write If-None-Match only takes *.", reason="bad_condition")
+    return Condition(if_absent=if_none is not None)
 
 
 def _bucket(bucket: Bucket) -> dict[str, object]:

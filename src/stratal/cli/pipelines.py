@@ -1,0 +1,278 @@
+"""``stratal pipeline``."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stratal.app.settings import home_directory
+from stratal.cli.output import json_option, print_error, print_json, print_table, project_option
+from stratal.cli.shown import ago, lasted, note
+from stratal.sdk import Client, jobs
+from stratal.sdk import pipeline_runs as sdk
+from stratal.sdk.worktree import TreeError
+
+_LOOK_SECONDS = 0.5
+INTERRUPTED = 130
+
+EPILOG = """
+\b
+A pipeline is a Python file:
+  import stratal
+  @stratal.step
+  def ingest(day):
+      return stratal.table("raw.trips").replace([{"day": day, "km": 3.2}])
+  @stratal.pipeline
+  def nightly(day="2024-01-01"):
+      ingest(day)
+
+\b
+  python nightly.py                              without a server, when the file calls nightly() itself
+  stratal pipeline run nightly.py --set day=2024-01-02
+  stratal pipeline show 1                        every step: did it run, and why
+"""
+
+
+@click.group(epilog=EPILOG)
+def pipeline() -> None:
+    """Run pipelines and look at their runs, step by step."""
+
+
+@pipeline.command("run")
+@click.argument("target", metavar="FILE[:NAME]")
+@project_option
+@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option(
+    "-r",
+    "--requirements",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of requirements to install (beside the file's own inline metadata).",
+)
+@click.option("--with", "packages", multiple=True, metavar="PKG", help="A package to install.")
+@click.option(
+    "--network",
+    type=click.Choice(["platform", "open"]),
+    help="What its steps may reach: the platform only (default), or everything.",
+)
+@click.option("--parallel", type=click.IntRange(1, 64), help="At most so many small steps at once.")
+@click.option("--no-cache", is_flag=True, help="Run every step, whatever earlier runs have left.")
+@click.option("--wait/--detach", default=True, help="Wait until it has ended (default), or return at once.")
+@json_option
+def run_pipeline(
+    target: str,
+    project: str | None,
+    settings: tuple[str, ...],
+    requirements: tuple[Path, ...],
+    packages: tuple[str, ...],
+    network: str | None,
+    parallel: int | None,
+    no_cache: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Run the pipeline NAME of FILE (without NAME its only one), with this folder's code.
+
+    Exit code: 0 when it succeeded, 1 when not, 130 after Ctrl-C, which leaves it running.
+    """
+    name, file = "", target
+    if not Path(target).is_file() and ":" in target:
+        file, _, name = target.rpartition(":")
+    wanted = "".join(path.read_text() + "\n" for path in requirements) + "".join(f"{p}\n" for p in packages)
+    try:
+        run = sdk.start(
+            Client(project=project),
+            Path(file),
+            pipeline=name,
+            parameters=dict(_parameter(text) for text in settings),
+            requirements=wanted,
+            network=network,
+            parallel=parallel,
+            use_cache=not no_cache,
+            without=home_directory(),
+        )
+    except TreeError as error:
+        print_error(error.message, error.hint)
+        raise SystemExit(1) from None
+    _end_with(Client(project=project), run, wait, as_json)
+
+
+@pipeline.command("ls")
+@project_option
+@click.option("--pipeline", "name", help="Only this pipeline's.")
+@click.option("-n", "--limit", type=click.IntRange(1), default=20, help="How many (default 20).")
+@json_option
+def list_runs(project: str | None, name: str | None, limit: int, as_json: bool) -> None:
+    """List runs, newest first."""
+    found = sdk.list_runs(Client(project=project), pipeline=name, limit=limit)
+    if as_json:
+        print_json({"runs": found})
+        return
+    print_table(
+        ["Run", "Pipeline", "State", "Steps", "Trigger", "Asked", "Took"],
+        [
+            (
+                run["id"],
+                run["pipeline"] or run["file"],
+                run["state"],
+                _counts(run["states"]),
+                run["trigger"],
+                ago(run["created_at"]),
+                _took(run),
+            )
+            for run in found
+        ],
+        empty="No pipeline has run here. Run one: stratal pipeline run FILE.py",
+        right=(0,),
+    )
+
+
+@pipeline.command("show")
+@click.argument("run_id", type=click.IntRange(1), metavar="RUN")
+@project_option
+@json_option
+def show_run(run_id: int, project: str | None, as_json: bool) -> None:
+    """Show a run: each step, whether it ran, and why."""
+    found = sdk.get(Client(project=project), run_id)
+    if as_json:
+        print_json(found)
+        return
+    _print_run(found)
+
+
+@pipeline.command("logs")
+@click.argument("run_id", type=click.IntRange(1), metavar="RUN")
+@click.argument("step", required=False)
+@project_option
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@json_option
+def run_logs(run_id: int, step: str | None, project: str | None, follow: bool, as_json: bool) -> None:
+    """Print the log of a run's worker, in which every small step's lines are, or of one STEP."""
+    client = Client(project=project)
+    if step is not None:
+        told = sdk.step_log(client, run_id, step)
+        text = told["log"]
+        if text is None:
+            text = jobs.logs(client, told["job"]).decode(errors="replace") if told["job"] else ""
+        if as_json:
+            print_json({**told, "log": text})
+        else:
+            click.echo(text, nl=False)
+        return
+    run = sdk.get(client, run_id)
+    while follow and run["job"] is None and run["state"] not in sdk.ENDED:
+        time.sleep(_LOOK_SECONDS)
+        run = sdk.get(client, run_id)
+    if as_json:
+        text = "" if run["job"] is None else jobs.logs(client, run["job"]).decode(errors="replace")
+        print_json({"id": run_id, "state": run["state"], "job": run["job"], "log": text})
+    elif run["job"] is not None:
+        for chunk in jobs.read_logs(client, run["job"], follow=follow):
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+
+
+@pipeline.command("cancel")
+@click.argument("run_id", type=click.IntRange(1), metavar="RUN")
+@project_option
+@json_option
+def cancel_run(run_id: int, project: str | None, as_json: bool) -> None:
+    """End a run. What its steps had not finished leaves nothing behind."""
+    run = sdk.cancel(Client(project=project), run_id)
+    if as_json:
+        print_json(run)
+    else:
+        click.echo(f"Run {run_id} {run['state']}.")
+
+
+@pipeline.command("retry")
+@click.argument("run_id", type=click.IntRange(1), metavar="RUN")
+@project_option
+@click.option("--wait/--detach", default=True, help="Wait until it has ended (default), or return at once.")
+@json_option
+def retry_run(run_id: int, project: str | None, wait: bool, as_json: bool) -> None:
+    """Take a run that failed or was cancelled up again: only what did not go well is done."""
+    client = Client(project=project)
+    _end_with(client, sdk.retry(client, run_id), wait, as_json)
+
+
+# -- words ---------------------------------------------------------------------------------------------
+
+
+def _end_with(client: Client, run: dict[str, Any], wait: bool, as_json: bool) -> None:
+    """Wait for the run when asked to, say how it went, and end this process accordingly."""
+    if not wait:
+        if as_json:
+            print_json(run)
+        else:
+            click.echo(run["id"])
+            note(f"Run {run['id']} is queued. Look at it: stratal pipeline show {run['id']}")
+        return
+    note(f"Run {run['id']} is queued.")
+    try:
+        run = _follow(client, run["id"])
+    except KeyboardInterrupt:
+        note(
+            f"\nRun {run['id']} goes on without you. Look at it: stratal pipeline show {run['id']} · "
+            f"end it: stratal pipeline cancel {run['id']}"
+        )
+        raise SystemExit(INTERRUPTED) from None
+    if as_json:
+        print_json(run)
+    else:
+        _print_run(run)
+    raise SystemExit(0 if run["state"] == "succeeded" else 1)
+
+
+def _follow(client: Client, run_id: int) -> dict[str, Any]:
+    """Tell of each step as it ends, until the run has."""
+    told: set[str] = set()
+    while True:
+        run = sdk.get(client, run_id, wait=2)
+        for step in run["steps"]:
+            if step["ended_at"] and step["name"] not in told:
+                told.add(step["name"])
+                note(
+                    f"  {step['name']}: {step['state']}" + (f" ({step['reason']})" if step["reason"] else "")
+                )
+        if run["state"] in sdk.ENDED:
+            return run
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    name, given, value = text.partition("=")
+    if not given or not name:
+        raise click.BadParameter(f"{text!r} is not K=V.", param_hint="--set")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _counts(states: dict[str, int]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in states.items())
+
+
+def _took(thing: dict[str, Any]) -> str:
+    if not thing["started_at"]:
+        return ""
+    from datetime import UTC, datetime
+
+    end = datetime.fromisoformat(thing["ended_at"]) if thing["ended_at"] else datetime.now(UTC)
+    return lasted((end - datetime.fromisoformat(thing["started_at"])).total_seconds())
+
+
+def _print_run(run: dict[str, Any]) -> None:
+    click.echo(f"Run {run['id']} of {run['pipeline'] or run['file']}: {run['state']}")
+    if run["reason"]:
+        click.echo(f"  {run['reason']}")
+    print_table(
+        ["Step", "State", "Why", "Took"],
+        [(step["name"], step["state"], step["reason"], _took(step)) for step in run["steps"]],
+        empty="It has called no step yet.",
+    )
+    if run["output"] is not None:
+        click.echo(f"It returned {json.dumps(run['output'], ensure_ascii=False)}")

@@ -1,0 +1,351 @@
+"""The journal: every step of every run advances here and nowhere else.
+
+A worker tells what its pipeline called, what is ready and what has ended; each is written, and answered with what
+to do, in one transaction. Everything may be told twice: what is known already is answered as it stands.
+Two fences keep out those who do not know that they were replaced. A run's `epoch` rises when a worker opens
+its journal, and writes of an older one are refused. A step's `attempt` rises when it is started, and with it the
+credential of the attempt before ends, so neither its word nor its writes count any more.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from sqlalchemy import Connection, insert, select, update
+
+from stratal.compute.tables import jobs
+from stratal.data.pipelines import caching, records
+from stratal.data.pipelines.model import (
+    UNENDED_STEPS,
+    Json,
+    Run,
+    RunState,
+    Step,
+    StepState,
+    digest,
+    dumped,
+    step_key,
+    without_moments,
+)
+from stratal.data.pipelines.tables import runs, steps, writes
+from stratal.identity.keys import Keys
+from stratal.kernel.clock import Clock
+from stratal.kernel.errors import Conflict, Invalid
+from stratal.kernel.events import emit
+from stratal.ledger.tables import accesses
+
+Entry = Mapping[str, Json]
+Decision = dict[str, Json]
+MOST_STEPS = 20_000
+_LONGEST_PAUSE = 60.0
+
+
+class Journal:
+    """Write functions: each runs inside a transaction of the database's writer."""
+
+    def __init__(self, keys: Keys, clock: Clock) -> None:
+        self._keys = keys
+        self._clock = clock
+
+    # -- whose journal it is -------------------------------------------------------------------
+
+    def open(self, c: Connection, run_id: int, job_id: int) -> tuple[Run, list[Step]]:
+        """Begin, or go on, as the worker that is job `job_id`: raises the epoch and gives all that has ended.
+
+        Small steps that an earlier worker was doing are taken from it, their credentials ended.
+        """
+        run = records.find_run(c, None, run_id)
+        if run.job_id != job_id or run.state.ended:
+            raise superseded(run_id)
+        values: dict[str, Any] = {"epoch": run.epoch + 1, "state": RunState.RUNNING.value, "reason": ""}
+        if run.started_at is None:
+            values["started_at"] = self._clock()
+        c.execute(update(runs).where(runs.c.id == run_id).values(values))
+        found = [records.step_of(row) for row in _rows(c, run_id)]
+        for step in found:
+            if step.small and step.state is StepState.RUNNING:
+                self._end_credential(c, step)
+                c.execute(update(steps).where(steps.c.id == step.id).values(state=StepState.WAITING.value))
+        return records.find_run(c, None, run_id), [step for step in found if step.state.ended]
+
+    def write(
+        self, c: Connection, run_id: int, epoch: int, entries: Sequence[Entry], watch: Sequence[str]
+    ) -> list[Decision]:
+        """Note `entries` in their order; what to do about each, and about those of `watch` that have ended since.
+
+        Raises `Conflict` (``superseded``) for a worker that was replaced or whose run has ended.
+        """
+        run = self._mine(c, run_id, epoch)
+        decisions: list[Decision] = []
+        self._note_calls(c, run, [entry for entry in entries if entry["do"] == "call"])
+        for entry in entries:
+            match entry["do"]:
+                case "call":
+                    decisions.append({"name": entry["name"], "decision": "noted"})
+                case "begin":
+                    told = {"pipeline": str(entry["pipeline"])[:200], "doc": str(entry.get("doc", ""))[:2000]}
+                    c.execute(update(runs).where(runs.c.id == run.id).values(told))
+                    run = records.find_run(c, None, run_id)
+                case "start":
+                    decisions.append(self.start(c, run, entry))
+                case "finish":
+                    decisions.append(self.finish(c, run, entry, ()))
+                case "skip":
+                    decisions.append(self._skip(c, run, entry))
+                case "end":
+                    self.end(
+                        c, run, RunState(entry["state"]), str(entry.get("reason", "")), entry.get("output")
+                    )
+                case other:
+                    raise Invalid(f"The journal knows no {other!r}.", reason="bad_entry")
+        for name in watch:
+            step = records.find_step(c, run_id, name)
+            if step.state.ended:
+                decisions.append(_ended(step))
+            elif step.state is StepState.WAITING:
+                decisions.append({"name": name, "decision": "again", "seconds": 0.0})
+        return decisions
+
+    def _mine(self, c: Connection, run_id: int, epoch: int) -> Run:
+        run = records.find_run(c, None, run_id)
+        if run.epoch != epoch or run.state.ended:
+            raise superseded(run_id)
+        return run
+
+    # -- entries -------------------------------------------------------------------------------
+
+    def _note_calls(self, c: Connection, run: Run, calls: Sequence[Entry]) -> None:
+        if not calls:
+            return
+        known = set(c.execute(select(steps.c.name).where(steps.c.run_id == run.id)).scalars())
+        new = [entry for entry in calls if entry["name"] not in known]
+        if len(known) + len(new) > MOST_STEPS:
+            raise Invalid(f"A run may have {MOST_STEPS} steps.", reason="too_many_steps")
+        now = self._clock()
+        how = ("cpus", "memory_bytes", "gpus", "gpu_type", "requirements", "network", "timeout_seconds")
+        if new:
+            c.execute(
+                insert(steps),
+                [
+                    {
+                        "run_id": run.id,
+                        "project_id": run.project_id,
+                        "name": entry["name"],
+                        "step": entry["step"],
+                        "kind": entry["kind"],
+                        "doc": entry.get("doc", ""),
+                        "after": dumped(entry["after"]),
+                        "call": dumped({name: entry.get(name) for name in how}),
+                        "small": int(bool(entry["small"])),
+                        "cacheable": int(bool(entry["cache"])),
+                        "retries": entry["retries"],
+                        "code": entry["code"],
+                        "state": StepState.WAITING.value,
+                        "reason": "",
+                        "created_at": now,
+                    }
+                    for entry in new
+                ],
+            )
+
+    def start(self, c: Connection, run: Run, entry: Entry) -> Decision:
+        """Its inputs are there: take what was left before, or have it run."""
+        step = records.find_step(c, run.id, str(entry["name"]))
+        if step.state.ended:
+            return _ended(step)
+        if not step.small and step.state is StepState.RUNNING:
+            return {"name": step.name, "decision": "job"}
+        arguments = entry["arguments"]
+        environment = self._environment(c, run, step)
+        key = step_key(run.pipeline, step.name, step.code, arguments, environment)
+        told: dict[str, Any] = {
+            "arguments": dumped(arguments),
+            "given": digest(without_moments(arguments)),
+            "environment": environment,
+            "key": key,
+            "started_at": self._clock(),
+        }
+        if step.attempt == 0:
+            source, told["reason"] = self._look_back(c, run, step, key, arguments, environment)
+            if source is not None:
+                return self._take(c, step, source, told)
+        told |= {"state": StepState.RUNNING.value, "error": None}
+        if not step.small:
+            c.execute(update(steps).where(steps.c.id == step.id).values({**told, "job_id": None}))
+            return {"name": step.name, "decision": "job"}
+        self._end_credential(c, step)
+        attempt = step.attempt + 1
+        workload = f"job:{run.job_id}/{step.id}.{attempt}"
+        credential = self._keys.insert_for_workload(c, records.creator(run), run.project_id, workload)
+        told |= {"attempt": attempt, "workload": workload}
+        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        return {
+            "name": step.name,
+            "decision": "run",
+            "attempt": attempt,
+            "key": [credential.id, credential.secret],
+        }
+
+    def _environment(self, c: Connection, run: Run, step: Step) -> str:
+        own = step.call.get("requirements")
+        if own is not None:
+            return "requirements " + digest(own)
+        lock = c.execute(select(jobs.c.environment_id).where(jobs.c.id == run.job_id)).scalar()
+        return f"lock {lock}"
+
+    def _look_back(
+        self, c: Connection, run: Run, step: Step, key: str, arguments: Json, environment: str
+    ) -> tuple[Any, str]:
+        if not run.use_cache:
+            return None, "this run takes nothing from earlier ones"
+        if not c.execute(select(steps.c.cacheable).where(steps.c.id == step.id)).scalar():
+            return None, "it runs each time (cache=False)"
+        source, against = caching.reusable(c, run.project_id, key, arguments)
+        if source is not None or against:
+            return source, against
+        return None, caching.difference(
+            c, run.project_id, run.pipeline, step.name,
+            code=step.code, arguments=arguments, environment=environment,
+        )  # fmt: skip
+
+    def _take(self, c: Connection, step: Step, source: Any, told: dict[str, Any]) -> Decision:
+        told |= {
+            "state": StepState.CACHED.value,
+            "reason": f"nothing it depends on has changed since run {source.run_id}",
+            "output": source.output,
+            "taken_from": source.id,
+            "ended_at": self._clock(),
+        }
+        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        return {
+            "name": step.name,
+            "decision": "ended",
+            "state": StepState.CACHED.value,
+            "reason": told["reason"],
+            "output": None if source.output is None else orjson.loads(source.output),
+        }
+
+    def finish(
+        self, c: Connection, run: Run, entry: Entry, published: Sequence[Mapping[str, Json]]
+    ) -> Decision:
+        """An attempt has ended. `published` are the writes that become visible in this very transaction."""
+        step = records.find_step(c, run.id, str(entry["name"]))
+        if step.state.ended:
+            return _ended(step)
+        if step.state is not StepState.RUNNING or step.attempt != entry["attempt"]:
+            return {"name": step.name, "decision": "noted"}
+        self._end_credential(c, step)
+        now = self._clock()
+        values: dict[str, Any] = {"ended_at": now}
+        if entry.get("log"):
+            values["log"] = str(entry["log"])[-64 * 1024 :]
+        if entry["state"] == StepState.SUCCEEDED.value:
+            own = {f"{write['table_id']}@{write['snapshot']}" for write in published}
+            seen = c.execute(
+                select(accesses.c.kind, accesses.c.version, accesses.c.name).where(
+                    accesses.c.workload == step.workload, accesses.c.mode == "read"
+                )
+            ).all()
+            staged = c.execute(
+                select(writes.c.table_id, writes.c.snapshot_id).where(writes.c.step_id == step.id)
+            ).all()
+            own |= {f"{row.table_id}@{row.snapshot_id}" for row in staged}
+            values |= {
+                "state": StepState.SUCCEEDED.value,
+                "output": dumped(entry.get("output")),
+                "reads": dumped(caching.seen_reads(seen, own)),
+                "writes": dumped(list(published)),
+            }
+            c.execute(update(steps).where(steps.c.id == step.id).values(values))
+            return _ended(records.find_step(c, run.id, step.name))
+        return self._fail(c, run, step, str(entry.get("error", "")), values, again=entry.get("again"))
+
+    def _fail(
+        self, c: Connection, run: Run, step: Step, error: str, values: dict[str, Any], *, again: Json = None
+    ) -> Decision:
+        """Record a failed attempt; it is tried again while it has tries left, and by `again` without counting one."""
+        row = c.execute(select(steps.c.failures, steps.c.retries).where(steps.c.id == step.id)).one()
+        failures = row.failures + (0 if again is not None else 1)
+        values |= {"error": error[:2000], "failures": failures}
+        if again is not None or failures <= row.retries:
+            pause = float(again) if again is not None else min(2.0 ** (failures - 1), _LONGEST_PAUSE)
+            values |= {"state": StepState.WAITING.value, "reason": f"attempt {step.attempt}: {error[:500]}"}
+            c.execute(update(steps).where(steps.c.id == step.id).values(values))
+            return {"name": step.name, "decision": "again", "seconds": pause}
+        values |= {"state": StepState.FAILED.value, "reason": error[:500]}
+        c.execute(update(steps).where(steps.c.id == step.id).values(values))
+        return _ended(records.find_step(c, run.id, step.name))
+
+    def _skip(self, c: Connection, run: Run, entry: Entry) -> Decision:
+        step = records.find_step(c, run.id, str(entry["name"]))
+        if not step.state.ended:
+            state = StepState.FAILED if entry.get("failed") else StepState.SKIPPED
+            told = {"state": state.value, "reason": str(entry["reason"])[:500], "ended_at": self._clock()}
+            c.execute(update(steps).where(steps.c.id == step.id).values(told))
+            step = records.find_step(c, run.id, step.name)
+        return _ended(step)
+
+    # -- steps that are jobs of their own --------------------------------------------------------
+
+    def begin_job(self, c: Connection, run_id: int, name: str, job_id: int) -> tuple[Run, Step]:
+        """The step's job has started: raises the attempt. Raises `Conflict` (``superseded``)."""
+        run = records.find_run(c, None, run_id)
+        step = records.find_step(c, run_id, name)
+        if run.state.ended or step.state is not StepState.RUNNING or step.job_id != job_id:
+            raise superseded(run_id)
+        told = {"attempt": step.attempt + 1, "workload": f"job:{job_id}"}
+        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        return run, records.find_step(c, run_id, name)
+
+    def job_ended(self, c: Connection, step: Step, error: str) -> None:
+        """The step's job has ended and said nothing."""
+        run = records.find_run(c, None, step.run_id)
+        present = records.find_step(c, step.run_id, step.name)
+        if present.state is StepState.RUNNING and present.job_id == step.job_id and not run.state.ended:
+            self._fail(c, run, present, error, {"ended_at": self._clock()})
+
+    # -- ends ----------------------------------------------------------------------------------
+
+    def end(self, c: Connection, run: Run, state: RunState, reason: str, output: Json = None) -> None:
+        """The run has ended: whatever has not, is cancelled, its credentials with it."""
+        now = self._clock()
+        unended = select(steps).where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
+        for row in c.execute(unended).mappings().all():
+            self._end_credential(c, records.step_of(row))
+        c.execute(
+            update(steps)
+            .where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
+            .values(state=StepState.CANCELLED.value, reason=f"the run {state.value}", ended_at=now)
+        )
+        told = {"state": state.value, "reason": reason[:2000], "ended_at": now, "epoch": run.epoch + 1}
+        c.execute(update(runs).where(runs.c.id == run.id).values({**told, "output": dumped(output)}))
+        emit(
+            c, f"pipeline.{state.value}", str(run.id), actor="system", project_id=run.project_id,
+            name=run.pipeline, reason=reason[:500],
+        )  # fmt: skip
+
+    def _end_credential(self, c: Connection, step: Step) -> None:
+        if step.small and step.workload is not None:
+            self._keys.end_workload(c, step.workload)
+
+
+def superseded(run_id: int) -> Conflict:
+    return Conflict(
+        f"Run {run_id} has ended, or another worker does it now.",
+        hint="Nothing is left to do here.",
+        reason="superseded",
+    )
+
+
+def _rows(c: Connection, run_id: int) -> list[Any]:
+    return list(c.execute(select(steps).where(steps.c.run_id == run_id).order_by(steps.c.id)).mappings())
+
+
+def _ended(step: Step) -> Decision:
+    return {
+        "name": step.name,
+        "decision": "ended",
+        "state": step.state.value,
+        "reason": step.reason,
+        "output": step.output,
+    }

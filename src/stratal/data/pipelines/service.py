@@ -1,0 +1,400 @@
+"""Runs: asking for one, looking at it, ending it, trying again, and what its worker says and asks."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, delete, insert, select, update
+
+from stratal.compute.jobs import Jobs
+from stratal.compute.reconciler import Bell
+from stratal.compute.requirements import canonical
+from stratal.compute.snapshots import Snapshots
+from stratal.compute.tables import jobs as job_rows
+from stratal.data.lake.model import Place, TableName
+from stratal.data.pipelines import records
+from stratal.data.pipelines.journal import Decision, Entry, Journal, superseded
+from stratal.data.pipelines.model import (
+    UNENDED_STEPS,
+    Json,
+    Run,
+    RunSpec,
+    RunState,
+    Step,
+    StepState,
+    dumped,
+)
+from stratal.data.pipelines.staging import Stage
+from stratal.data.pipelines.tables import runs, steps, writes
+from stratal.data.pipelines.upkeep import Upkeep
+from stratal.data.queries.loading import Mode
+from stratal.data.queries.service import Sourced
+from stratal.identity.model import Principal
+from stratal.identity.permissions import require
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
+from stratal.kernel.errors import Conflict, Invalid
+from stratal.kernel.events import emit
+
+MOST_AT_ONCE = 1000
+MOST_PARAMETERS = 64 * 1024
+_BEYOND = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class RunPage:
+    """Runs, newest first; `more_before` is the id to go on from, None when these were the last."""
+
+    runs: Sequence[Run]
+    more_before: int | None
+
+
+class Pipelines:
+    """`start` before use; `close` lets go, and what runs goes on running."""
+
+    def __init__(
+        self,
+        database: Database,
+        jobs: Jobs,
+        snapshots: Snapshots,
+        journal: Journal,
+        stage: Stage,
+        upkeep: Upkeep,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._snapshots = snapshots
+        self._journal = journal
+        self._stage = stage
+        self._upkeep = upkeep
+        self._clock = clock
+        self.changed: Bell = upkeep.changed
+
+    async def start(self) -> None:
+        await self._upkeep.start()
+
+    async def close(self) -> None:
+        await self._upkeep.close()
+
+    # -- asking --------------------------------------------------------------------------------
+
+    async def run(self, who: Principal, project_id: str, spec: RunSpec) -> Run:
+        """Queue a run; durable when this returns. Raises `Invalid`, `NotFound` (snapshot), `Denied`."""
+        require(who, "pipelines.run", project_id)
+        await self._snapshots.get(project_id, spec.snapshot_id)
+        values = {**run_values(spec, who), "project_id": project_id, "created_at": self._clock()}
+
+        def work(c: Connection) -> Run:
+            run_id = c.execute(insert(runs).values(values).returning(runs.c.id)).scalar_one()
+            emit(
+                c, "pipeline.queued", str(run_id), actor=who.actor, project_id=project_id, name=spec.pipeline
+            )
+            return records.find_run(c, project_id, run_id)
+
+        run = await self._database.write(work)
+        self._upkeep.kick()
+        return run
+
+    async def cancel(self, who: Principal, project_id: str, run_id: int) -> Run:
+        """End a run: what has not begun never does, what is being done is stopped and leaves nothing. Raises `NotFound`."""
+        require(who, "pipelines.run", project_id, what=f"run {run_id}")
+
+        def work(c: Connection) -> tuple[Run, list[int]]:
+            run = records.find_run(c, project_id, run_id)
+            if run.state.ended:
+                return run, []
+            own = select(steps.c.job_id).where(
+                steps.c.run_id == run_id, steps.c.job_id.is_not(None), steps.c.state.in_(UNENDED_STEPS)
+            )
+            found = [run.job_id, *c.execute(own).scalars()]
+            self._journal.end(c, run, RunState.CANCELLED, f"cancelled by {who.name}")
+            return records.find_run(c, project_id, run_id), [job for job in found if job is not None]
+
+        run, job_ids = await self._database.write(work)
+        for job_id in job_ids:
+            await self._jobs.stop(records.creator(run), project_id, job_id)
+        self._upkeep.kick()
+        return run
+
+    async def retry(self, who: Principal, project_id: str, run_id: int) -> Run:
+        """Take a run that failed or was cancelled up again: with the same code, what went well is not done again.
+
+        Raises `NotFound`, `Conflict` for a run that has not ended or went well.
+        """
+        require(who, "pipelines.run", project_id, what=f"run {run_id}")
+
+        def work(c: Connection) -> Run:
+            run = records.find_run(c, project_id, run_id)
+            if not run.state.ended or run.state is RunState.SUCCEEDED:
+                raise Conflict(
+                    f"Run {run_id} is {run.state.value}: there is nothing to retry.",
+                    reason="nothing_to_retry",
+                )
+            again = {
+                "state": StepState.WAITING.value,
+                "reason": "",
+                "failures": 0,
+                "ended_at": None,
+                "job_id": None,
+            }
+            bad = [state.value for state in StepState if state.ended and not state.good]
+            c.execute(update(steps).where(steps.c.run_id == run_id, steps.c.state.in_(bad)).values(again))
+            told = {
+                "state": RunState.QUEUED.value,
+                "reason": "",
+                "ended_at": None,
+                "job_id": None,
+                "output": None,
+            }
+            c.execute(update(runs).where(runs.c.id == run_id).values(told))
+            emit(c, "pipeline.queued", str(run_id), actor=who.actor, project_id=project_id, name=run.pipeline)
+            return records.find_run(c, project_id, run_id)
+
+        run = await self._database.write(work)
+        self._upkeep.kick()
+        return run
+
+    # -- looking -------------------------------------------------------------------------------
+
+    async def get(self, who: Principal, project_id: str, run_id: int) -> Run:
+        """Raises `NotFound`, also for a run of another project."""
+        require(who, "pipelines.read", project_id, what=f"run {run_id}")
+        return await self._database.read(lambda c: records.find_run(c, project_id, run_id))
+
+    async def steps(self, who: Principal, project_id: str, run_id: int) -> Sequence[Step]:
+        """The run's steps in the order they were called. Raises `NotFound`."""
+        require(who, "pipelines.read", project_id, what=f"run {run_id}")
+        query = select(steps).where(steps.c.run_id == run_id).order_by(steps.c.id)
+
+        def work(c: Connection) -> list[Step]:
+            records.find_run(c, project_id, run_id)
+            return [records.step_of(row) for row in c.execute(query).mappings()]
+
+        return await self._database.read(work)
+
+    async def step_log(
+        self, who: Principal, project_id: str, run_id: int, name: str
+    ) -> tuple[Step, str | None]:
+        """A step and the last 64 KiB of what its last attempt wrote; None: its job's log is its log. Raises `NotFound`."""
+        require(who, "pipelines.read", project_id, what=f"run {run_id}")
+
+        def work(c: Connection) -> tuple[Step, str | None]:
+            records.find_run(c, project_id, run_id)
+            step = records.find_step(c, run_id, name)
+            text = c.execute(select(steps.c.log).where(steps.c.id == step.id)).scalar()
+            return step, (text or "") if step.small else None
+
+        return await self._database.read(work)
+
+    async def list(
+        self,
+        who: Principal,
+        project_id: str,
+        *,
+        pipeline: str | None = None,
+        states: Sequence[RunState] = (),
+        before: int | None = None,
+        limit: int = 100,
+    ) -> RunPage:
+        """The project's runs, newest first."""
+        require(who, "pipelines.read", project_id)
+        limit = max(1, min(limit, MOST_AT_ONCE))
+        query = records.query().where(runs.c.project_id == project_id)
+        if pipeline is not None:
+            query = query.where(runs.c.pipeline == pipeline)
+        if states:
+            query = query.where(runs.c.state.in_([state.value for state in states]))
+        if before is not None:
+            query = query.where(runs.c.id < min(max(before, 0), _BEYOND))
+        query = query.order_by(runs.c.id.desc()).limit(limit + 1)
+
+        def work(c: Connection) -> list[Run]:
+            rows = list(c.execute(query).mappings())
+            counts = records.counted(c, [row["id"] for row in rows])
+            return [records.run_of(row, counts[row["id"]]) for row in rows]
+
+        found = await self._database.read(work)
+        return RunPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    async def wait(self, who: Principal, project_id: str, run_id: int, seconds: float) -> Run:
+        """The run once it has ended, or as it is after `seconds`. Raises `NotFound`."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while True:
+            run = await self.get(who, project_id, run_id)
+            left = deadline - asyncio.get_running_loop().time()
+            if run.state.ended or left <= 0:
+                return run
+            await self.changed.wait(min(left, 1.0))
+
+    # -- what the worker says and asks -----------------------------------------------------------
+
+    async def open(self, who: Principal, project_id: str, run_id: int) -> tuple[Run, Sequence[Step]]:
+        """Begin or go on as the run's worker. Raises `Conflict` (``not_the_worker``) for anybody else, (``superseded``)."""
+        require(who, "pipelines.run", project_id, what=f"run {run_id}")
+        job_id = await self._worker(who, project_id, run_id)
+        opened = await self._database.write(lambda c: self._journal.open(c, run_id, job_id))
+        self.changed.ring()
+        return opened
+
+    async def write(
+        self,
+        who: Principal,
+        place: Place,
+        run_id: int,
+        epoch: int,
+        entries: Sequence[Entry],
+        watch: Sequence[str],
+    ) -> Sequence[Decision]:
+        """The journal's next page from the run's worker, and what to do. Raises as `open`."""
+        require(who, "pipelines.run", place.id, what=f"run {run_id}")
+        await self._worker(who, place.id, run_id)
+        staging = await self._with_staged(run_id, entries)
+        plain = [entry for entry in entries if entry["do"] != "finish" or entry["name"] not in staging]
+        decisions: list[Decision] = []
+        if plain or watch or not entries:
+            decisions += await self._database.write(
+                lambda c: self._journal.write(c, run_id, epoch, plain, watch)
+            )
+        for entry in entries:
+            if entry["do"] == "finish" and entry["name"] in staging:
+                run = await self.get(who, place.id, run_id)
+                if run.epoch != epoch or run.state.ended:
+                    raise superseded(run_id)
+                decisions.append(await self._stage.finish(place, run, entry))
+        if any(decision["decision"] == "job" for decision in decisions):
+            self._upkeep.kick()
+        self.changed.ring()
+        return decisions
+
+    async def _with_staged(self, run_id: int, entries: Sequence[Entry]) -> set[str]:
+        """The steps among finished ones that have staged something."""
+        names = [str(entry["name"]) for entry in entries if entry["do"] == "finish"]
+        if not names:
+            return set()
+        query = (
+            select(steps.c.name)
+            .join(writes, writes.c.step_id == steps.c.id)
+            .where(steps.c.run_id == run_id, steps.c.name.in_(names), writes.c.state == "staged")
+        )
+        return await self._database.read(lambda c: set(c.execute(query).scalars()))
+
+    async def _worker(self, who: Principal, project_id: str, run_id: int) -> int:
+        """The job that is the run's worker, when `who` is it."""
+        run = await self._database.read(lambda c: records.find_run(c, project_id, run_id))
+        if run.job_id is None or who.workload != f"job:{run.job_id}":
+            raise Conflict(
+                f"Only the worker of run {run_id} writes its journal.",
+                hint="Look at it with: stratal pipeline show",
+                reason="not_the_worker",
+            )
+        return run.job_id
+
+    async def begin_step(self, who: Principal, project_id: str, run_id: int, name: str) -> tuple[Run, Step]:
+        """What a step that is a job of its own has to do. Raises as `open`."""
+        require(who, "pipelines.run", project_id, what=f"run {run_id}")
+        job_id = await self._step_job(who, project_id, run_id, name)
+        return await self._database.write(lambda c: self._journal.begin_job(c, run_id, name, job_id))
+
+    async def finish_step(self, who: Principal, place: Place, run_id: int, entry: Entry) -> Decision:
+        """How a step that is a job of its own went. Raises as `open`."""
+        require(who, "pipelines.run", place.id, what=f"run {run_id}")
+        await self._step_job(who, place.id, run_id, str(entry["name"]))
+        run = await self.get(who, place.id, run_id)
+        if run.state.ended:
+            raise superseded(run_id)
+        decision = await self._stage.finish(place, run, entry)
+        self.changed.ring()
+        return decision
+
+    async def _step_job(self, who: Principal, project_id: str, run_id: int, name: str) -> int:
+        def work(c: Connection) -> Step:
+            records.find_run(c, project_id, run_id)
+            return records.find_step(c, run_id, name)
+
+        step = await self._database.read(work)
+        if step.job_id is None or who.workload != f"job:{step.job_id}":
+            raise Conflict(f"Only the job of step {name[:200]} speaks for it.", reason="not_the_step")
+        return step.job_id
+
+    async def write_table(
+        self,
+        who: Principal,
+        place: Place,
+        run_id: int,
+        step: str,
+        attempt: int,
+        number: int,
+        name: TableName,
+        source: Sourced,
+        mode: Mode,
+        *,
+        keys: Sequence[str] = (),
+        where: Mapping[str, Json] | None = None,
+    ) -> dict[str, Json]:
+        """A step writes a table; see `Stage.write`."""
+        require(who, "tables.write", place.id, what=f"run {run_id}")
+        if mode == "upsert" and not keys:
+            raise Invalid("An upsert needs its keys.", reason="no_keys")
+        if mode == "overwrite" and not where:
+            raise Invalid("An overwrite needs the values that are overwritten.", reason="no_where")
+        return await self._stage.write(
+            who, place, run_id, step, attempt, number, name, source, mode, keys=keys, where=where
+        )
+
+    # -- the end of a project ----------------------------------------------------------------------
+
+    async def purge(self, project_id: str) -> None:
+        """Forget a project's runs. May be repeated; its jobs are ended by their own room."""
+
+        def work(c: Connection) -> None:
+            c.execute(delete(writes).where(writes.c.project_id == project_id))
+            c.execute(delete(steps).where(steps.c.project_id == project_id))
+            c.execute(delete(runs).where(runs.c.project_id == project_id))
+
+        await self._database.write(work)
+
+    async def job_states(self, found: Sequence[Step]) -> Mapping[int, str]:
+        """The states of the jobs that steps are."""
+        ids = [step.job_id for step in found if step.job_id is not None and step.state is StepState.RUNNING]
+        if not ids:
+            return {}
+        query = select(job_rows.c.id, job_rows.c.state).where(job_rows.c.id.in_(ids[:500]))
+        return await self._database.read(lambda c: {row.id: row.state for row in c.execute(query)})
+
+
+def run_values(spec: RunSpec, who: Principal) -> dict[str, Any]:
+    """The columns of a new run. Raises `Invalid`."""
+    parameters = dumped(dict(spec.parameters))
+    if len(parameters) > MOST_PARAMETERS:
+        raise Invalid(f"A run's parameters may have {MOST_PARAMETERS >> 10} KiB.", reason="bad_parameters")
+    if not spec.file.endswith(".py") or spec.file.startswith("/") or ".." in spec.file.split("/"):
+        raise Invalid(
+            f"{spec.file[:200]!r} is no Python file of the code.",
+            hint="For example: nightly.py",
+            reason="bad_file",
+        )
+    if len(spec.pipeline) > 200 or len(spec.file) > 1000 or "\0" in spec.file + spec.pipeline + spec.cwd:
+        raise Invalid("The pipeline's name is too long, or holds a NUL.", reason="bad_name")
+    if spec.parallel is not None and not 1 <= spec.parallel <= 64:
+        raise Invalid("At most 64 small steps at once.", reason="bad_parallel")
+    return {
+        "pipeline": spec.pipeline,
+        "file": spec.file,
+        "parameters": parameters,
+        "trigger": spec.trigger,
+        "state": RunState.QUEUED.value,
+        "reason": "",
+        "snapshot_id": spec.snapshot_id,
+        "cwd": spec.cwd,
+        "source": dumped(dict(spec.source)),
+        "requirements": canonical(spec.requirements),
+        "network": spec.network,
+        "parallel": spec.parallel,
+        "use_cache": int(spec.use_cache),
+        "created_by": who.actor,
+        "creator_id": who.id,
+        "creator_name": who.name,
+        "creator_role": who.role.value,
+    }

@@ -1,0 +1,107 @@
+"""Rows of pipelines: runs, their steps, and what steps have written but not yet shown."""
+
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, PrimaryKeyConstraint, Table, Text
+
+from stratal.kernel.database import metadata
+
+runs = Table(
+    "pipeline_runs",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("pipeline", Text, nullable=False),  # "": the file's only one, until its worker has told
+    Column("doc", Text, nullable=False, server_default=""),
+    Column("file", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("trigger", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("output", Text),
+    # what its worker is made of
+    Column("snapshot_id", Text, nullable=False),
+    Column("cwd", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("requirements", Text, nullable=False),
+    Column("network", Text),
+    Column("parallel", Integer),
+    Column("use_cache", Integer, nullable=False, server_default="1"),
+    # by whom; steps' credentials are made from this
+    Column("created_by", Text, nullable=False),
+    Column("creator_id", Text, nullable=False),
+    Column("creator_name", Text, nullable=False),
+    Column("creator_role", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    # its worker: a job. Each opening of the journal raises `epoch`, and a write of an older one is refused.
+    Column("job_id", Integer),
+    Column("epoch", Integer, nullable=False, server_default="0"),
+    Index("ix_pipeline_runs_project_id_id", "project_id", "id"),
+    Index("ix_pipeline_runs_state", "state"),
+    sqlite_autoincrement=True,
+)
+
+steps = Table(
+    "pipeline_steps",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("run_id", Integer, ForeignKey("pipeline_runs.id"), nullable=False),
+    Column("project_id", Text, nullable=False),
+    Column("name", Text, nullable=False),  # within the run
+    Column("step", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("doc", Text, nullable=False, server_default=""),
+    Column("after", Text, nullable=False),
+    Column("call", Text, nullable=False),  # how it is to be run
+    Column("small", Integer, nullable=False),
+    Column("cacheable", Integer, nullable=False),
+    Column("retries", Integer, nullable=False),
+    # what it does, as hashes: the same key, the same work (see `caching`)
+    Column("code", Text, nullable=False),
+    Column("arguments", Text),
+    Column("given", Text),
+    Column("environment", Text),
+    Column("key", Text),
+    # how it goes. `attempt` is the fence: what an older one says is refused
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("job_id", Integer),
+    Column("workload", Text),
+    Column("output", Text),
+    Column("error", Text),
+    Column("log", Text),
+    Column("reads", Text),
+    Column("writes", Text),
+    Column("taken_from", Integer),  # the step whose result this one took
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Index("ix_pipeline_steps_run_id_name", "run_id", "name", unique=True),
+    Index("ix_pipeline_steps_project_id_key", "project_id", "key"),
+    Index("ix_pipeline_steps_project_id_step", "project_id", "step"),
+    Index("ix_pipeline_steps_state", "state"),
+    sqlite_autoincrement=True,
+)
+
+# A snapshot that an attempt has committed to a branch of its own, until the step's end shows it to everybody.
+writes = Table(
+    "pipeline_writes",
+    metadata,
+    Column("step_id", Integer, ForeignKey("pipeline_steps.id"), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("number", Integer, nullable=False),  # which write of the attempt
+    Column("project_id", Text, nullable=False),
+    Column("table_id", Text, nullable=False),
+    Column("table_name", Text, nullable=False),
+    Column("branch", Text, nullable=False),
+    Column("mode", Text, nullable=False),
+    Column("base_id", BigInteger),  # the table's snapshot that the attempt began from
+    Column("snapshot_id", BigInteger, nullable=False),
+    Column("schema_id", Integer),
+    Column("row_count", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),  # staged, published, dropped
+    PrimaryKeyConstraint("step_id", "attempt", "number"),
+    Index("ix_pipeline_writes_state", "state"),
+)

@@ -1,0 +1,363 @@
+"""``/api/v1/projects/{project}/pipelines``: runs and their steps, and what the workers of runs say and ask."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Annotated, Any, Literal
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.requests import ClientDisconnect
+
+from stratal.compute.engine import Network
+from stratal.data.lake.model import Place, parse_table_name
+from stratal.data.pipelines.model import Run, RunSpec, RunState, Step, StepState
+from stratal.data.pipelines.service import MOST_AT_ONCE, Pipelines
+from stratal.data.queries.service import Sourced
+from stratal.gateway.native.bodies import Strict, body_of, read_model
+from stratal.gateway.native.door import caller
+from stratal.identity.model import Principal
+from stratal.identity.projects import Projects
+from stratal.kernel.clock import iso
+from stratal.kernel.errors import Invalid
+
+Who = Annotated[Principal, Depends(caller)]
+Json = Any
+
+MAX_RUN_BODY = 1024 * 1024
+MAX_JOURNAL_BODY = 64 * 1024 * 1024
+MOST_SECONDS_OF_WAITING = 55.0
+
+
+class NewRun(Strict):
+    file: str = Field(description="The Python file within the code, relative to `cwd`.")
+    snapshot: str = Field(description="The id of a code snapshot that holds the SDK below `.stratal`.")
+    pipeline: str = Field(default="", description="Its name; absent: the file's only one.")
+    parameters: dict[str, Json] = Field(default_factory=dict)
+    cwd: str = ""
+    source: dict[str, Json] = Field(default_factory=dict)
+    requirements: str = ""
+    network: Network | None = None
+    parallel: int | None = Field(default=None, description="At most so many small steps at once.")
+    use_cache: bool = True
+
+
+class Called(Strict):
+    do: Literal["call"]
+    name: str = Field(min_length=1, max_length=300)
+    step: str = Field(min_length=1, max_length=200)
+    kind: Literal["python", "sql", "shell"]
+    doc: str = ""
+    after: list[str] = Field(default_factory=list)
+    index: int | None = None
+    code: str = Field(max_length=200)
+    small: bool = True
+    cache: bool = True
+    retries: int = Field(default=0, ge=0, le=100)
+    timeout_seconds: float | None = Field(default=None, gt=0)
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    gpus: int = 0
+    gpu_type: str | None = None
+    requirements: str | None = None
+    network: Network | None = None
+
+
+class Begun(Strict):
+    do: Literal["begin"]
+    pipeline: str
+    doc: str = ""
+
+
+class Started(Strict):
+    do: Literal["start"]
+    name: str
+    arguments: dict[str, Json] = Field(default_factory=dict)
+
+
+class Finished(Strict):
+    do: Literal["finish"] = "finish"
+    name: str = ""
+    attempt: int = Field(ge=0, le=2**31)
+    state: Literal["succeeded", "failed"]
+    output: Json = None
+    error: str = ""
+    log: str = ""
+
+
+class Skipped(Strict):
+    do: Literal["skip"]
+    name: str
+    reason: str
+    failed: bool = False
+
+
+class Ended(Strict):
+    do: Literal["end"]
+    state: Literal["succeeded", "failed"]
+    reason: str = ""
+    output: Json = None
+
+
+class Page(Strict):
+    epoch: int = Field(ge=0, le=2**31)
+    entries: list[
+        Annotated[Called | Begun | Started | Finished | Skipped | Ended, Field(discriminator="do")]
+    ] = Field(default_factory=list, max_length=1000)
+    watch: list[str] = Field(default_factory=list, max_length=20_000)
+
+
+class Nothing(Strict):
+    pass
+
+
+class Rows(Strict):
+    sql: str
+
+
+def router(pipelines: Pipelines, projects: Projects) -> APIRouter:
+    api = APIRouter(tags=["pipelines"])
+    base = "/projects/{project}/pipelines/runs"
+
+    async def place_of(who: Principal, project: str) -> Place:
+        found = await projects.get(who, project)
+        return Place(found.id, found.name)
+
+    @api.get(base)
+    async def list_runs(
+        who: Who,
+        project: str,
+        pipeline: Annotated[str | None, Query(description="Only this pipeline's.")] = None,
+        state: Annotated[list[RunState] | None, Query()] = None,
+        before: int | None = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 100,
+    ) -> dict[str, object]:
+        """The project's runs, newest first; `next` is the `before` of the next page, null at the end."""
+        place = await place_of(who, project)
+        page = await pipelines.list(
+            who, place.id, pipeline=pipeline, states=state or (), before=before, limit=limit
+        )
+        return {"runs": [_run(run) for run in page.runs], "next": page.more_before}
+
+    @api.post(base, status_code=201, openapi_extra=body_of(NewRun))
+    async def start_run(request: Request, who: Who, project: str) -> dict[str, object]:
+        """Queue a run of a pipeline. Durable once this answers."""
+        place = await place_of(who, project)
+        body = await read_model(request, NewRun, MAX_RUN_BODY)
+        asked = body.model_dump(exclude={"snapshot"})
+        return _run(await pipelines.run(who, place.id, RunSpec(**asked, snapshot_id=body.snapshot)))
+
+    @api.get(base + "/{run_id}")
+    async def get_run(
+        who: Who,
+        project: str,
+        run_id: int,
+        wait: Annotated[float, Query(ge=0, description="Wait up to so many seconds for its end.")] = 0,
+    ) -> dict[str, object]:
+        """A run with its steps."""
+        place = await place_of(who, project)
+        if wait:
+            run = await pipelines.wait(who, place.id, run_id, min(wait, MOST_SECONDS_OF_WAITING))
+        else:
+            run = await pipelines.get(who, place.id, run_id)
+        found = await pipelines.steps(who, place.id, run_id)
+        states = await pipelines.job_states(found)
+        return {**_run(run), "steps": [_step(step, states) for step in found]}
+
+    @api.post(base + "/{run_id}/cancel")
+    async def cancel_run(who: Who, project: str, run_id: int) -> dict[str, object]:
+        """End a run; for one that has ended, nothing changes."""
+        place = await place_of(who, project)
+        return _run(await pipelines.cancel(who, place.id, run_id))
+
+    @api.post(base + "/{run_id}/retry")
+    async def retry_run(who: Who, project: str, run_id: int) -> dict[str, object]:
+        """Take a run that failed or was cancelled up again: only what did not go well is done."""
+        place = await place_of(who, project)
+        return _run(await pipelines.retry(who, place.id, run_id))
+
+    @api.get(base + "/{run_id}/steps/{step:path}/log")
+    async def read_step_log(who: Who, project: str, run_id: int, step: str) -> dict[str, object]:
+        """What the last attempt of a step wrote: its `log`, or the `job` whose log has it."""
+        place = await place_of(who, project)
+        found, text = await pipelines.step_log(who, place.id, run_id, step)
+        return {"name": found.name, "state": found.state, "job": found.job_id, "log": text}
+
+    # -- the run's worker ----------------------------------------------------------------------
+
+    @api.post(base + "/{run_id}/open", openapi_extra=body_of(Nothing))
+    async def open_journal(request: Request, who: Who, project: str, run_id: int) -> dict[str, object]:
+        """For the run's worker alone: begin, or go on; whoever opened it before is refused from now on."""
+        place = await place_of(who, project)
+        await read_model(request, Nothing, 1024)
+        run, ended = await pipelines.open(who, place.id, run_id)
+        return {
+            "epoch": run.epoch,
+            "file": run.file,
+            "pipeline": run.pipeline,
+            "parameters": dict(run.parameters),
+            "parallel": run.parallel,
+            "steps": [
+                {"name": step.name, "state": step.state, "reason": step.reason, "output": step.output}
+                for step in ended
+            ],
+        }
+
+    @api.post(base + "/{run_id}/journal", openapi_extra=body_of(Page))
+    async def write_journal(request: Request, who: Who, project: str, run_id: int) -> dict[str, object]:
+        """For the run's worker alone: what was called, is ready or has ended; answers what to do."""
+        place = await place_of(who, project)
+        page = await read_model(request, Page, MAX_JOURNAL_BODY)
+        entries = [entry.model_dump() for entry in page.entries]
+        return {"decisions": await pipelines.write(who, place, run_id, page.epoch, entries, page.watch)}
+
+    # -- a step that is a job of its own -----------------------------------------------------------
+
+    @api.post(base + "/{run_id}/steps/{step:path}/begin", openapi_extra=body_of(Nothing))
+    async def begin_step(
+        request: Request, who: Who, project: str, run_id: int, step: str
+    ) -> dict[str, object]:
+        """For the step's job alone: what it has to do."""
+        place = await place_of(who, project)
+        await read_model(request, Nothing, 1024)
+        run, found = await pipelines.begin_step(who, place.id, run_id, step)
+        return {
+            "file": run.file,
+            "step": found.step,
+            "attempt": found.attempt,
+            "arguments": found.arguments,
+        }
+
+    @api.post(base + "/{run_id}/steps/{step:path}/finish", openapi_extra=body_of(Finished))
+    async def finish_step(
+        request: Request, who: Who, project: str, run_id: int, step: str
+    ) -> dict[str, object]:
+        """For the step's job alone: how it went."""
+        place = await place_of(who, project)
+        body = await read_model(request, Finished, MAX_RUN_BODY * 4)
+        entry = {**body.model_dump(), "name": step}
+        return await pipelines.finish_step(who, place, run_id, entry)
+
+    # -- what a step writes --------------------------------------------------------------------
+
+    @api.put(base + "/{run_id}/steps/{step:path}/tables/{table}", status_code=201)
+    async def write_rows(
+        request: Request,
+        who: Who,
+        project: str,
+        run_id: int,
+        step: str,
+        table: str,
+        attempt: Annotated[int, Query(ge=0, le=2**31)],
+        number: Annotated[int, Query(ge=1, le=100_000, description="Which write of the attempt this is.")],
+        format: Annotated[Literal["json", "arrow", "parquet", "csv"], Query()] = "json",
+        mode: Literal["append", "replace", "upsert", "overwrite"] = "append",
+        keys: Annotated[list[str] | None, Query()] = None,
+        where: Annotated[str, Query(description="A JSON object: the values of the rows that give way.")] = "",
+    ) -> dict[str, object]:
+        """For the step's own credential alone: stage the rows of the body, shown to others when the step succeeds."""
+        place = await place_of(who, project)
+        return await pipelines.write_table(
+            who, place, run_id, step, attempt, number, parse_table_name(table),
+            Sourced(body=_body(request), format=format), mode, keys=keys or (), where=_where(where),
+        )  # fmt: skip
+
+    @api.post(base + "/{run_id}/steps/{step:path}/tables/{table}", status_code=201)
+    async def write_query(
+        who: Who,
+        project: str,
+        run_id: int,
+        step: str,
+        table: str,
+        body: Rows,
+        attempt: Annotated[int, Query(ge=0, le=2**31)],
+        number: Annotated[int, Query(ge=1, le=100_000)],
+        mode: Literal["append", "replace", "upsert", "overwrite"] = "append",
+        keys: Annotated[list[str] | None, Query()] = None,
+        where: str = "",
+    ) -> dict[str, object]:
+        """For the step's own credential alone: stage the rows of a query."""
+        place = await place_of(who, project)
+        return await pipelines.write_table(
+            who, place, run_id, step, attempt, number, parse_table_name(table),
+            Sourced(sql=body.sql), mode, keys=keys or (), where=_where(where),
+        )  # fmt: skip
+
+    return api
+
+
+def _where(text: str) -> Mapping[str, Json]:
+    if not text:
+        return {}
+    try:
+        found = orjson.loads(text)
+    except ValueError as error:
+        raise Invalid("`where` is not JSON.", reason="bad_where") from error
+    if not isinstance(found, dict) or any(isinstance(value, list | dict) for value in found.values()):
+        raise Invalid("`where` is an object of plain values by column.", reason="bad_where")
+    return found
+
+
+async def _body(request: Request) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in request.stream():
+            yield chunk
+    except ClientDisconnect as error:
+        raise Invalid(
+            "The connection broke off before the whole body had arrived.", reason="incomplete_body"
+        ) from error
+
+
+def _run(run: Run) -> dict[str, object]:
+    return {
+        "id": run.id,
+        "name": run.pipeline,
+        "pipeline": run.pipeline,
+        "doc": run.doc,
+        "project": run.project,
+        "state": run.state,
+        "reason": run.reason,
+        "file": run.file,
+        "parameters": dict(run.parameters),
+        "trigger": run.trigger,
+        "output": run.output,
+        "snapshot": run.snapshot_id,
+        "cwd": run.cwd,
+        "source": dict(run.source),
+        "requirements": run.requirements.splitlines(),
+        "network": run.network,
+        "parallel": run.parallel,
+        "use_cache": run.use_cache,
+        "created_by": run.created_by,
+        "created_at": iso(run.created_at),
+        "started_at": None if run.started_at is None else iso(run.started_at),
+        "ended_at": None if run.ended_at is None else iso(run.ended_at),
+        "job": run.job_id,
+        "states": {state.value: run.states[state.value] for state in StepState if state.value in run.states},
+    }
+
+
+def _step(step: Step, job_states: Mapping[int, str]) -> dict[str, object]:
+    queued = step.job_id is not None and job_states.get(step.job_id) in {"queued", "starting"}
+    return {
+        "name": step.name,
+        "state": "queued" if queued else step.state,
+        "reason": step.reason,
+        "step": step.step,
+        "kind": step.kind,
+        "doc": step.doc,
+        "after": list(step.after),
+        "attempt": step.attempt,
+        "job": step.job_id,
+        "workload": step.workload,
+        "key": step.key,
+        "code": step.code,
+        "environment": step.environment,
+        "arguments": step.arguments,
+        "output": step.output,
+        "error": step.error,
+        "reads": [dict(read) for read in step.reads],
+        "writes": [dict(write) for write in step.writes],
+        "created_at": iso(step.created_at),
+        "started_at": None if step.started_at is None else iso(step.started_at),
+        "ended_at": None if step.ended_at is None else iso(step.ended_at),
+    }

@@ -1,0 +1,157 @@
+"""Runs of pipelines from Python: send the code, start, follow.
+
+>>> from pathlib import Path
+>>> from stratal.sdk import Client, pipeline_runs
+>>> client = Client()
+>>> run = pipeline_runs.start(client, Path("nightly.py"), parameters={"day": "2024-01-01"})
+>>> pipeline_runs.wait(client, run["id"])["state"]
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from stratal.sdk.client import Client
+from stratal.sdk.jobs import send
+from stratal.sdk.worktree import Entry, TreeError, WorkTree, read_worktree
+
+Json = dict[str, Any]
+ENDED = {"succeeded", "failed", "cancelled"}
+CARRIED = ".stratal"
+_PEP723 = re.compile(r"(?m)^# /// script\s*$\s(?P<content>(?:^#(?:| .*)$\s)+)^# ///\s*$")
+
+
+def tree_of(file: Path, *, without: Path | None = None) -> tuple[WorkTree, str]:
+    """The working tree around `file` with the SDK that its workers run, and where the file lies from its `cwd`.
+
+    Raises `TreeError`.
+    """
+    file = file.resolve()
+    if not file.is_file() or file.suffix != ".py":
+        raise TreeError(f"There is no Python file {file}.", "For example: stratal pipeline run nightly.py")
+    here = Path.cwd().resolve()
+    folder = here if file.is_relative_to(here) else file.parent
+    tree = read_worktree(folder, without=without)
+    if any(entry.path.startswith(CARRIED + "/") for entry in tree.entries):
+        raise TreeError(f"The folder {CARRIED} is kept for the platform.", "Rename yours.")
+    return replace(tree, entries=[*tree.entries, *_sdk()]), file.relative_to(folder).as_posix()
+
+
+def _sdk() -> list[Entry]:
+    """The files of this package that a worker needs: the standard library is all they import."""
+    package = Path(__file__).resolve().parents[1]
+    wanted = [
+        package / "__init__.py",
+        package / "sdk" / "__init__.py",
+        *(package / "sdk" / "pipelines").glob("*.py"),
+    ]
+    return [
+        Entry(
+            f"{CARRIED}/stratal/{path.relative_to(package).as_posix()}", "100644", path.stat().st_size, path
+        )
+        for path in sorted(wanted)
+    ]
+
+
+def inline_requirements(file: Path) -> str:
+    """The ``dependencies`` of the file's inline metadata (PEP 723), one a line; "" without any. Raises `TreeError`."""
+    import tomllib
+
+    found = _PEP723.search(file.read_text(encoding="utf-8"))
+    if found is None:
+        return ""
+    lines = found["content"].splitlines()
+    text = "\n".join(line[2:] if line.startswith("# ") else line[1:] for line in lines)
+    try:
+        return "".join(f"{line}\n" for line in tomllib.loads(text).get("dependencies", []))
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise TreeError(f"The inline metadata of {file} is not valid: {error}") from error
+
+
+def start(
+    client: Client,
+    file: Path,
+    *,
+    pipeline: str = "",
+    parameters: Mapping[str, Any] | None = None,
+    requirements: str = "",
+    network: str | None = None,
+    parallel: int | None = None,
+    use_cache: bool = True,
+    without: Path | None = None,
+    tree: tuple[WorkTree, str] | None = None,
+) -> Json:
+    """Send the code around `file` and queue a run of its pipeline; returns the run.
+
+    The file's own inline requirements are installed beside `requirements`. Raises `ApiError`, `TreeError`.
+    """
+    sent, inside = tree or tree_of(file, without=without)
+    source = {name: value for name, value in sent.source.items() if name != "diff"}
+    body = {
+        "file": inside,
+        "snapshot": send(client, sent),
+        "pipeline": pipeline,
+        "parameters": dict(parameters or {}),
+        "cwd": sent.cwd,
+        "source": source,
+        "requirements": inline_requirements(file) + requirements,
+        "network": network,
+        "parallel": parallel,
+        "use_cache": use_cache,
+    }
+    return client.post(client.path("/pipelines/runs"), body)
+
+
+def get(client: Client, run_id: int, *, wait: float = 0) -> Json:
+    """The run with its `steps`, after up to `wait` (at most 55) seconds of waiting for its end. Raises `ApiError`."""
+    return client.get(client.path(f"/pipelines/runs/{run_id}"), wait=wait or None)
+
+
+def wait(client: Client, run_id: int, *, seconds: float | None = None) -> Json:
+    """The run once it has ended, or as it is after `seconds`. Raises `ApiError`."""
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        left = 50.0 if deadline is None else min(50.0, deadline - time.monotonic())
+        run = get(client, run_id, wait=max(left, 0))
+        if run["state"] in ENDED or (deadline is not None and time.monotonic() >= deadline):
+            return run
+
+
+def list_runs(
+    client: Client, *, pipeline: str | None = None, states: Sequence[str] = (), limit: int = 100
+) -> list[Json]:
+    """The newest `limit` runs. Raises `ApiError`."""
+    found: list[Json] = []
+    before = None
+    while len(found) < limit:
+        page = client.get(
+            client.path("/pipelines/runs"),
+            pipeline=pipeline,
+            state=list(states) or None,
+            before=before,
+            limit=min(limit - len(found), 1000),
+        )
+        found += page["runs"]
+        before = page["next"]
+        if before is None:
+            break
+    return found
+
+
+def cancel(client: Client, run_id: int) -> Json:
+    """End the run; returns it. Raises `ApiError`."""
+    return client.post(client.path(f"/pipelines/runs/{run_id}/cancel"))
+
+
+def retry(client: Client, run_id: int) -> Json:
+    """Take the run up again where it failed; returns it. Raises `ApiError`."""
+    return client.post(client.path(f"/pipelines/runs/{run_id}/retry"))
+
+
+def step_log(client: Client, run_id: int, step: str) -> Json:
+    """A step's ``log``, or the ``job`` whose log has it. Raises `ApiError`."""
+    return client.get(client.path(f"/pipelines/runs/{run_id}/steps/{quote(step, safe='')}/log"))

@@ -1,0 +1,35 @@
+"""Pipelines in plain Python: what a file of steps imports, and what runs it.
+
+>>> import stratal
+>>> @stratal.step
+... def ingest(day: str) -> stratal.Table:
+...     return stratal.table("raw.trips").replace([{"day": day, "km": 3.2}])
+>>> daily = stratal.sql_step("select day, sum(km) km from {{ ref('raw.trips') }} group by day", into="mart.daily")
+>>> @stratal.pipeline
+... def nightly(day: str = "2024-01-01"):
+...     daily(ingest(day))
+
+Owns: authoring (`authoring`), the values that steps hand on (`values`), what a step's code is
+(`fingerprint`), tables as a step sees them (`lake`), and the two ways to run: here and now without a server
+(`local`), or as the worker of a run (`worker`).
+Refuses: anything but Python's standard library. These files travel with the code of every run into its
+environment, which holds whatever the user asked for and nothing of the platform.
+"""
+
+from stratal.sdk.pipelines.authoring import pipeline, shell_step, sql_step, step
+from stratal.sdk.pipelines.lake import read_sql as sql
+from stratal.sdk.pipelines.values import Model, Object, Table, model, object_at, table
+
+__all__ = [
+    "Model",
+    "Object",
+    "Table",
+    "model",
+    "object_at",
+    "pipeline",
+    "shell_step",
+    "sql",
+    "sql_step",
+    "step",
+    "table",
+]

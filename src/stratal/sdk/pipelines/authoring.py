@@ -1,0 +1,306 @@
+"""`@step` and `@pipeline`: a pipeline is what calling steps records.
+
+Calling a step within a running pipeline does not run it: it notes the call and gives a `Handle`. A handle
+given to another step is a dependency; `Handle.result()` waits, so that ordinary Python can decide what
+comes next. The same calls in the same order are made again when a run is resumed, and each is then
+answered from the journal: so a pipeline decides by values of steps only, never by the clock or by chance.
+
+Called outside of a pipeline, a step is its function.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import update_wrapper
+from typing import Any, Literal, Protocol
+
+Mode = Literal["append", "replace", "upsert"]
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|KiB|MiB|GiB|TiB)\Z")
+_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+class StepFailed(Exception):
+    """`Handle.result()` of a step that failed, or that could not run because one before it failed."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a step is to be run. With any of `cpus` … `network` set it is a job of its own; else it shares the
+    worker of its run with other small ones."""
+
+    cpus: float | None = None
+    memory_bytes: int | None = None
+    gpus: int = 0
+    gpu_type: str | None = None
+    requirements: str | None = None
+    network: str | None = None
+    isolated: bool = False
+    timeout: float | None = None
+    retries: int = 0
+    cache: bool = True
+
+    @property
+    def is_small(self) -> bool:
+        """Does it share the run's worker?"""
+        own = (self.cpus, self.memory_bytes, self.gpu_type, self.requirements, self.network)
+        return not (any(value is not None for value in own) or self.gpus or self.isolated)
+
+
+class Runtime(Protocol):
+    """What turns calls into work: a worker, or the local run."""
+
+    def call(self, step: "Step", arguments: Mapping[str, Any], index: int | None) -> "Handle": ...
+
+    def result(self, handle: "Handle") -> Any: ...
+
+
+_running: list[Runtime] = []
+"""The runtime of the pipeline function that is being executed, innermost last."""
+
+
+class Handle:
+    """A call that was noted: `name` is the step's name within the run."""
+
+    def __init__(self, runtime: Runtime, name: str, writes: str | None = None) -> None:
+        self.name = name
+        self.writes = writes
+        self._runtime = runtime
+
+    def result(self) -> Any:
+        """What the step returned, waiting for it when it has not run yet. Raises `StepFailed`."""
+        return self._runtime.result(self)
+
+    def __repr__(self) -> str:
+        return f"<step {self.name}>"
+
+    def __bool__(self) -> bool:
+        raise TypeError(f"Step {self.name} may not have run yet: ask for its value with .result().")
+
+    def __iter__(self) -> Any:
+        raise TypeError(f"Step {self.name} may not have run yet: ask for its value with .result().")
+
+
+@dataclass(eq=False)
+class Step:
+    """One kind of work. `function` is None for SQL and shell steps, whose `text` says what to do."""
+
+    name: str
+    kind: Literal["python", "sql", "shell"]
+    options: Options
+    function: Callable[..., Any] | None = None
+    text: str = ""
+    into: str | None = None
+    mode: Mode = "replace"
+    keys: Sequence[str] = ()
+    doc: str = ""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        arguments = self.bind(args, kwargs)
+        if _running:
+            return _running[-1].call(self, arguments, None)
+        from stratal.sdk.pipelines.execution import execute
+
+        return execute(self, arguments)
+
+    def map(self, items: "Iterable[Any] | Handle", *args: Any, **kwargs: Any) -> list[Any]:
+        """Call it once for each of `items`, as the first argument; returns the handles in that order."""
+        listed = items.result() if isinstance(items, Handle) else items
+        if not _running:
+            return [self(item, *args, **kwargs) for item in listed]
+        runtime = _running[-1]
+        return [
+            runtime.call(self, self.bind((item, *args), kwargs), index) for index, item in enumerate(listed)
+        ]
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name. Positional ones of SQL and shell steps are only what must come before."""
+        if self.function is not None:
+            bound = inspect.signature(self.function).bind(*args, **kwargs)
+            bound.apply_defaults()
+            return _flat(self.function, bound.arguments)
+        return {**({"after": list(args)} if args else {}), **kwargs}
+
+
+@dataclass(eq=False)
+class Pipeline:
+    """A function that calls steps. Calling it runs it here, without a server."""
+
+    name: str
+    function: Callable[..., Any]
+    doc: str = ""
+    schedule: str | None = None
+    timezone: str = "UTC"
+    catch_up: str = "last"
+    parallel: int | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        from stratal.sdk.pipelines.local import run_here
+
+        bound = inspect.signature(self.function).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return run_here(self, _flat(self.function, bound.arguments))
+
+
+def _flat(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Bound arguments as they can be passed by name. Raises `TypeError` for functions that take ``*args``."""
+    found: dict[str, Any] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind in {parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY}:
+            raise TypeError(f"{function.__name__}() must take its arguments by name, not {parameter}.")
+        if name not in arguments:
+            continue
+        if parameter.kind is parameter.VAR_KEYWORD:
+            found |= arguments[name]
+        else:
+            found[name] = arguments[name]
+    return found
+
+
+def step(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    cpus: float | None = None,
+    memory: int | str | None = None,
+    gpus: int = 0,
+    gpu_type: str | None = None,
+    requirements: str | Sequence[str] | None = None,
+    network: Literal["platform", "open"] | None = None,
+    isolated: bool = False,
+    timeout: float | None = None,
+    retries: int = 0,
+    cache: bool = True,
+    writes: str | None = None,
+) -> Any:
+    """Make a function a step.
+
+    `memory` is bytes or ``"2GiB"``; `requirements` are lines of a requirements file or a list of them;
+    `timeout` is seconds for one attempt, `retries` how often it is tried again; `cache=False` runs it each
+    time; `writes` names the table it writes, so that SQL steps that refer to it come after it.
+    """
+    options = Options(
+        cpus=cpus,
+        memory_bytes=None if memory is None else _bytes(memory),
+        gpus=gpus,
+        gpu_type=gpu_type,
+        requirements="\n".join(requirements)
+        if isinstance(requirements, list | tuple)
+        else None
+        if requirements is None
+        else str(requirements),
+        network=network,
+        isolated=isolated,
+        timeout=timeout,
+        retries=retries,
+        cache=cache,
+    )
+
+    def make(made: Callable[..., Any]) -> Step:
+        found = Step(
+            name or made.__name__, "python", options, made, into=writes, doc=inspect.getdoc(made) or ""
+        )
+        update_wrapper(found, made, updated=())
+        return found
+
+    return make if function is None else make(function)
+
+
+def sql_step(
+    text: str,
+    *,
+    into: str | None = None,
+    mode: Mode = "replace",
+    keys: Sequence[str] = (),
+    name: str | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    cache: bool = True,
+) -> Step:
+    """A query over tables: its rows become the table `into`, or without it the step's value.
+
+    ``{{ ref('ns.table') }}`` names a table, at the snapshot that an earlier step of the run left;
+    ``{{ day }}`` is the argument `day` as a literal.
+    """
+    made = name or (into.replace(".", "_") if into else "sql")
+    if mode == "upsert" and not keys:
+        raise ValueError("An upsert needs its keys: sql_step(…, mode='upsert', keys=['id']).")
+    options = Options(timeout=timeout, retries=retries, cache=cache)
+    return Step(made, "sql", options, text=text, into=into, mode=mode, keys=tuple(keys))
+
+
+def shell_step(
+    command: str,
+    *,
+    name: str | None = None,
+    timeout: float | None = None,
+    retries: int = 0,
+    cache: bool = True,
+    **options: Any,
+) -> Step:
+    """A shell command in the folder of the code; arguments are the variables ``ARG_<NAME>``, and what it prints is
+    its value. `options` are those of `step` that make it a job of its own."""
+    if "memory" in options:
+        options["memory_bytes"] = _bytes(options.pop("memory"))
+    chosen = Options(timeout=timeout, retries=retries, cache=cache, **options)
+    return Step(name or re.sub(r"\W+", "_", command.split()[0]) or "shell", "shell", chosen, text=command)
+
+
+def pipeline(
+    function: Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    schedule: str | None = None,
+    timezone: str = "UTC",
+    catch_up: Literal["none", "last", "all"] = "last",
+    parallel: int | None = None,
+) -> Any:
+    """Make a function that calls steps a pipeline.
+
+    `schedule` (five fields of cron) in `timezone` counts once it is deployed; `catch_up` says which of the
+    times that passed while the platform was down are made up for. `parallel`: at most so many small steps
+    at once.
+    """
+
+    def make(made: Callable[..., Any]) -> Pipeline:
+        found = Pipeline(
+            name or made.__name__,
+            made,
+            inspect.getdoc(made) or "",
+            schedule=schedule,
+            timezone=timezone,
+            catch_up=catch_up,
+            parallel=parallel,
+        )
+        update_wrapper(found, made, updated=())
+        return found
+
+    return make if function is None else make(function)
+
+
+def _bytes(text: int | str) -> int:
+    if isinstance(text, int):
+        return text
+    found = _SIZE.match(text.strip())
+    if found is None:
+        raise ValueError(f"{text!r} is no size: say 512MiB or 2GiB.")
+    return int(float(found[1]) * _UNITS[found[2]])
+
+
+@dataclass
+class Found:
+    """The pipelines and steps of a file."""
+
+    pipelines: dict[str, Pipeline] = field(default_factory=dict)
+    steps: dict[str, Step] = field(default_factory=dict)
+
+
+def found_in(module: Any) -> Found:
+    """What a module defines at its top, by name; steps by the name of their variable."""
+    found = Found()
+    for variable, value in vars(module).items():
+        if isinstance(value, Pipeline):
+            found.pipelines[value.name] = value
+        elif isinstance(value, Step):
+            found.steps[variable] = value
+    return found

@@ -1,0 +1,81 @@
+"""Doing what one step says: its function, its query, or its command. In whatever process that happens."""
+
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from stratal.sdk.pipelines import lake
+from stratal.sdk.pipelines.authoring import Step
+from stratal.sdk.pipelines.values import Table, encode, moments
+
+_WORD = re.compile(r"\{\{\s*(?:ref\(\s*(['\"])(?P<ref>[^'\"]+)\1\s*\)|(?P<name>[A-Za-z_]\w*))\s*\}\}")
+_OUTPUT_BYTES = 64 * 1024
+
+
+def execute(step: Step, arguments: Mapping[str, Any]) -> Any:
+    """Run a step's body with decoded arguments and return what it returns."""
+    if step.kind == "python":
+        assert step.function is not None
+        return step.function(**arguments)
+    if step.kind == "sql":
+        text = rendered(step.text, arguments)
+        if step.into is None:
+            return lake.read_sql(text)
+        return lake.write_sql(step.into, text, step.mode, list(step.keys))
+    return _shell(step.text, arguments)
+
+
+def refs(text: str) -> list[str]:
+    """The tables that a query refers to by ``{{ ref('…') }}``, in order."""
+    return list(dict.fromkeys(found["ref"] for found in _WORD.finditer(text) if found["ref"]))
+
+
+def rendered(text: str, arguments: Mapping[str, Any]) -> str:
+    """The query with its refs as table names and its words as literals. Raises `KeyError` for a word that nobody gave."""
+    pinned = {
+        found["$table"]: found["snapshot"] for found in moments(encode(dict(arguments))) if "$table" in found
+    }
+
+    def one(found: re.Match[str]) -> str:
+        if found["ref"]:
+            name = found["ref"]
+            quoted = ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
+            snapshot = pinned.get(name)
+            return lake.current().at(quoted, snapshot)
+        if found["name"] not in arguments:
+            raise KeyError(f"the query names {{{{ {found['name']} }}}}, which is no argument of the step")
+        return _literal(arguments[found["name"]])
+
+    return _WORD.sub(one, text)
+
+
+def _literal(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    if isinstance(value, Table):
+        return '"' + '"."'.join(value.name.split(".")) + '"'
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _shell(command: str, arguments: Mapping[str, Any]) -> str:
+    words = {f"ARG_{name.upper()}": str(value) for name, value in arguments.items() if name != "after"}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command],
+        env={**os.environ, **words},
+        stdout=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+    text = done.stdout[-_OUTPUT_BYTES:].decode(errors="replace")
+    print(text, end="" if text.endswith("\n") else "\n")
+    if done.returncode:
+        raise RuntimeError(f"the command ended with {done.returncode}")
+    return text.strip()

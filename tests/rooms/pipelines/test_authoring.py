@@ -1,0 +1,203 @@
+"""Writing pipelines: what calling steps means, what values may pass, what counts as a step's code. No server."""
+
+import datetime
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import stratal
+from stratal.data.pipelines import model
+from stratal.sdk.pipelines import lake, values
+from stratal.sdk.pipelines.authoring import StepFailed
+from stratal.sdk.pipelines.execution import refs, rendered
+from stratal.sdk.pipelines.fingerprint import fingerprint
+from stratal.sdk.pipelines.local import LocalLake
+
+pytestmark = pytest.mark.fast
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text().filter(lambda k: "$" not in k), inner)
+    ),
+    max_leaves=12,
+)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lake, "_chosen", [LocalLake(tmp_path / "lake")])
+    return tmp_path
+
+
+def load(folder: Path, name: str, text: str) -> ModuleType:
+    path = folder / f"{name}.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    sys.path.insert(0, str(folder))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(folder))
+    return module
+
+
+def test_a_pipeline_runs_without_a_server_and_a_step_outside_of_one_is_its_function() -> None:
+    @stratal.step
+    def ingest(day: str) -> stratal.Table:
+        return stratal.table("raw.trips").replace([{"day": day, "km": km} for km in (1, 2, 3)])
+
+    @stratal.step
+    def square(x: int) -> int:
+        return x * x
+
+    @stratal.step
+    def count(trips: stratal.Table, extra: list[int]) -> int:
+        return len(trips.rows()) + sum(extra)
+
+    @stratal.pipeline
+    def nightly(day: str = "2024-01-01") -> Any:
+        raw = ingest(day)
+        squares = square.map([1, 2])
+        n = count(raw, squares)
+        return {"n": n, "more": square(7) if n.result() == 8 else None}
+
+    assert nightly() == {"n": 8, "more": 49}
+    assert square(3) == 9
+    assert stratal.table("raw.trips").rows()[0] == {"day": "2024-01-01", "km": 1}
+
+
+def test_what_depends_on_a_failed_step_is_not_run_and_the_rest_is() -> None:
+    done = []
+
+    @stratal.step(retries=1)
+    def fail() -> int:
+        done.append("fail")
+        raise ValueError("no")
+
+    @stratal.step
+    def after(x: int) -> int:
+        done.append("after")
+        return x
+
+    @stratal.step
+    def other() -> None:
+        done.append("other")
+
+    @stratal.pipeline
+    def broken() -> None:
+        after(fail())
+        other()
+
+    with pytest.raises(StepFailed, match="fail: ValueError: no; after: fail failed before it"):
+        broken()
+    assert done == ["fail", "fail", "other"]
+
+
+def test_writes_append_replace_upsert_and_overwrite() -> None:
+    table = stratal.table("a.b")
+    table.replace([{"id": 1, "v": "x", "day": "m"}, {"id": 2, "v": "y", "day": "t"}])
+    table.append([{"id": 3, "v": "z", "day": "t"}])
+    table.upsert([{"id": 2, "v": "Y", "day": "t"}, {"id": 4, "v": "w", "day": "w"}], keys=["id"])
+    assert sorted((row["id"], row["v"]) for row in table.rows()) == [(1, "x"), (2, "Y"), (3, "z"), (4, "w")]
+    table.overwrite([{"id": 9, "v": "n", "day": "t"}], where={"day": "t"})
+    assert sorted(row["id"] for row in table.rows()) == [1, 4, 9]
+    with pytest.raises(ValueError, match="key columns"):
+        table.upsert([{"id": 1}], keys=[])
+    with pytest.raises(TypeError, match="Each row must be a dict"):
+        table.append([1])
+
+
+def test_an_object_is_put_once(folder: Path) -> None:
+    place = stratal.object_at("s3://bucket/a/b.bin")
+    assert place.put(b"one").read() == b"one"
+    assert place.put(b"one").read() == b"one"
+    with pytest.raises(FileExistsError, match="never overwrite"):
+        place.put(b"two")
+
+
+def test_sql_refs_are_pinned_and_words_are_literals() -> None:
+    text = "select * from {{ ref('raw.trips') }} where day = {{ day }} and n in {{ ns }} and x = {{ none }}"
+    assert refs(text) == ["raw.trips"]
+    got = rendered(text, {"day": "it's", "ns": [1, 2.5], "none": None})
+    assert got == """select * from "raw"."trips" where day = 'it''s' and n in [1, 2.5] and x = NULL"""
+    with pytest.raises(KeyError, match="day"):
+        rendered(text, {})
+
+
+@given(PLAIN)
+def test_values_survive_the_journal(value: Any) -> None:
+    assert values.decode(values.encode(value)) == value
+
+
+def test_references_and_dates_survive_and_other_things_are_refused() -> None:
+    given = {
+        "t": stratal.table("a.b", 7),
+        "o": stratal.Object("b", "k/ü", "etag"),
+        "m": stratal.model("m", 3),
+        "d": datetime.date(2024, 2, 29),
+        "at": datetime.datetime(2024, 1, 1, 2, tzinfo=datetime.UTC),
+        "list": [stratal.table("x")],
+    }
+    assert values.decode(values.encode(given)) == given
+    for bad in (object(), {1: 2}, float("nan"), b"bytes", {"$table": 1}):
+        with pytest.raises(values.NotAValue):
+            values.encode(bad)
+    with pytest.raises(values.NotAValue, match="too long"):
+        values.dumped("x" * 2_000_000)
+
+
+@given(PLAIN, st.integers(0, 5))
+def test_the_platform_and_the_sdk_reduce_arguments_alike(value: Any, snapshot: int) -> None:
+    encoded = values.encode(
+        {"v": value, "t": stratal.table("a.b", snapshot), "o": [stratal.Object("b", "k", "e")]}
+    )
+    assert model.without_moments(encoded) == values.without_moments(encoded)
+    assert list(model.moments(encoded["t"])) == [("a.b", str(snapshot))]
+
+
+def test_a_steps_code_is_what_its_function_leads_to(folder: Path) -> None:
+    (folder / "helper_a.py").write_text("def twice(x):\n    return 2 * x\n\ndef unused():\n    return 1\n")
+    text = """
+import stratal
+from helper_a import twice
+RATE = 3
+
+def inner(x):
+    return x + 1
+
+@stratal.step
+def one(x):
+    return twice(inner(x)) * RATE
+
+@stratal.step
+def two(x):
+    return x
+"""
+
+    def prints(text: str) -> tuple[str, str]:
+        sys.modules.pop("helper_a", None)
+        module = load(folder, "pipeline_file", text)
+        return fingerprint(module.one.function, folder), fingerprint(module.two.function, folder)
+
+    first = prints(text)
+    commented = text.replace("    return x + 1", "    # a comment\n\n    return x + 1").replace(
+        "@stratal.step\ndef one", "@stratal.step(retries=3)\ndef one"
+    )
+    assert prints(commented) == first
+    for change in (("x + 1", "x + 2"), ("RATE = 3", "RATE = 4"), ("twice(inner(x))", "inner(twice(x))")):
+        changed = prints(text.replace(*change))
+        assert (changed[0] != first[0], changed[1] == first[1]) == (True, True), change
+    (folder / "helper_a.py").write_text("def twice(x):\n    return x + x\n")
+    changed = prints(text)
+    assert (changed[0] != first[0], changed[1] == first[1]) == (True, True)

@@ -1,0 +1,252 @@
+"""The journal through the platform's own door, the worker played by the test: fences, caching, tries, ends."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from rooms.gateway.operations import CODE, CODE_SHA256, SNAPSHOT
+from stratal.compute.tables import jobs
+from stratal.data.pipelines.tables import runs, steps
+from stratal.identity.keys import Keys
+from stratal.identity.master import load_or_create
+from stratal.identity.model import Kind, Principal, Role
+from stratal.identity.tables import keys as key_rows
+from stratal.identity.tables import projects
+from stratal.kernel.clock import system_clock
+from wired import Wired
+
+pytestmark = pytest.mark.fast
+
+CALL = {"do": "call", "step": "s", "kind": "python", "code": "c1", "after": []}
+
+
+class Worker:
+    """A run of the project ``p`` and a job that is its worker."""
+
+    def __init__(self, wired: Wired, keys: Keys, snapshot: str) -> None:
+        self.wired = wired
+        self._keys = keys
+        self.base = "/api/v1/projects/p/pipelines/runs"
+        asked = {"file": "main.py", "snapshot": snapshot, "pipeline": "nightly"}
+        made = wired.ask("POST", self.base, wired.admin, json=asked)
+        assert made.status == 201, made.body
+        self.run: int = made.json()["id"]
+        self.job = 0
+        self.key = ""
+        self.epoch = 0
+
+    def hired(self) -> "Worker":
+        """A job is queued as the run's worker, has its credential, and opens the journal."""
+        database = self.wired.platform.database
+        submitted = self.wired.ask("POST", "/api/v1/projects/p/jobs", self.wired.admin, json={"argv": ["w"]})
+        self.job = submitted.json()["id"]
+
+        def work(c: Any) -> str:
+            c.execute(update(runs).where(runs.c.id == self.run).values(job_id=self.job))
+            place = c.execute(select(projects.c.id).where(projects.c.name == "p")).scalar_one()
+            who = Principal(Kind.SERVICE, "admin", "admin", place, "p", Role.EDITOR)
+            return self._keys.insert_for_workload(c, who, place, f"job:{self.job}").token
+
+        self.key = database.write_now(work)
+        self.epoch = self.post("/open", {})["epoch"]
+        return self
+
+    def post(self, path: str, body: Any, status: int = 200, key: str | None = None) -> Any:
+        answer = self.wired.ask("POST", f"{self.base}/{self.run}{path}", key or self.key, json=body)
+        assert answer.status == status, answer.body
+        return answer.json()
+
+    def tell(self, *entries: dict[str, Any], watch: list[str] | None = None, status: int = 200) -> Any:
+        body = {"epoch": self.epoch, "entries": list(entries), "watch": watch or []}
+        answer = self.post("/journal", body, status)
+        return answer["decisions"] if status == 200 else answer
+
+    def begin(self, name: str, arguments: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+        """Call and start a step; the decision on its start."""
+        start = {"do": "start", "name": name, "arguments": arguments or {}}
+        decisions = self.tell({**CALL, "name": name, **more}, start)
+        assert isinstance(decisions[-1], dict)
+        return decisions[-1]
+
+    def finish(self, name: str, attempt: int, state: str = "succeeded", **more: Any) -> dict[str, Any]:
+        (decision,) = self.tell({"do": "finish", "name": name, "attempt": attempt, "state": state, **more})
+        assert isinstance(decision, dict)
+        return decision
+
+    def shown(self) -> dict[str, Any]:
+        answer = self.wired.ask("GET", f"{self.base}/{self.run}", self.wired.admin).json()
+        assert isinstance(answer, dict)
+        return answer
+
+    def whoami(self, key: list[str]) -> int:
+        return self.wired.ask("GET", "/api/v1/whoami", ".".join(key)).status
+
+
+@pytest.fixture(scope="module")
+def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
+    made = Wired(tmp_path_factory.mktemp("home"))
+    made.project("p")
+    pack = bytes.fromhex(CODE_SHA256) + len(CODE).to_bytes(8, "big") + CODE
+    assert made.ask("POST", "/api/v1/projects/p/code/packs", made.admin, body=pack).status == 201
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def worker(wired: Wired) -> Worker:
+    snapshot = wired.ask("POST", "/api/v1/projects/p/code/snapshots", wired.admin, json=SNAPSHOT).json()["id"]
+    master = load_or_create(wired.platform.settings.home.master_key)
+    keys = Keys(wired.platform.database, master, system_clock)
+    return Worker(wired, keys, snapshot).hired()
+
+
+def test_a_step_runs_once_and_its_result_is_taken_by_the_next_run(wired: Wired, worker: Worker) -> None:
+    first = worker.begin("a", {"x": 1})
+    assert (first["decision"], first["attempt"]) == ("run", 1)
+    assert worker.whoami(first["key"]) == 200
+    assert worker.finish("a", 1, output={"y": 2})["state"] == "succeeded"
+    assert worker.whoami(first["key"]) == 401, "its credential ends with it"
+    again = worker.finish("a", 1, output={"y": 3})
+    assert again["output"] == {"y": 2}, "what is told twice counts once"
+    worker.tell({"do": "end", "state": "succeeded", "output": 7})
+    assert (worker.shown()["state"], worker.shown()["output"]) == ("succeeded", 7)
+
+    other = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+    taken = other.begin("a", {"x": 1})
+    assert (taken["state"], taken["output"]) == ("cached", {"y": 2})
+    assert f"since run {worker.run}" in taken["reason"]
+    assert other.begin("b", {"x": 1})["decision"] == "run"
+    third = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+    assert third.begin("a", {"x": 2})["decision"] == "run"
+    assert third.shown()["steps"][0]["reason"] == "its arguments changed (x)"
+    fourth = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+    assert fourth.begin("a", {"x": 1}, code="c2")["decision"] == "run"
+    assert fourth.shown()["steps"][0]["reason"] == "its code changed"
+    fifth = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+    assert fifth.begin("a", {"x": 1}, cache=False)["decision"] == "run"
+
+
+def test_a_worker_that_was_replaced_is_refused_and_its_steps_are_taken_from_it(worker: Worker) -> None:
+    first = worker.begin("fence", {"n": 1})
+    old = worker.epoch
+    worker.epoch = worker.post("/open", {})["epoch"]
+    assert worker.epoch == old + 1
+    assert worker.whoami(first["key"]) == 401, "what the first attempt may still do is nothing"
+    second = worker.begin("fence", {"n": 1})
+    assert (second["decision"], second["attempt"]) == ("run", 2)
+    late = worker.finish("fence", 1, output="late")
+    assert late["decision"] == "noted"
+    new, worker.epoch = worker.epoch, old
+    refused = worker.tell({"do": "finish", "name": "fence", "attempt": 2, "state": "succeeded"}, status=409)
+    assert refused["error"]["code"] == "superseded"
+    worker.epoch = new
+    assert worker.finish("fence", 2, output="right")["output"] == "right"
+    opened = worker.post("/open", {})
+    assert [(step["name"], step["output"]) for step in opened["steps"]] == [("fence", "right")]
+
+
+def test_a_lost_answer_is_asked_again(worker: Worker) -> None:
+    first = worker.begin("lost")
+    second = worker.begin("lost")
+    assert (first["attempt"], second["attempt"]) == (1, 2)
+    assert worker.whoami(first["key"]) == 401
+    assert worker.whoami(second["key"]) == 200
+    assert len(worker.shown()["steps"]) == 1
+
+
+def test_tries_are_counted_and_the_run_can_be_taken_up_again(wired: Wired, worker: Worker) -> None:
+    assert worker.begin("good")["attempt"] == 1
+    worker.finish("good", 1, output=1)
+    assert worker.begin("bad", retries=1)["attempt"] == 1
+    again = worker.finish("bad", 1, "failed", error="boom", log="a line")
+    assert (again["decision"], again["seconds"]) == ("again", 1.0)
+    assert worker.begin("bad")["attempt"] == 2
+    assert worker.finish("bad", 2, "failed", error="boom again")["state"] == "failed"
+    skipped = worker.tell(
+        {**CALL, "name": "next"}, {"do": "skip", "name": "next", "reason": "bad failed before it"}
+    )
+    assert skipped[-1]["state"] == "skipped"
+    assert worker.begin("left")["decision"] == "run"
+    worker.tell({"do": "end", "state": "failed", "reason": "bad failed"})
+    shown = worker.shown()
+    assert {step["name"]: step["state"] for step in shown["steps"]} == {
+        "good": "succeeded", "bad": "failed", "next": "skipped", "left": "cancelled",
+    }  # fmt: skip
+    log = wired.ask("GET", f"{worker.base}/{worker.run}/steps/bad/log", wired.admin).json()
+    assert log["log"] == "a line"
+    worker.tell(status=409)
+
+    assert wired.ask("POST", f"{worker.base}/{worker.run}/retry", wired.admin).status == 200
+    states = {step["name"]: step["state"] for step in worker.shown()["steps"]}
+    assert states == {"good": "succeeded", "bad": "waiting", "next": "waiting", "left": "waiting"}
+    worker.hired()
+    assert worker.begin("good")["state"] == "succeeded"
+    assert worker.begin("bad")["attempt"] == 3
+    worker.finish("bad", 3)
+    worker.tell({"do": "end", "state": "succeeded"})
+    assert wired.ask("POST", f"{worker.base}/{worker.run}/retry", wired.admin).status == 409
+
+
+def test_cancelling_ends_every_credential(wired: Wired, worker: Worker) -> None:
+    first = worker.begin("c")
+    assert wired.ask("POST", f"{worker.base}/{worker.run}/cancel", wired.admin).json()["state"] == "cancelled"
+    assert worker.whoami(first["key"]) == 401
+    worker.tell(status=409)
+    assert worker.shown()["steps"][0]["state"] == "cancelled"
+
+
+def test_only_the_worker_and_the_step_speak(wired: Wired, worker: Worker) -> None:
+    worker.begin("s")
+    editor = wired.key("p", "editor")
+    worker.post("/open", {}, 409, editor)
+    worker.post("/journal", {"epoch": worker.epoch}, 409, editor)
+    worker.post("/steps/s/begin", {}, 409, editor)
+    path = f"{worker.base}/{worker.run}/steps/s/tables/a.b?attempt=1&number=1"
+    assert wired.ask("PUT", path, editor, body=b'{"x": 1}').status == 409
+    assert wired.ask("PUT", path, worker.key, body=b'{"x": 1}').status == 409
+
+
+def test_a_result_is_not_taken_when_what_was_read_or_written_is_gone(wired: Wired, worker: Worker) -> None:
+    """What lineage saw, not what was declared: an object that the step's credential read."""
+    database = wired.platform.database
+    key = worker.begin("reader")["key"]
+    wired.ask("POST", "/api/v1/projects/p/buckets", wired.admin, json={"name": f"b-{worker.run}"})
+    place = f"/api/v1/projects/p/buckets/b-{worker.run}/object?key=k"
+    wired.ask("PUT", place, wired.admin, body=b"one")
+    assert wired.ask("GET", place, ".".join(key)).body == b"one"
+    worker.finish("reader", 1, output=1)
+    (read,) = worker.shown()["steps"][0]["reads"]
+    assert read["name"] == f"b-{worker.run}/k"
+
+    def next_run() -> Worker:
+        return Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+
+    assert next_run().begin("reader")["state"] == "cached"
+    wired.ask("PUT", place, wired.admin, body=b"two")
+    other = next_run()
+    assert other.begin("reader")["decision"] == "run"
+    assert other.shown()["steps"][0]["reason"] == f"b-{worker.run}/k has changed"
+    live = select(key_rows.c.id).where(key_rows.c.workload.like("job:%/%"), key_rows.c.revoked_at.is_(None))
+    assert database.read_now(lambda c: len(c.execute(live).all())) >= 1
+
+
+def test_many_steps_fit_in_a_page_and_too_many_are_refused(worker: Worker) -> None:
+    calls = [{**CALL, "name": f"m[{i}]"} for i in range(500)]
+    starts = [{"do": "start", "name": f"m[{i}]", "arguments": {"i": i}} for i in range(500)]
+    assert len(worker.tell(*calls)) == 500
+    assert {decision["decision"] for decision in worker.tell(*starts)} == {"run"}
+    database = worker.wired.platform.database
+    row = database.read_now(
+        lambda c: c.execute(select(steps).where(steps.c.run_id == worker.run)).mappings().first()
+    )
+    filler = [{**dict(row), "id": None, "name": f"x{i}"} for i in range(19_600)]
+    for one in filler:
+        del one["id"]
+    database.write_now(lambda c: c.execute(insert(steps), filler))
+    worker.tell({**CALL, "name": "too many"}, status=400)
+    assert (
+        database.read_now(lambda c: c.execute(select(jobs.c.id).where(jobs.c.id == worker.job)).scalar())
+        == worker.job
+    )
