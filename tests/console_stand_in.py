@@ -428,6 +428,22 @@ def answers(word: str) -> dict[str, Any]:
             ]
         },
         **_solutions(word, at),
+        f"{BASE}/audit": {
+            "entries": [
+                {
+                    "seq": number,
+                    "at": at,
+                    "actor": word,
+                    "kind": kind,
+                    "subject": word,
+                    "door": word,
+                    "address": word,
+                    "data": {"name": word, "status": 403, "count": 2},
+                }
+                for number, kind in enumerate(("request.denied", word))
+            ],
+            "next": 1,
+        },
         f"{BASE}/repositories": {"repositories": [repository], "quota_bytes": 9, "used_bytes": 3},
         f"{BASE}/repositories/r": repository,
         f"{BASE}/repositories/r/tree": {
@@ -534,6 +550,7 @@ def every_page(word: str) -> list[str]:
         f"/buckets/b?object={quote(word)}",
         "/endpoints",
         "/endpoints/e",
+        "/audit",
         "/repositories",
         "/repositories/r",
         "/repositories/r/file?path=x",

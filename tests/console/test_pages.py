@@ -56,6 +56,7 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/why",
         f"{base}/solutions",
         f"{base}/solutions/disease-diagnosis",
+        f"{base}/audit",
         f"{base}/repositories/study",
         f"{base}/repositories/study/file?path=train.py&blame=yes",
         f"{base}/repositories/study/commits/main",

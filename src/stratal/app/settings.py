@@ -96,6 +96,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def audit(self) -> Path:
+        """The audit log's head, kept outside of the database."""
+        return self.root / "audit"
+
+    @property
     def repositories(self) -> Path:
         """Bare git repositories, named by id."""
         return self.root / "repositories"

@@ -40,6 +40,7 @@ from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
+from stratal.gateway.denials import put_on_record
 from stratal.gateway.door import Door
 from stratal.gateway.git.door import GitDoor
 from stratal.gateway.hub.room import furnish as furnish_hub
@@ -50,6 +51,7 @@ from stratal.gateway.mlflow.door import MlflowDoor
 from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
+from stratal.gateway.native import audit as native_audit
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
@@ -82,6 +84,7 @@ from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
 from stratal.kernel.errors import Invalid
 from stratal.kernel.events import Events
+from stratal.ledger.audit import Audit
 from stratal.ledger.cost import Costs
 from stratal.ledger.lineage import Lineage
 from stratal.ledger.meter import Meter
@@ -128,6 +131,9 @@ def wire(settings: Settings) -> Platform:
     prices = Prices(database, clock, settings.currency)
     prices.lay_out()
     meter = Meter(database, clock)
+    audit = Audit(database, home.audit)
+    starts.append(audit.start)
+    closes.append(audit.close)
     costs = Costs(database, meter, clock)
     bearer = Authenticator(keys)
 
@@ -269,6 +275,7 @@ def wire(settings: Settings) -> Platform:
         sessions,
         [
             native_projects.router(keys, projects, removal, sessions, events),
+            native_audit.router(audit, projects),
             native_cost.router(projects, costs, prices),
             native_jobs.router(compute.jobs, projects),
             native_code.router(compute.jobs, compute.snapshots, projects),
@@ -321,6 +328,7 @@ def wire(settings: Settings) -> Platform:
             hosts=settings.answers_to,
             any_address=settings.everywhere,
             count=partial(count_traffic, meter),
+            deny=partial(put_on_record, audit),
         ),
         starts=starts,
         closes=closes,

@@ -44,6 +44,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "whoami": ("stratal.cli.identity", "Show whose key this is and where it acts."),
     "projects": ("stratal.cli.identity", "Create and list projects."),
     "keys": ("stratal.cli.identity", "Create, list and revoke keys."),
+    "audit": ("stratal.cli.audit", "Show who changed what and who was refused what; verify the record."),
     "run": ("stratal.cli.run", "Run a command as a job, with this folder's code."),
     "repo": ("stratal.cli.repo", "Git repositories: create, list, show, protect, remove."),
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),

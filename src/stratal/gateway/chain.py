@@ -2,7 +2,7 @@
 
 1. give the request an id; 2. refuse what is malformed or not for this host; 3. find the door;
 4. let the door say who asks; 5. let the door answer; 6. turn what went wrong into the door's own
-dialect; 7. count the bytes to whoever asked; 8. write one log line.
+dialect; 7. put a refusal on record; 8. count the bytes to whoever asked; 9. write one log line.
 """
 
 import logging
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stratal.gateway.door import Door
 from stratal.identity.model import Principal
+from stratal.kernel.asking import ASKING, Asking
 from stratal.kernel.errors import Internal, Invalid, NotFound, StratalError
 from stratal.kernel.ids import new_id
 
@@ -26,6 +27,9 @@ MAX_PATH_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 64 * 1024
 Count = Callable[[Principal, str, Scope, int, int, int], None]
 """Told of every answered request: who asked, through which door, what, its status, bytes received and sent."""
+
+Deny = Callable[[Principal | None, Asking, Scope, int], None]
+"""Told of every refused request: who asked as far as known, from where, what, and the status it got."""
 
 _LOCAL_HOST = re.compile(
     r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]|[a-z0-9-]+\.localhost)(:\d{1,5})?\Z", re.IGNORECASE
@@ -50,8 +54,10 @@ class Chain:
         any_address: bool = False,
         lifespan: ASGIApp | None = None,
         count: Count | None = None,
+        deny: Deny | None = None,
     ) -> None:
         self._doors = doors
+        self._deny = deny
         self._count = count
         self._hosts = {host.lower() for host in hosts}
         self._any_address = any_address
@@ -67,6 +73,8 @@ class Chain:
         request_id = new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
         scope["state"]["who"] = None
+        asking = Asking("-", _address(scope))
+        ASKING.set(asking)
         expects = any(name == b"expect" for name, _ in scope["headers"])
         answer = _Answer(send, request_id, expects=expects)
         receive = answer.receiving(receive)
@@ -75,6 +83,7 @@ class Chain:
         try:
             self._check(scope)
             door = self._find(scope)
+            asking.door = door.name
             scope["state"]["authenticate"] = door.authenticate
             scope["state"]["who"] = await door.authenticate(Request(scope, receive))
             await door(scope, receive, answer)
@@ -89,6 +98,8 @@ class Chain:
             await self._refuse(defect, door, scope, receive, answer)
         finally:
             who = scope["state"]["who"]
+            if self._deny is not None and (asking.denied or answer.status in {401, 403}):
+                self._deny(who, asking, scope, answer.status)
             if who is not None and door is not None and self._count is not None:
                 self._count(who, door.name, scope, answer.status, answer.received, answer.sent)
             log.info(
@@ -197,6 +208,12 @@ class _Answer:
         self.sent += len(message.get("body", b""))
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.finished = True
+
+
+def _address(scope: Scope) -> str:
+    """Where the caller is; a sandboxed workload's requests come through a socket of this machine."""
+    client = scope.get("client")
+    return str(client[0]) if client else "this machine"
 
 
 def _shown_path(scope: Scope) -> str:

@@ -6,6 +6,7 @@ names of other projects cannot be probed.
 """
 
 from stratal.identity.model import Principal, Role
+from stratal.kernel.asking import note_denied
 from stratal.kernel.errors import Denied, NotFound
 
 RANK = {Role.VIEWER: 0, Role.EDITOR: 1, Role.OWNER: 2, Role.ADMIN: 3}
@@ -46,6 +47,7 @@ ACTIONS: dict[str, Role] = {
     "cost.read": Role.VIEWER,
     "prices.read": Role.VIEWER,
     "prices.manage": Role.ADMIN,
+    "audit.read": Role.OWNER,
     "instance.manage": Role.ADMIN,
 }
 
@@ -65,6 +67,7 @@ def require(who: Principal, action: str, project_id: str, *, what: str = "") -> 
     """
     if may(who, action, project_id):
         return
+    note_denied(action)
     if who.project_id != project_id:
         raise NotFound(
             f"There is no {what or 'such thing'} in project {who.project!r}.",

@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.identity.tables import projects
+from stratal.kernel.asking import note_denied
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, NotFound
@@ -53,6 +54,7 @@ class Projects:
             lambda c: c.execute(select(projects).where(projects.c.name == name)).one_or_none()
         )
         if row is None or row.removing_at is not None or (row.id != who.project_id and not who.is_admin):
+            note_denied("project.read")
             raise NotFound(
                 f"There is no project {name!r} for this key.", hint="List them with: stratal projects list"
             )

@@ -12,6 +12,7 @@ everybody else's write waits for it.
 
 import asyncio
 import contextlib
+import contextvars
 import queue
 import threading
 from collections.abc import Callable
@@ -97,12 +98,16 @@ class Database:
     # -- writes -----------------------------------------------------------------------------
 
     def submit(self, work: Work[T]) -> "Future[T]":
-        """Queue `work` for the writer. The future resolves after COMMIT, or with what `work` raised."""
+        """Queue `work` for the writer. The future resolves after COMMIT, or with what `work` raised.
+
+        It runs in the caller's context, so that what it records can say through which door it came.
+        """
+        context = contextvars.copy_context()
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the database is closed")
-            self._queue.put((work, future))
+            self._queue.put((lambda c: context.run(work, c), future))
         return future
 
     def write_now(self, work: Work[T]) -> T:

@@ -3,16 +3,22 @@
 A room that changes something calls `emit(connection, …)` inside its write function. Readers (the
 console's event stream, reconcilers, webhooks, the audit log) follow the outbox by sequence number,
 so a restart loses none and each is seen in order.
+
+The outbox is the audit log as well: nothing is ever taken out of it, and each row carries a hash over what it
+says and the hash of the row before it, made in the same transaction. To alter, remove or reorder rows breaks
+the chain; to cut off its end is found by the head that is kept outside of the database (`ledger.audit`).
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+import hashlib
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
 from sqlalchemy import BigInteger, Column, Connection, Index, Integer, Table, Text, insert, select
 
+from stratal.kernel.asking import ASKING
 from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, metadata
 
@@ -26,11 +32,20 @@ outbox = Table(
     Column("kind", Text, nullable=False),
     Column("subject", Text, nullable=False),
     Column("data", Text, nullable=False),
+    Column("door", Text),
+    Column("address", Text),
+    Column("hash", Text),
     Index("ix_outbox_project_id_seq", "project_id", "seq"),
     sqlite_autoincrement=True,
 )
 
+_LAST = select(outbox.c.hash).order_by(outbox.c.seq.desc()).limit(1)
 _INSERT = insert(outbox)  # built once: building costs more than running, and every change emits
+
+
+CHAINED = ("at", "project_id", "actor", "kind", "subject", "data", "door", "address")
+DENIED = "request.denied"
+"""The kind of what is on record because it was refused: no news for those who follow what happens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +75,28 @@ def emit(
     `kind` is ``<noun>.<past participle>`` (``job.succeeded``), `subject` the thing's id, `actor` the
     id of the person or workload who did it (``system`` for the platform itself).
     """
-    connection.execute(
-        _INSERT,
-        {
-            "at": system_clock(),
-            "project_id": project_id,
-            "actor": actor,
-            "kind": kind,
-            "subject": subject,
-            "data": orjson.dumps(data).decode(),
-        },
-    )
+    asking = ASKING.get()
+    row = {
+        "at": system_clock(),
+        "project_id": project_id,
+        "actor": actor,
+        "kind": kind,
+        "subject": subject,
+        "data": orjson.dumps(data).decode(),
+        "door": asking.door if asking else None,
+        "address": asking.address if asking else None,
+    }
+    before = connection.execute(_LAST).scalar()
+    connection.execute(_INSERT, {**row, "hash": link(before, row)})
+
+
+def link(before: str | None, row: Mapping[str, object]) -> str:
+    """The hash of a row that follows one whose hash is `before` (None or "": it is the first of the chain).
+
+    The SHA-256, in hex, of the JSON array of `before` ("" for the first) and the row's columns `CHAINED`.
+    """
+    said = [before or "", *(row[name] for name in CHAINED)]
+    return hashlib.sha256(orjson.dumps(said)).hexdigest()
 
 
 class Events:
@@ -93,7 +119,12 @@ class Events:
 
     async def after(self, seq: int, *, project_id: str | None = None, limit: int = 500) -> list[Event]:
         """The events behind `seq`, oldest first; of one project when `project_id` is given."""
-        query = select(outbox).where(outbox.c.seq > seq).order_by(outbox.c.seq).limit(limit)
+        query = (
+            select(outbox)
+            .where(outbox.c.seq > seq, outbox.c.kind != DENIED)
+            .order_by(outbox.c.seq)
+            .limit(limit)
+        )
         if project_id is not None:
             query = query.where(outbox.c.project_id == project_id)
         rows = await self._database.read(lambda c: c.execute(query).all())

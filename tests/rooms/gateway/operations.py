@@ -196,6 +196,12 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("DELETE", f"{P}/endpoints/{{name}}"): Route("editor", f"{P}/endpoints/ep", 404),
     ("GET", "/predictions/{prediction_id}"): Route("viewer", "/predictions/pr_none", 404),
     ("GET", "/predictions/{prediction_id}/why"): Route("viewer", "/predictions/pr_none/why", 404),
+    # who did what
+    ("GET", "/audit"): Route("admin", "/audit", foreign=403),
+    ("GET", "/audit/verify"): Route("admin", "/audit/verify", foreign=403),
+    ("GET", "/audit/export"): Route("admin", "/audit/export", foreign=403),
+    ("GET", f"{P}/audit"): Route("owner", f"{P}/audit?by=admin"),
+    ("GET", f"{P}/audit/export"): Route("owner", f"{P}/audit/export"),
     # what it costs
     ("GET", "/cost"): Route("viewer", "/cost", foreign=200),
     ("GET", f"{P}/cost"): Route("viewer", f"{P}/cost?by=job"),

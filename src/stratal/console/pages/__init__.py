@@ -1,6 +1,7 @@
 """The pages, one module per noun; `PAGES` is every address with what answers it."""
 
 from stratal.console.pages import (
+    audit,
     endpoints,
     jobs,
     models,
@@ -41,6 +42,7 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/models/{model}": models.model,
     "/projects/{project}/models/{model}/versions/{version}": models.version,
     "/projects/{project}/models/{model}/versions/{version}/proof": models.proof,
+    "/projects/{project}/audit": audit.audit,
     "/projects/{project}/repositories": repositories.repositories,
     "/projects/{project}/repositories/{repository}": repositories.repository,
     "/projects/{project}/repositories/{repository}/file": repositories.file,
