@@ -247,6 +247,48 @@ def test_the_program_outlives_who_asked_and_refuses_what_does_not_fit(
     uvloop.run(story())
 
 
+@pytest.fixture(scope="module")
+def graph() -> bytes:
+    """Two inputs by name, of several types, and their sum."""
+    from onnx import TensorProto, helper
+
+    takes = [
+        helper.make_tensor_value_info("a", TensorProto.FLOAT, [None, 2]),
+        helper.make_tensor_value_info("b", TensorProto.FLOAT, [None, 2]),
+    ]
+    gives = [helper.make_tensor_value_info("c", TensorProto.FLOAT, [None, 2])]
+    made = helper.make_graph([helper.make_node("Add", ["a", "b"], ["c"])], "sums", takes, gives)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return bytes(model.SerializeToString())
+
+
+def test_an_onnx_graph_is_asked_by_its_inputs_names(graph: bytes, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(graph)
+    runtime = Runtimes()
+    plan = runtime.plan({"onnx": {"data": "model.onnx"}, "python_function": {}}, None, ["model.onnx"])
+    command = runtime.command(plan, Path(sys.executable), tmp_path, folder)
+    (folder / "plan.json").write_bytes(command.files["plan.json"])
+    process = subprocess.Popen(command.argv, stdout=subprocess.DEVNULL)
+
+    async def story() -> None:
+        replica = await connected(folder)
+        assert [i["name"] for i in replica.greeting.interface["inputs"]] == ["a", "b"]
+        assert replica.greeting.interface["answers"] == "c"
+        asked = read_json(b'{"inputs": {"a": [[1, 2], [3, 4]], "b": [[5, 6], [7, 8.5]]}}')
+        assert values((await replica.infer(asked, None))[0]) == [6, 8, 10, 12.5]
+        with pytest.raises(Invalid, match="'b' FP32"):
+            await replica.infer(read_json(b'{"inputs": {"a": [[1, 2]], "c": [[1, 2]]}}'), None)
+        with pytest.raises(Invalid, match="shape"):
+            await replica.infer(read_json(b'{"inputs": {"a": [[1]], "b": [[1, 2]]}}'), None)
+        replica.close()
+
+    try:
+        uvloop.run(story())
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_model_that_is_none_ends_the_program_with_the_reason(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model.pkl").write_bytes(b"no pickle")
     runtime = Runtimes()

@@ -17,7 +17,7 @@ _FORMATS = ("skops", "cloudpickle", "pickle")
 
 
 class Runtimes:
-    """Scikit-learn by plain library calls; everything else that has a ``python_function`` flavor through MLflow."""
+    """Scikit-learn and ONNX by plain library calls; everything else with a ``python_function`` flavor through MLflow."""
 
     def plan(
         self, flavors: Mapping[str, Any], signature: Mapping[str, Any] | None, files: Sequence[str]
@@ -35,11 +35,15 @@ class Runtimes:
             options = _sklearn(sklearn, files)
             if predict in (None, "predict", "predict_proba"):
                 return Plan("sklearn", {**options, "signature": signature, "predict_fn": predict})
+        onnx = flavors.get("onnx")
+        if isinstance(onnx, Mapping):
+            return Plan("onnx", {**_onnx(onnx, files), "signature": signature})
         if isinstance(pyfunc, Mapping):
-            return Plan("pyfunc", {"signature": signature})
+            loader = pyfunc.get("loader_module")
+            return Plan("pyfunc", {"signature": signature, "loader": str(loader) if loader else None})
         raise Invalid(
             f"No runtime here serves the flavors {', '.join(map(str, flavors))}.",
-            hint="Served are scikit-learn models and everything with MLflow's python_function flavor.",
+            hint="Served are scikit-learn models, ONNX models and everything with MLflow's python_function flavor.",
             reason="unservable",
         )
 
@@ -70,6 +74,13 @@ def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
             f"The model's code folder {str(code)[:200]!r} is not among its stored files.", reason="unservable"
         )
     return {"file": file, "format": form, "code": code, "trusted": flavor.get("skops_trusted_types")}
+
+
+def _onnx(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
+    file = flavor.get("data")
+    if file not in files:
+        raise Invalid(f"The model's file {str(file)[:200]!r} is not among its stored files.", reason="unservable")
+    return {"file": file}
 
 
 def _signature(signature: Mapping[str, Any] | None) -> dict[str, Any] | None:

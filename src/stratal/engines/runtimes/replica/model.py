@@ -12,20 +12,34 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Features = NDArray[Any] | dict[str, NDArray[Any]]
+    """One array, rows first, or a table as columns of equal length (see `columns.Expected.arrange`)."""
+
     class Model(Protocol):
+        """What a runtime's module makes of a plan: ``load(plan) -> Model``.
+
+        `interface`, `files` and `libraries` are told in the greeting (`stratal.ai.endpoints.runtime.Greeting`).
+        `rowwise`: what is answered for a row depends on that row alone, so that rows of several requests may be
+        asked together.
+        """
+
         interface: dict[str, Any]
         files: dict[str, str]
         libraries: dict[str, str]
+        rowwise: bool
 
-        def answer(
+        def arrange(
             self,
             inputs: Sequence[tuple[str, NDArray[Any]]],
             columns: Sequence[str] | None,
-            wanted: Sequence[str] | None,
             *,
             strict: bool,
-        ) -> list[tuple[str, NDArray[Any]]]:
-            """The named outputs (all when `wanted` is None) for these inputs. Raises `arrays.Invalid`."""
+        ) -> Features:
+            """One request's inputs as the model takes them. Raises `arrays.Invalid` with what it takes."""
+            ...
+
+        def predict(self, features: Features, wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
+            """The named outputs (all when `wanted` is None). Raises `arrays.Invalid` for a name that is none."""
             ...
 
 

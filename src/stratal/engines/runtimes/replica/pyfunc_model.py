@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .model import Features
+
 PREDICT = "predict"
+_ROWWISE = ("mlflow.sklearn", "mlflow.xgboost", "mlflow.lightgbm", "mlflow.catboost")
+"""Loaders of models that look at each row alone; a function of somebody's own may look at all of them."""
 
 
 def load(plan: dict[str, Any]) -> PyfuncModel:
@@ -41,6 +45,7 @@ class PyfuncModel:
         self._model = model
         self.files = files
         self.libraries = libraries
+        self.rowwise = plan.get("loader") in _ROWWISE
         signature = plan.get("signature") or {}
         self._expected = expected_of(signature.get("inputs"), None, None)
         self.interface: dict[str, Any] = {
@@ -51,15 +56,21 @@ class PyfuncModel:
             "answers": None,  # whatever it returns
         }
 
-    def answer(
-        self,
-        inputs: Sequence[tuple[str, NDArray[Any]]],
-        columns: Sequence[str] | None,
-        wanted: Sequence[str] | None,
-        *,
-        strict: bool,
-    ) -> list[tuple[str, NDArray[Any]]]:
-        outputs = _named(self._model.predict(self._features(inputs, columns, strict)))
+    def arrange(
+        self, inputs: Sequence[tuple[str, NDArray[Any]]], columns: Sequence[str] | None, *, strict: bool
+    ) -> Features:
+        arranged = self._expected.arrange(inputs, columns, strict=strict)
+        if isinstance(arranged, dict):
+            return arranged
+        named = columns is not None and arranged.shape[1:] == (len(columns),)
+        names = self._expected.names or (list(columns) if named and columns is not None else None)
+        return arranged if names is None else {name: arranged[:, i] for i, name in enumerate(names)}
+
+    def predict(self, features: Features, wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
+        import pandas
+
+        taken = pandas.DataFrame(features) if isinstance(features, dict) else features
+        outputs = _named(self._model.predict(taken))
         if wanted is None:
             return outputs
         found = dict(outputs)
@@ -67,20 +78,6 @@ class PyfuncModel:
             if name not in found:
                 raise Invalid(f"There is no output {name!r}; the model has {', '.join(found)}.")
         return [(name, found[name]) for name in wanted]
-
-    def _features(
-        self, inputs: Sequence[tuple[str, NDArray[Any]]], columns: Sequence[str] | None, strict: bool
-    ) -> Any:
-        import pandas
-
-        arranged = self._expected.arrange(inputs, columns, strict=strict)
-        if isinstance(arranged, dict):
-            return pandas.DataFrame(arranged)
-        if columns is not None and arranged.shape[1:] == (len(columns),):
-            return pandas.DataFrame(arranged, columns=self._expected.names or list(columns))
-        if self._expected.names is not None:
-            return pandas.DataFrame(arranged, columns=self._expected.names)
-        return arranged
 
 
 def _described(signature: list[dict[str, Any]]) -> list[dict[str, Any]]:

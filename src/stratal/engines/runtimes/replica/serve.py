@@ -1,12 +1,14 @@
 """The replica's life: listen, load, greet, answer one request after the other, drain on SIGTERM.
 
-One thread does all: NumPy-sized work gains nothing from handing requests between threads, and what
-has arrived meanwhile waits in the connection, where a batch can be made of it.
+One thread does all: NumPy-sized work gains nothing from handing requests between threads. What arrives
+while the model is at work waits in the connections; when it is done, all of that is taken together, and
+requests that fit together are one call of the model (`batches`). Nobody ever waits for a batch to fill.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import selectors
@@ -17,7 +19,7 @@ import time
 import traceback
 
 from . import frames
-from .arrays import Invalid, from_array, to_array
+from .batches import Asked, Batches, one_line
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
     from .model import Model
 
 SOCKET = "replica.sock"
+RUNTIMES = ("sklearn", "onnx", "pyfunc")
 PLAN = "plan.json"
 _CHUNK = 256 << 10
-_MESSAGE = 1_000
 
 
 def main(folder: str) -> None:
@@ -47,11 +49,11 @@ def main(folder: str) -> None:
         model = _load(plan)
     except ImportError as error:
         traceback.print_exc()
-        _say_failed(listener, f"The model's environment lacks what it needs: {_one_line(error)}")
+        _say_failed(listener, f"The model's environment lacks what it needs: {one_line(error)}")
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        _say_failed(listener, f"The model cannot be loaded: {_one_line(error)}")
+        _say_failed(listener, f"The model cannot be loaded: {one_line(error)}")
         sys.exit(1)
     seconds = time.monotonic() - started
     print(f"loaded {plan['model']} in {seconds:.2f} s", flush=True)
@@ -67,15 +69,11 @@ def main(folder: str) -> None:
 
 
 def _load(plan: dict[str, Any]) -> Model:
-    if plan["runtime"] == "sklearn":
-        from . import sklearn_model
-
-        return sklearn_model.load(plan)
-    if plan["runtime"] == "pyfunc":
-        from . import pyfunc_model
-
-        return pyfunc_model.load(plan)
-    raise LookupError(f"there is no runtime {plan['runtime']!r}")
+    """The model as its runtime makes it: the module ``<runtime>_model`` of this package."""
+    if plan["runtime"] not in RUNTIMES:
+        raise LookupError(f"there is no runtime {plan['runtime']!r}")
+    made: Model = importlib.import_module(f".{plan['runtime']}_model", __package__).load(plan)
+    return made
 
 
 def _listen(folder: str) -> socket.socket:
@@ -98,16 +96,11 @@ def _say_failed(listener: socket.socket, message: str) -> None:
         connection.close()
 
 
-def _one_line(error: BaseException) -> str:
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return f"{type(error).__name__}: {first}"[:_MESSAGE]
-
-
 class _Server:
     def __init__(self, listener: socket.socket, wakeup: socket.socket, model: Model, hello: bytes) -> None:
         self._listener = listener
         self._wakeup = wakeup
-        self._model = model
+        self._batches = Batches(model)
         self._hello = hello
         self._selector = selectors.DefaultSelector()
         self._ending = False
@@ -116,9 +109,8 @@ class _Server:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         while True:
-            ready = self._selector.select(0 if self._ending else None)
-            if self._ending and not ready:
-                return
+            at_once = self._ending or self._batches.waiting
+            ready = self._selector.select(0 if at_once else None)
             for key, _ in ready:
                 if key.fileobj is self._listener:
                     self._greet()
@@ -126,6 +118,10 @@ class _Server:
                     self._stop_listening()
                 else:
                     self._receive(key.fileobj, key.data)
+            if self._batches.waiting:
+                self._answer()
+            elif self._ending and not ready:
+                return
 
     def _greet(self) -> None:
         connection, _ = self._listener.accept()
@@ -146,41 +142,22 @@ class _Server:
                 raise ConnectionResetError
             for request, kind, body in splitter.feed(data):
                 if kind == frames.INFER:
-                    connection.sendall(self._answer(request, body))
+                    self._batches.add(Asked(connection, request, body))
         except (OSError, ValueError):
+            self._drop(connection)
+
+    def _answer(self) -> None:
+        """Answer what waits, up to a batch; each connection is written to once."""
+        answers: dict[Any, list[bytes]] = {}
+        for connection, answer in self._batches.answer():
+            answers.setdefault(connection, []).append(answer)
+        for connection, parts in answers.items():
+            try:
+                connection.sendall(b"".join(parts))
+            except OSError:
+                self._drop(connection)
+
+    def _drop(self, connection: Any) -> None:
+        with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection)
-            connection.close()
-
-    def _answer(self, request: int, body: memoryview) -> bytes:
-        started = time.perf_counter()
-        try:
-            header, data = frames.split_tensors(body)
-            asked = json.loads(header)
-            pieces = frames.cut(data, [tensor[3] for tensor in asked["inputs"]])
-            arrays = [
-                (name, to_array(datatype, tuple(shape), piece))
-                for (name, datatype, shape, _), piece in zip(asked["inputs"], pieces)  # noqa: B905 - py3.9
-            ]
-            outputs = self._model.answer(
-                arrays, asked["columns"], asked["outputs"], strict=bool(asked["strict"])
-            )
-            listed, buffers = [], []
-            for name, array in outputs:
-                datatype, shape, raw = from_array(array)
-                listed.append([name, datatype, shape, len(raw)])
-                buffers.append(raw)
-            spent = (time.perf_counter() - started) * 1000
-            answer = json.dumps({"outputs": listed, "ms": round(spent, 3)}).encode()
-            return frames.pack_tensors(request, frames.ANSWER, answer, buffers)
-        except Invalid as error:
-            return _error(request, "invalid", str(error)[:_MESSAGE])
-        except (ValueError, TypeError, KeyError) as error:
-            # Estimators say so when rows are not to their taste (NaN, unknown categories, text for numbers).
-            return _error(request, "invalid", "The model refused the input: " + _one_line(error))
-        except Exception as error:
-            traceback.print_exc()
-            return _error(request, "failed", "The model failed: " + _one_line(error))
-
-
-def _error(request: int, code: str, message: str) -> bytes:
-    return frames.pack(request, frames.ERROR, json.dumps({"code": code, "message": message}).encode())
+        connection.close()

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .model import Features
+
 PREDICT, PROBABILITIES = "predict", "probabilities"
 
 # These look at numbers by place alone, so a plain matrix gives what a table would, several times faster.
@@ -74,6 +76,8 @@ def _read(data: bytes, plan: dict[str, Any]) -> Any:
 class SklearnModel:
     """An estimator with the outputs ``predict`` and, for classifiers that have them, ``probabilities``."""
 
+    rowwise = True  # what ``predict`` of a fitted estimator promises
+
     def __init__(
         self, estimator: Any, plan: dict[str, Any], files: dict[str, str], libraries: dict[str, str]
     ) -> None:
@@ -99,22 +103,20 @@ class SklearnModel:
             "answers": PROBABILITIES if plan.get("predict_fn") == "predict_proba" else PREDICT,
         }
 
-    def answer(
-        self,
-        inputs: Sequence[tuple[str, NDArray[Any]]],
-        columns: Sequence[str] | None,
-        wanted: Sequence[str] | None,
-        *,
-        strict: bool,
-    ) -> list[tuple[str, NDArray[Any]]]:
+    def arrange(
+        self, inputs: Sequence[tuple[str, NDArray[Any]]], columns: Sequence[str] | None, *, strict: bool
+    ) -> Features:
+        return self._expected.arrange(inputs, columns, strict=strict)
+
+    def predict(self, features: Features, wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
         outputs = self._outputs if wanted is None else wanted
         for name in outputs:
             if name not in self._outputs:
                 raise Invalid(f"There is no output {name!r}; the model has {', '.join(self._outputs)}.")
-        features = self._features(self._expected.arrange(inputs, columns, strict=strict))
-        return [(name, self._output(name, features)) for name in outputs]
+        taken = self._features(features)
+        return [(name, self._output(name, taken)) for name in outputs]
 
-    def _features(self, arranged: NDArray[Any] | dict[str, NDArray[Any]]) -> Any:
+    def _features(self, arranged: Features) -> Any:
         if isinstance(arranged, dict):
             if not self._table and all(a.dtype.kind in "fiub" for a in arranged.values()):
                 return np.stack([a.astype("f8") for a in arranged.values()], axis=1)
@@ -140,7 +142,7 @@ class SklearnModel:
             shape = (1, *(self._expected.shape or (1, width))[1:])
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                found = self.answer([("", np.zeros(shape))], None, None, strict=False)
+                found = self.predict(self.arrange([("", np.zeros(shape))], None, strict=False), None)
         except Exception:
             found = []
         described = []
