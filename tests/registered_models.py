@@ -46,6 +46,7 @@ def main(names: list[str]) -> None:
     from sklearn.base import BaseEstimator, RegressorMixin
     from sklearn.compose import make_column_transformer
     from sklearn.datasets import load_breast_cancer, load_iris
+    from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LinearRegression, LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import OneHotEncoder, StandardScaler
@@ -134,6 +135,17 @@ def main(names: list[str]) -> None:
                 mlflow.log_artifacts(str(folder), "model")
             version = mlflow.register_model(f"runs:/{run.info.run_id}/model", name).version
             known[name] = {"uri": f"models:/{name}/{version}"}
+        elif name == "forest":  # to be converted: it asks for that, and says on which rows to compare
+            mlflow.MlflowClient().create_registered_model(name, {"stratal.convert": "onnx"})
+            model = RandomForestClassifier(100, random_state=0).fit(cancer.data, cancer.target)
+            sklearn(
+                name,
+                model,
+                cancer.data.iloc[:5],
+                signature=infer_signature(cancer.data, model.predict(cancer.data)),
+                serialization_format="cloudpickle",
+                input_example=cancer.data.iloc[:40],
+            )
         elif name == "doubling":  # no scikit-learn: MLflow's own python_function
             with mlflow.start_run():
                 made = mlflow.pyfunc.log_model(

@@ -9,6 +9,7 @@ from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
 from stratal.ai.models.commits import Commits
+from stratal.ai.models.conversion import Conversions
 from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -36,6 +37,7 @@ from stratal.engines.local.adapter import LocalEngine
 from stratal.engines.local.gpus import inventory
 from stratal.engines.optuna.adapter import OptunaAdvisor
 from stratal.engines.runtimes.adapter import Runtimes
+from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.door import ConsoleDoor, sign_in_with
 from stratal.gateway.console.in_process import InProcess
@@ -211,6 +213,8 @@ def wire(settings: Settings) -> Platform:
     closes.append(artifact_collector.close)
     models = Models(database, artifacts, lineage, clock, is_held=holds_model)
     registered = RegisteredModels(database, models, clock)
+    conversions = Conversions(models, registered, compute.jobs, to_onnx(), TO_ONNX_REQUIREMENTS)
+    models.follow(conversions.registered)
     logged = LoggedModels(database, experiments, clock)
     run_search = RunSearch(database, experiments)
     serving = furnish_endpoints(
@@ -287,7 +291,7 @@ def wire(settings: Settings) -> Platform:
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
-            native_models.router(projects, registered, models),
+            native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
             native_predictions.router(serving.predictions),

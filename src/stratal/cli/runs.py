@@ -5,8 +5,16 @@ from urllib.parse import quote
 
 import click
 
-from stratal.cli.output import human_bytes, json_option, print_json, print_table, project_option
+from stratal.cli.output import (
+    human_bytes,
+    json_option,
+    print_error,
+    print_json,
+    print_table,
+    project_option,
+)
 from stratal.sdk import Client
+from stratal.sdk import jobs as sdk
 
 _SHOWN_METRICS = 4
 
@@ -146,6 +154,58 @@ def show_model(name: str, verify: bool, project: str | None, as_json: bool) -> N
         print_json(found)
     else:
         _show_version(found)
+
+
+@models.command(
+    "convert",
+    epilog="Example: stratal models convert forest/1 && stratal deploy models:/forest/2 --name forest",
+)
+@click.argument("name", metavar="NAME/VERSION|NAME@ALIAS")
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Return when it is registered, or failed."
+)
+@project_option
+@json_option
+def convert_model(name: str, wait: bool, project: str | None, as_json: bool) -> None:
+    """Convert a scikit-learn version to ONNX, registered as the next version once both answer the same.
+
+    A job does it, and compares the answers on the rows of the model's input example. ONNX answers a row
+    many times faster, and its replicas need no scikit-learn. To have each version of a model converted
+    when it is registered, give the model the tag stratal.convert=onnx (with MLflow's client).
+    """
+    client = Client(project=project)
+    base, slash, version = name.rpartition("/")
+    if not slash:
+        base, _, alias = name.partition("@")
+        version = f"@{alias}"
+    path = client.path(f"/models/{quote(base, safe='')}")
+    asked = client.post(f"{path}/versions/{quote(version, safe='@')}/convert")
+    if wait:
+        asked = _converted(client, path, asked, quiet=as_json)
+    if as_json:
+        print_json(asked)
+    elif not wait:
+        click.echo(
+            f"Job {asked['job']} converts {asked['uri']}. Follow it: stratal job logs -f {asked['job']}"
+        )
+    elif asked["converted"] is not None:
+        click.echo(
+            f"Registered {asked['converted']}. Serve it: stratal deploy {asked['converted']} --name NAME"
+        )
+    if wait and asked["converted"] is None:
+        print_error(f"{asked['uri']} was not converted.", f"Its log: stratal job logs {asked['job']}")
+        raise SystemExit(1)
+
+
+def _converted(client: Client, path: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
+    """Follow the job to its end; `converted` is the version that it registered, None for none."""
+    if quiet:
+        sdk.wait(client, int(asked["job"]))
+    else:
+        sdk.follow(client, int(asked["job"]))
+    versions = client.get(path)["versions"]
+    made = next((v["uri"] for v in versions if v["job"] == asked["job"]), None)
+    return {**asked, "converted": made}
 
 
 def _show_name(client: Client, name: str, as_json: bool) -> None:

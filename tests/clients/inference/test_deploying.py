@@ -1,8 +1,11 @@
 """Which environment a replica runs in, and models that are not scikit-learn's."""
 
+import json
 from pathlib import Path
 
-from platform_server import PlatformServer
+import pytest
+
+from platform_server import PlatformServer, wait_until
 from registered_models import SHARED, register
 
 TRAIN = """
@@ -47,6 +50,31 @@ def test_a_python_function_answers_with_a_column_per_output(server: PlatformServ
         assert refused.status_code == 400
     loaded = server.json("endpoint", "show", "doubling", "--project", project)["active"]
     assert loaded["loaded"] == {file["path"]: file["sha256"] for file in loaded["files"]}
+
+
+def test_a_forest_is_converted_when_registered_and_answers_the_same_as_onnx(server: PlatformServer) -> None:
+    project = server.project()
+    forest = register(server, project, "forest")["forest"]
+    (job,) = server.json("jobs", "--project", project)["jobs"]
+    assert job["name"] == "convert-to-onnx"
+    wait_until(
+        lambda: server.json("job", "show", str(job["id"]), "--project", project)["state"] == "succeeded",
+        seconds=600,
+    )
+    found = server.json("models", "show", "forest/2", "--project", project)
+    assert (found["flavors"], found["job"]) == (["onnx", "python_function"], str(job["id"]))
+    assert found["tags"]["stratal.converted_from"] == forest["uri"]
+    parity = json.loads(found["tags"]["stratal.parity"])
+    assert (parity["real_rows"], parity["precision"]) == (40, "single")
+    made = server.json("deploy", "models:/forest/2", "--name", "f", "--project", project, timeout=400)
+    assert made["active"]["runtime"] == "onnx"
+    with server.http(server.key(project)) as http:
+        tensor = {"name": "x", "datatype": "FP64", "shape": [5, 30], "data": forest["rows"]}
+        answer = http.post("/v2/models/f/infer", json={"inputs": [tensor]}).json()["outputs"]
+    assert [output["name"] for output in answer] == ["predict", "probabilities"]
+    assert answer[0]["data"] == forest["predict"]
+    probabilities = [p for row in forest["probabilities"] for p in row]  # type: ignore[attr-defined]
+    assert answer[1]["data"] == pytest.approx(probabilities, abs=1e-5)
 
 
 def test_an_alias_is_resolved_when_deployed(server: PlatformServer) -> None:

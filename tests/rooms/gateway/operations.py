@@ -165,6 +165,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/models"): Route("viewer", f"{P}/models"),
     ("GET", f"{P}/models/{{name}}"): Route("viewer", f"{P}/models/m"),
     ("GET", f"{P}/models/{{name}}/versions/{{version}}"): Route("viewer", f"{P}/models/m/versions/1"),
+    ("POST", f"{P}/models/{{name}}/versions/{{version}}/convert"): Route(
+        "editor", f"{P}/models/m/versions/1/convert", 400
+    ),
     ("GET", f"{P}/models/{{name}}/versions/{{version}}/verify"): Route(
         "viewer", f"{P}/models/m/versions/1/verify"
     ),

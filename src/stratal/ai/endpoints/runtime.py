@@ -2,6 +2,21 @@
 
 Adapters live in `stratal.engines.runtimes`. A model is loaded by the replica's own process, in the
 model's environment and sandbox; what crosses this port are tensors, checksums and descriptions.
+
+A runtime more takes two steps there:
+
+1. `adapter.Runtimes.plan` recognises the model by its MLflow flavors and files and returns a `Plan`: the
+   runtime's name, and as plain JSON what its loader has to know. What nothing can load is refused here.
+2. `replica/<name>_model.py` has ``load(plan) -> Model`` (`replica.model.Model`), and the name is listed in
+   `replica.serve.RUNTIMES`. It runs on any Python from 3.9 in the model's own environment, so it imports
+   nothing but the standard library, NumPy and what the model needs. `arrange` says what a request lacks
+   (`columns.Expected` reads tables and matrices), `predict` answers; ``rowwise = True`` has rows of several
+   requests asked together.
+
+A *task* more (text in, an image in) is a model whose `interface` names its inputs and outputs so: text and
+bytes are ``BYTES`` tensors. Doors that speak another protocol turn their requests into `Inputs` and ask
+`serving.Serving.infer`, which wakes, shares out, records and meters as for any request; they add nothing here.
+What streams, or is no tensor, is a service of its own kind on `stratal.compute.services`, not a runtime.
 """
 
 from collections.abc import Mapping, Sequence

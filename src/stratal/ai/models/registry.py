@@ -5,7 +5,7 @@ shared with the run and stay for as long as any name holds them. So a version co
 nothing that happens to the run afterwards changes it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import anyio.to_thread
 from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
@@ -49,6 +49,8 @@ MAX_PAGE = 200_000
 Held = Callable[[Connection, str], bool]
 """Does somebody above still need the files of the version with this id (an endpoint's revision, say)?"""
 
+Follower = Callable[[Principal, ModelVersion], Awaitable[None]]
+
 _GRAMMAR = Grammar(
     frozenset({Entity.ATTRIBUTE, Entity.TAG}),
     text={"name": "name", "run_id": "run_id", "source_path": "source"},
@@ -78,6 +80,11 @@ class Models:
         self._lineage = lineage
         self._clock = clock
         self._is_held = is_held
+        self._followers: list[Follower] = []
+
+    def follow(self, follower: Follower) -> None:
+        """Have `follower` told of every version that is made from now on, by whom; it must not raise."""
+        self._followers.append(follower)
 
     # -- for rooms that use models ---------------------------------------------------------------
 
@@ -158,6 +165,8 @@ class Models:
             if made is not None:
                 break  # else the source was logged to in between: look again
         await self._record(who, "write", made)
+        for follower in self._followers:
+            await follower(who, made)
         return made
 
     async def get(self, who: Principal, project_id: str, name: str, version: str) -> ModelVersion:

@@ -79,7 +79,9 @@ def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
 def _onnx(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
     file = flavor.get("data")
     if file not in files:
-        raise Invalid(f"The model's file {str(file)[:200]!r} is not among its stored files.", reason="unservable")
+        raise Invalid(
+            f"The model's file {str(file)[:200]!r} is not among its stored files.", reason="unservable"
+        )
     return {"file": file}
 
 

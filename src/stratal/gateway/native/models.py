@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
+from stratal.ai.models.conversion import Conversions
 from stratal.ai.models.model import FileCheck, ModelVersion, RegisteredModel
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -15,7 +16,9 @@ from stratal.kernel.clock import iso
 Who = Annotated[Principal, Depends(caller)]
 
 
-def router(projects: Projects, names: RegisteredModels, versions: Models) -> APIRouter:
+def router(
+    projects: Projects, names: RegisteredModels, versions: Models, conversions: Conversions
+) -> APIRouter:
     """Routes of the registry; it is written through MLflow's own protocol."""
     api = APIRouter(tags=["models"])
 
@@ -65,6 +68,14 @@ def router(projects: Projects, names: RegisteredModels, versions: Models) -> API
         found = await _find(who, place.id, name, version)
         checks = await versions.verify(found)
         return {"verified": all(c.state == "verified" for c in checks), "files": [_check(c) for c in checks]}
+
+    @api.post("/projects/{project}/models/{name}/versions/{version}/convert", status_code=202)
+    async def convert_version(who: Who, project: str, name: str, version: str) -> dict[str, object]:
+        """Queues a job that converts a scikit-learn version to ONNX and registers that as the next version."""
+        place = await projects.get(who, project)
+        found = await _find(who, place.id, name, version)
+        job = await conversions.convert(who, place.id, name, str(found.version))
+        return {"name": found.name, "version": found.version, "uri": found.uri, "job": str(job.id)}
 
     async def _find(who: Principal, project_id: str, name: str, version: str) -> ModelVersion:
         if version.startswith("@"):

@@ -1,11 +1,12 @@
 """Models in the ONNX format, run by ONNX Runtime; also those that a scikit-learn estimator was converted to.
 
-A converted model answers like its estimator: the outputs ``predict`` and ``probabilities``, the columns and
-the classes that the conversion noted. Any other has the inputs and outputs that its graph names.
+One that was converted answers like its estimator, as the conversion noted in the graph's metadata
+(`stratal.engines.runtimes.conversion.to_onnx`); any other has the inputs and outputs that its graph names.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from .model import Features
 
-PREDICT = "predict"
+META = "stratal"
 _TYPES = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
@@ -75,24 +76,32 @@ class OnnxModel:
         self._session = session
         self.files = files
         self.libraries = libraries
-        converted = plan.get("converted")
-        self._inputs = [(i.name, _TYPES.get(i.type, i.type), _shape(i.shape)) for i in session.get_inputs()]
-        graph = [(o.name, _TYPES.get(o.type, "BYTES"), _shape(o.shape)) for o in session.get_outputs()]
-        names = converted["outputs"] if converted else [name for name, _, _ in graph]
-        self._outputs = dict(zip(names, graph))  # noqa: B905 - py3.9
-        self._expected = self._expecting(plan, converted)
+        told = json.loads(session.get_modelmeta().custom_metadata_map.get(META, "{}"))
+        takes = session.get_inputs()
+        self._feeds = [i.name for i in takes]
+        # What converts may have names of its own for columns; the conversion noted theirs.
+        called = told.get("inputs") or self._feeds
+        self._inputs = [
+            (str(name), _TYPES.get(i.type, i.type), _shape(i.shape))
+            for name, i in zip(called, takes)  # noqa: B905 - py3.9
+        ]
+        self._outputs = {
+            o.name: (_TYPES.get(o.type, "BYTES"), _shape(o.shape)) for o in session.get_outputs()
+        }
+        self._expected = self._expecting(plan)
         # A graph may do with its first dimension what it likes; what an estimator was converted to goes by rows.
-        self.rowwise = bool(converted)
-        answers = converted["answers"] if converted else names[0] if len(names) == 1 else None
+        self.rowwise = bool(told.get("rowwise"))
+        self._flat = bool(told.get("flat"))
+        names = list(self._outputs)
         self.interface: dict[str, Any] = {
             "inputs": self._expected.metadata() if self._expected is not None else self._described(),
             "columns": None if self._expected is None else self._expected.names,
             "outputs": [
-                {"name": name, "datatype": datatype, "shape": list(shape)}
-                for name, (_, datatype, shape) in self._outputs.items()
+                {"name": name, "datatype": datatype, "shape": list(self._flattened(name, shape))}
+                for name, (datatype, shape) in self._outputs.items()
             ],
-            "classes": converted["classes"] if converted else None,
-            "answers": answers,
+            "classes": told.get("classes"),
+            "answers": told.get("answers") or (names[0] if len(names) == 1 else None),
         }
 
     def arrange(
@@ -121,15 +130,19 @@ class OnnxModel:
         for name in outputs:
             if name not in self._outputs:
                 raise Invalid(f"There is no output {name!r}; the model has {', '.join(self._outputs)}.")
-        feed = features if isinstance(features, dict) else {self._inputs[0][0]: features}
-        found = self._session.run([self._outputs[name][0] for name in outputs], feed)
-        return [(name, _array(value)) for name, value in zip(outputs, found)]  # noqa: B905 - py3.9
+        values = list(features.values()) if isinstance(features, dict) else [features]
+        feed = dict(zip(self._feeds, values))  # noqa: B905 - py3.9
+        found = self._session.run(list(outputs), feed)
+        arrays = zip(outputs, map(_array, found))  # noqa: B905 - py3.9
+        return [(name, array.reshape(self._flattened(name, array.shape))) for name, array in arrays]
 
-    def _expecting(self, plan: dict[str, Any], converted: dict[str, Any] | None) -> Expected | None:
+    def _flattened(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """An estimator's single answers are a list, where its graph has a column of them."""
+        return shape[:1] if self._flat and name == "predict" and shape[1:] == (1,) else shape
+
+    def _expecting(self, plan: dict[str, Any]) -> Expected | None:
         """What one request's columns or matrix are read by; None: each input is a tensor of its own name."""
         signature = (plan.get("signature") or {}).get("inputs")
-        if converted:
-            return expected_of(signature, converted["columns"], converted["width"])
         if len(self._inputs) == 1:
             name, datatype, shape = self._inputs[0]
             if signature:
