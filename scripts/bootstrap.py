@@ -19,7 +19,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
-WANTED = {"demo": ["-e", ".[demo]"], "test": ["-e", ".[demo]", "--group", "test"], "gpu": ["-e", ".[gpu]"]}
+WANTED = {
+    "demo": ["-e", ".[demo]"],
+    "test": ["-e", ".[demo,postgres]", "--group", "test"],
+    "gpu": ["-e", ".[gpu]"],
+}
 
 
 def main(goal: str) -> None:
@@ -27,6 +31,7 @@ def main(goal: str) -> None:
     state = hashlib.sha256(
         (ROOT / "pyproject.toml").read_bytes()
         + (ROOT / "constraints.txt").read_bytes()
+        + repr(WANTED).encode()
         + sys.version.encode()
     ).hexdigest()
     if stamp.exists() and stamp.read_text() == state:

@@ -1,4 +1,4 @@
-"""What tests share: a real server, started by its real command on an empty home, ended by pid."""
+"""What tests share: real servers, started by their real commands on empty homes, ended by pid."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +6,31 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import postgres_server
 from platform_server import PlatformServer
 
 # A busy machine makes any example slow; no test asserts on time.
 settings.register_profile("stratal", deadline=None)
 settings.load_profile("stratal")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--database",
+        choices=("sqlite", "postgres"),
+        default="sqlite",
+        help="what the rooms' tests stand on (default sqlite)",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["postgres_server.PostgresServer"]:
+    """A PostgreSQL server, where its programs are installed."""
+    if postgres_server.programs() is None:
+        pytest.skip("PostgreSQL's programs (initdb, postgres) are not installed")
+    running = postgres_server.PostgresServer()
+    yield running
+    running.stop()
 
 
 @pytest.fixture(scope="session")

@@ -24,10 +24,11 @@ def free_port() -> int:
 
 
 class PlatformServer:
-    """`url`, `home`, and the ways to use and abuse one running platform."""
+    """`url`, `home`, and the ways to use and abuse one running platform; `more` is what its server is told."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **more: str) -> None:
         self.home = home
+        self.more = more
         self.port = free_port()
 
     @property
@@ -45,7 +46,7 @@ class PlatformServer:
             for name, value in os.environ.items()
             if not name.startswith(("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_", "HF_"))
         }
-        return {**kept, "STRATAL_HOME": str(self.home), **more}
+        return {**kept, "STRATAL_HOME": str(self.home), **self.more, **more}
 
     def cli(
         self, *arguments: str, check: bool = True, input: str | None = None, timeout: float = 120, **env: str

@@ -45,7 +45,7 @@ class Wired:
         database = Database(home.database)
         database.write_now(metadata.create_all)
         database.close()
-        self.platform: Platform = wire(Settings(home))
+        self.platform: Platform = wire(Settings(home), Database(home.database))
         self.admin = self.platform.founded.credential.token
         self._runner = asyncio.Runner()
 

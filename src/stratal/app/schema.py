@@ -7,6 +7,9 @@ recognised without it.
 import sqlite3
 from pathlib import Path
 
+from sqlalchemy import Connection, inspect, text
+
+from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict
 
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -18,7 +21,7 @@ def newest_revision() -> str:
 
 
 def current_revision(database: Path) -> str | None:
-    """The revision the database file is at; None for a new one."""
+    """The revision the SQLite file is at; None for a new one."""
     if not database.exists():
         return None
     with sqlite3.connect(database) as connection:
@@ -31,16 +34,9 @@ def current_revision(database: Path) -> str | None:
 
 
 def ensure_schema(database: Path) -> None:
-    """Bring the database to the newest revision. Raises `Conflict` when it was written by a newer Stratal."""
-    current = current_revision(database)
-    if current == newest_revision():
+    """Bring the SQLite file to the newest revision. Raises `Conflict` when it was written by a newer Stratal."""
+    if _is_newest(current_revision(database), str(database)):
         return
-    if current is not None and current > newest_revision():
-        raise Conflict(
-            f"{database} was written by a newer Stratal (revision {current}; this one knows {newest_revision()}).",
-            hint="Install that version, or choose another data directory with --home.",
-            reason="newer_schema",
-        )
     from alembic import command
     from alembic.config import Config
 
@@ -48,3 +44,37 @@ def ensure_schema(database: Path) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.set_main_option("sqlalchemy.url", f"sqlite:///{database}")
     command.upgrade(config, "head")
+
+
+def ensure_schema_of(database: Database, shown: str) -> None:
+    """The same for an open PostgreSQL database, `shown` in errors: all revisions in one transaction, or none."""
+    if _is_newest(database.read_now(revision_in), shown):
+        return
+    from alembic import command
+    from alembic.config import Config
+
+    def work(connection: Connection) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    database.write_now(work)
+
+
+def revision_in(connection: Connection) -> str | None:
+    """The revision of the database that `connection` leads to; None for a new one."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    row = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    return None if row is None else str(row)
+
+
+def _is_newest(current: str | None, shown: str) -> bool:
+    if current is not None and current > newest_revision():
+        raise Conflict(
+            f"{shown} was written by a newer Stratal (revision {current}; this one knows {newest_revision()}).",
+            hint="Install that version, or choose another data directory with --home.",
+            reason="newer_schema",
+        )
+    return current == newest_revision()

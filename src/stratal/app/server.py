@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import IO
 
@@ -17,9 +17,9 @@ import uvicorn
 from starlette.types import Message, Receive, Scope, Send
 
 from stratal import __version__
+from stratal.app.database import open_database
 from stratal.app.processes import start_time
 from stratal.app.record import check_binding, read_record, write_private
-from stratal.app.schema import ensure_schema
 from stratal.app.settings import Home, Settings
 from stratal.app.wiring import Platform, wire
 from stratal.kernel.errors import Conflict, Unavailable
@@ -52,10 +52,10 @@ def serve(settings: Settings, *, on_ready: Callable[[Platform], None]) -> None:
         _log_to(home.log, settings.log_level)
         tcp = _listen(settings)
         unix = _listen_unix(home.platform_socket)
-        ensure_schema(home.database)
-        platform = wire(settings)
-        write_private(home.admin_key, platform.founded.credential.token)
-        _run(settings, platform, [tcp, unix], on_ready)
+        with closing(open_database(settings)) as database:
+            platform = wire(settings, database)
+            write_private(home.admin_key, platform.founded.credential.token)
+            _run(settings, platform, [tcp, unix], on_ready)
     finally:
         with suppress(FileNotFoundError):
             home.server_record.unlink()
@@ -99,7 +99,7 @@ def _run(
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
-                _write_record(settings)
+                _write_record(settings, platform)
                 on_ready(platform)
 
     # uvicorn raises the signal that ended it once more when all is closed; by then it has done its work.
@@ -164,9 +164,16 @@ def _listen_unix(path: Path) -> socket.socket:
     return unix
 
 
-def _write_record(settings: Settings) -> None:
+def _write_record(settings: Settings, platform: Platform) -> None:
     pid = os.getpid()
-    record = {"pid": pid, "started": start_time(pid), "url": settings.url, "version": __version__}
+    record = {
+        "pid": pid,
+        "started": start_time(pid),
+        "url": settings.url,
+        "version": __version__,
+        "database": platform.database.name,
+        "first": platform.founded.first,
+    }
     write_private(settings.home.server_record, json.dumps(record))
 
 

@@ -4,7 +4,7 @@ import os
 import re
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from stratal.compute.package_sources import of_this_machine
@@ -12,6 +12,7 @@ from stratal.kernel.errors import Invalid
 
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
+    "STRATAL_DATABASE_URL": "The PostgreSQL database that keeps the records (default: SQLite in STRATAL_HOME).",
     "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
@@ -139,6 +140,7 @@ class Settings:
     log_level: str = "info"
     hostnames: tuple[str, ...] = ()
     currency: str = "USD"
+    database_url: str | None = field(default=None, repr=False)  # it may hold a password
 
     @property
     def everywhere(self) -> bool:
@@ -162,6 +164,11 @@ class Settings:
 def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """STRATAL_HOME, else ~/.stratal; absolute."""
     return Path(environ.get("STRATAL_HOME") or Path.home() / ".stratal").expanduser().absolute()
+
+
+def database_url(environ: Mapping[str, str] = os.environ) -> str | None:
+    """STRATAL_DATABASE_URL; None for SQLite in the data directory."""
+    return environ.get("STRATAL_DATABASE_URL") or None
 
 
 def search_path(environ: Mapping[str, str] = os.environ) -> str:

@@ -3,6 +3,7 @@
 from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.models import tables as models
 from stratal.ai.sweeps import tables as sweeps
+from stratal.app import database as instance
 from stratal.collab import tables as collab
 from stratal.collab.repositories import tables as repositories
 from stratal.compute import tables as compute
@@ -18,6 +19,7 @@ from stratal.ledger import tables as ledger
 
 ROOMS = (
     events,
+    instance,
     identity,
     ledger,
     compute,

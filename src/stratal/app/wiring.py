@@ -115,11 +115,10 @@ class Platform:
         self.database.close()
 
 
-def wire(settings: Settings) -> Platform:
-    """Build the platform on its home directory. The schema must be up to date."""
+def wire(settings: Settings, database: Database) -> Platform:
+    """Build the platform on its home directory and its database, whose schema must be up to date."""
     home = settings.home
     clock = system_clock
-    database = Database(home.database)
     starts: list[Callable[[], Awaitable[None]]] = []
     closes: list[Callable[[], Awaitable[None]]] = []
 

@@ -12,9 +12,10 @@ import click
 
 from stratal.app.processes import is_alive
 from stratal.app.record import read_record
-from stratal.app.settings import Home
+from stratal.app.settings import Home, database_url
 from stratal.cli.output import home_option, human_bytes, json_option, print_json
 from stratal.engines.local.probe import probe
+from stratal.kernel.errors import StratalError
 
 Level = Literal["ok", "note", "problem"]
 _MARKS: dict[Level, tuple[str, str]] = {
@@ -61,6 +62,7 @@ def _examine(home: Home) -> Iterator[Finding]:
     yield _git()
     yield _uv()
     yield from _home(home)
+    yield _database(home)
     yield _server(home)
     yield from _isolation()
 
@@ -98,6 +100,37 @@ def _home(home: Home) -> Iterator[Finding]:
         yield Finding("disk", "note", f"{human_bytes(free)} free", "Environments and data need room.")
     else:
         yield Finding("disk", "ok", f"{human_bytes(free)} free")
+
+
+def _database(home: Home) -> Finding:
+    """Where the records are, and whether they can be read now. A running server says so of its own."""
+    from stratal.app.database import read_bond
+    from stratal.app.schema import current_revision, newest_revision
+
+    url, bond, record = database_url(), read_bond(home), read_record(home)
+    running = record is not None and is_alive(int(record["pid"]), int(record["started"]))
+    if url is None and bond is not None:
+        where = f"PostgreSQL at {bond.database}"
+        if running:
+            return Finding("database", "ok", where)
+        return Finding("database", "note", where, "stratal up needs STRATAL_DATABASE_URL to reach it.")
+    if url is None:
+        revision = current_revision(home.database)
+        known = f"schema {revision}, newest {newest_revision()}" if revision else "made by stratal up"
+        return Finding("database", "ok", f"SQLite at {home.database} ({known})")
+    return _postgres(url)
+
+
+def _postgres(url: str) -> Finding:
+    try:
+        from stratal.kernel.database.connecting import Target
+
+        target = Target(url)
+        with target.connect() as connection:
+            version = connection.execute("SHOW server_version").fetchone()
+    except StratalError as error:
+        return Finding("database", "problem", error.message, error.hint)
+    return Finding("database", "ok", f"PostgreSQL {version[0] if version else ''} at {target}")
 
 
 def _server(home: Home) -> Finding:

@@ -12,7 +12,7 @@ import click
 
 from stratal.app.processes import descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
-from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, log_level
+from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
 from stratal.kernel.errors import Unavailable
 
@@ -47,7 +47,8 @@ def up(
 ) -> None:
     """Start the platform on this machine.
 
-    The first start makes the data directory, its keys, the admin and the project `default`.
+    The first start makes the data directory, its keys, the admin and the project `default`. Records are kept
+    there in SQLite, or in the PostgreSQL database that STRATAL_DATABASE_URL names.
     """
     settings = Settings(
         home=Home(home.expanduser().absolute()),
@@ -59,6 +60,7 @@ def up(
         log_level=log_level(),
         hostnames=hostnames,
         currency=currency(),
+        database_url=database_url(),
     )
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together.")
@@ -80,7 +82,6 @@ def up(
 def _detach(settings: Settings) -> None:
     """Start the server in a session of its own and wait until it answers."""
     check_binding(settings)
-    first = not settings.home.database.exists()
     settings.home.make()
     arguments = [sys.executable, "-m", "stratal.cli.main", "up", "--home", str(settings.home.root)]
     arguments += ["--host", settings.host, "--port", str(settings.port)]
@@ -109,7 +110,7 @@ def _detach(settings: Settings) -> None:
             raise SystemExit(code or 1)
         record = read_record(settings.home)
         if record is not None and record["pid"] == server.pid:
-            _welcome(settings, first)
+            _welcome(settings, bool(record.get("first")))
             return
         time.sleep(0.02)
     raise Unavailable(
@@ -179,6 +180,7 @@ def status(home: Path, as_json: bool) -> None:
         pids += [child for pid in list(pids) for child in descendants(pid)]
         processes = [p for pid in dict.fromkeys(pids) if (p := describe(pid)) is not None]
         answer |= {"url": record["url"], "pid": record["pid"], "version": record["version"]}
+        answer["database"] = record.get("database", str(place.database))
         answer["keeper_pid"] = next(iter(_keeper_pids(place)), None)
         answer["pss_bytes"] = sum(p.pss_bytes for p in processes)
         answer["processes"] = [
@@ -190,6 +192,7 @@ def status(home: Path, as_json: bool) -> None:
         click.echo(
             f"Running at {record['url']} (pid {record['pid']}, version {record['version']}), data in {place.root}"
         )
+        click.echo(f"Records in {answer['database']}")
         print_table(
             ["Pid", "Memory", "Process"],
             [(p.pid, human_bytes(p.pss_bytes), p.command[:90]) for p in processes],

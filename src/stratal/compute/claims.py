@@ -62,6 +62,16 @@ def held_rows(c: Connection, ids: Sequence[int]) -> Sequence[Row]:
     return [dict(row) for row in c.execute(query).mappings()]
 
 
+def at_hand(c: Connection, chosen: Sequence[int]) -> Sequence[int]:
+    """Of the chosen those that wait still and that nobody else is changing at this moment, held until COMMIT.
+
+    On PostgreSQL a job whose row another transaction has locked is passed over, so that it delays no other's
+    start. SQLite has one writer, and does without the clause.
+    """
+    query = select(jobs.c.id).where(jobs.c.id.in_(chosen), jobs.c.state == JobState.QUEUED.value)
+    return list(c.execute(query.order_by(jobs.c.id).with_for_update(skip_locked=True)).scalars())
+
+
 def claim(c: Connection, keys: Keys, job_id: int, gpus: Sequence[str], lease: Row, now: int) -> bool:
     """Begin the job's next attempt with these GPUs and a credential of its own; False when it waits no more."""
     change = (

@@ -215,6 +215,8 @@ class Reconciler:
             self._carry(records.held_of(row), None)
         if len(chosen) == queue.MOST_STARTS:
             return 0.0
+        if len(rows) < len(chosen):  # somebody was changing one of them, or room was taken meanwhile
+            return _AGAIN_SECONDS
         if moment is None:
             return _TICK_SECONDS
         return min(_TICK_SECONDS, max(0.0, (moment - self._clock()) / 1000) + 0.001)
@@ -223,7 +225,7 @@ class Reconciler:
         now = self._clock()
         claimed = [
             id_
-            for id_, gpus in queue.confirm(c, capacity, chosen, now).items()
+            for id_, gpus in queue.confirm(c, capacity, claims.at_hand(c, chosen), now).items()
             if claims.claim(c, self._keys, id_, gpus, self._lease(), now)
         ]
         return held_rows(c, claimed)

@@ -7,16 +7,41 @@ so a restart loses none and each is seen in order.
 The outbox is the audit log as well: nothing is ever taken out of it, and each row carries a hash over what it
 says and the hash of the row before it, made in the same transaction. To alter, remove or reorder rows breaks
 the chain; to cut off its end is found by the head that is kept outside of the database (`ledger.audit`).
+
+SQLite has one writer, so there numbers are given in the order of commits. On PostgreSQL transactions commit in
+any order, and a reader who had seen number 8 would never look for a number 7 that commits later. So an event's
+number there is its transaction's id (which grows), shifted, plus its place within the transaction; and a
+reader is shown only numbers of transactions older than every one that is still running, the snapshot's
+``xmin``: below it nothing can be added any more. The price: news wait for the oldest transaction on that
+server that writes, and nobody rings when it ends, so followers look again by themselves each second.
+Transaction ids belong to a server; where a database was restored on another, `resume_numbering` goes on above.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import BigInteger, Column, Connection, Index, Integer, Table, Text, insert, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    Table,
+    Text,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    true,
+)
 
 from stratal.kernel.asking import ASKING
 from stratal.kernel.clock import system_clock
@@ -39,8 +64,23 @@ outbox = Table(
     sqlite_autoincrement=True,
 )
 
+# How far event numbers on PostgreSQL are ahead of the server's transaction ids; no row means not at all.
+outbox_shift = Table("outbox_shift", metadata, Column("transactions", BigInteger, primary_key=True))
+
+_PLACES = 1 << 16  # events that one transaction may emit
+_LOOK_AGAIN_SECONDS = 1.0
+_SHIFT = "coalesce((SELECT transactions FROM outbox_shift), 0)"
+_OWN: ColumnElement[int] = literal_column(
+    f"((pg_current_xact_id()::text::bigint + {_SHIFT}) * {_PLACES})", BigInteger
+)
+_UNFINISHED: ColumnElement[int] = literal_column(
+    f"((pg_snapshot_xmin(pg_current_snapshot())::text::bigint + {_SHIFT}) * {_PLACES})", BigInteger
+)
+
+# Built once: building costs more than running, and every change emits.
+_INSERT = insert(outbox)
+_INSERT_NUMBERED = insert(outbox).values(seq=_OWN + bindparam("place", type_=BigInteger))
 _LAST = select(outbox.c.hash).order_by(outbox.c.seq.desc()).limit(1)
-_INSERT = insert(outbox)  # built once: building costs more than running, and every change emits
 
 
 CHAINED = ("at", "project_id", "actor", "kind", "subject", "data", "door", "address")
@@ -86,8 +126,11 @@ def emit(
         "door": asking.door if asking else None,
         "address": asking.address if asking else None,
     }
-    before = connection.execute(_LAST).scalar()
-    connection.execute(_INSERT, {**row, "hash": link(before, row)})
+    row["hash"] = link(connection.execute(_LAST).scalar(), row)
+    if connection.dialect.name == "postgresql":
+        connection.execute(_INSERT_NUMBERED, {**row, "place": _next_place(connection)})
+    else:
+        connection.execute(_INSERT, row)
 
 
 def link(before: str | None, row: Mapping[str, object]) -> str:
@@ -97,6 +140,36 @@ def link(before: str | None, row: Mapping[str, object]) -> str:
     """
     said = [before or "", *(row[name] for name in CHAINED)]
     return hashlib.sha256(orjson.dumps(said)).hexdigest()
+
+
+def _next_place(connection: Connection) -> int:
+    """0, 1, 2 … within the transaction that `connection` is in."""
+    transaction = connection.get_transaction()
+    last_in, last = connection.info.get("outbox", (None, -1))
+    place: int = last + 1 if last_in is transaction else 0
+    if place == _PLACES:
+        raise RuntimeError(f"more than {_PLACES} events in one transaction")
+    connection.info["outbox"] = (transaction, place)
+    return place
+
+
+def resume_numbering(connection: Connection) -> None:
+    """Number on above every event there is, also where the server counts transactions from anew (a restored copy).
+
+    For the one server of a PostgreSQL database, before it emits.
+    """
+    newest = connection.execute(select(func.max(outbox.c.seq))).scalar()
+    next_ = connection.execute(select(_OWN)).scalar_one()
+    if newest is None or newest < next_:
+        return
+    shift = connection.execute(select(outbox_shift.c.transactions)).scalar() or 0
+    connection.execute(delete(outbox_shift))
+    connection.execute(insert(outbox_shift).values(transactions=shift + (newest - next_) // _PLACES + 1))
+
+
+def _finished(connection: Connection) -> ColumnElement[bool]:
+    """Events before which none can be added any more."""
+    return outbox.c.seq < _UNFINISHED if connection.dialect.name == "postgresql" else true()
 
 
 class Events:
@@ -113,9 +186,10 @@ class Events:
                 loop.call_soon_threadsafe(waiter.set)
 
     async def last_seq(self) -> int:
-        return await self._database.read(
-            lambda c: c.execute(select(outbox.c.seq).order_by(outbox.c.seq.desc()).limit(1)).scalar() or 0
-        )
+        def work(c: Connection) -> int:
+            return c.execute(select(func.max(outbox.c.seq)).where(_finished(c))).scalar() or 0
+
+        return await self._database.read(work)
 
     async def after(self, seq: int, *, project_id: str | None = None, limit: int = 500) -> list[Event]:
         """The events behind `seq`, oldest first; of one project when `project_id` is given."""
@@ -127,7 +201,7 @@ class Events:
         )
         if project_id is not None:
             query = query.where(outbox.c.project_id == project_id)
-        rows = await self._database.read(lambda c: c.execute(query).all())
+        rows = await self._database.read(lambda c: c.execute(query.where(_finished(c))).all())
         return [
             Event(r.seq, r.at, r.project_id, r.actor, r.kind, r.subject, orjson.loads(r.data)) for r in rows
         ]
@@ -145,6 +219,11 @@ class Events:
                     seq = event.seq
                     yield event
                 if not batch:
-                    await waiter.wait()
+                    await self._news(waiter)
         finally:
             self._waiters.discard(entry)
+
+    async def _news(self, waiter: asyncio.Event) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LOOK_AGAIN_SECONDS if self._database.commits_in_any_order else None):
+                await waiter.wait()

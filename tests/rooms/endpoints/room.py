@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from stratal.ai.endpoints.layout import Layouts
 from stratal.ai.endpoints.model import Changes
 from stratal.ai.endpoints.rollout import Rollouts
@@ -26,6 +28,7 @@ from stratal.compute.services.services import Services
 from stratal.compute.workloads import Workloads
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
+from stratal.identity.tables import projects
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
 from stratal.stores.local import LocalBlobs
@@ -292,9 +295,8 @@ class Room:
 
     def _make_tables(self) -> None:
         def work(c: Any) -> None:
-            new = not c.dialect.has_table(c, "projects")
             metadata.create_all(c)
-            if new:
+            if c.execute(select(projects.c.id)).first() is None:
                 insert_project(c, Project("prj_a", "alpha", 0), "test")
                 insert_project(c, Project("prj_b", "beta", 0), "test")
 

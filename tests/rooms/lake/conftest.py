@@ -1,7 +1,6 @@
 """A lake on a real database and a real disk, with pyiceberg writing straight into its objects."""
 
 import asyncio
-import shutil
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pytest
 
+from databases import copy_database
 from stratal.app.tables import metadata
 from stratal.data.lake.lake import Lake
 from stratal.data.lake.model import Place, TableName
@@ -35,7 +35,7 @@ class Room:
     """The lake, two projects, and who acts in them."""
 
     def __init__(self, home: Path, template: Path) -> None:
-        shutil.copy(template, home / "room.db")
+        copy_database(template, home / "room.db")
         self.home = home
         self.now = 1_800_000_000_000
         self.database = Database(home / "room.db")

@@ -1,13 +1,13 @@
 """An objects room on a real database and a real disk, with a clock that tests move."""
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
+from databases import copy_database
 from stratal.app.tables import metadata
 from stratal.data.objects.collector import Collector
 from stratal.data.objects.multipart import Uploads
@@ -27,7 +27,7 @@ class Room:
     def __init__(self, home: Path, template: Path) -> None:
         self.now = 1_800_000_000_000
         self.root = home / "blobs"
-        shutil.copy(template, home / "room.db")
+        copy_database(template, home / "room.db")
         self.database = Database(home / "room.db")
         self.blobs = LocalBlobs(self.root)
         self.lineage = Lineage(self.database, lambda: self.now)

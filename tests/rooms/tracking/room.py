@@ -1,11 +1,11 @@
 """Tracking and the registry on a real database and a real disk, with a clock that tests move."""
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import TypeVar
 
+from databases import copy_database
 from stratal.ai.models.logged import LoggedModels, NewLoggedModel
 from stratal.ai.models.model import ModelVersion
 from stratal.ai.models.pinning import NewVersion
@@ -45,7 +45,7 @@ class Room:
         self.now = 1_800_000_000_000
         self.root = home / "blobs"
         self.held: set[str] = set()
-        shutil.copy(template, home / "room.db")
+        copy_database(template, home / "room.db")
         self.database = Database(home / "room.db")
         self.blobs = LocalBlobs(self.root)
         self.lineage = Lineage(self.database, self.clock)

@@ -47,11 +47,12 @@ class NoRoom(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class Running(Generic[R]):
-    """A replica that greeted. `ended` is done when its process is."""
+    """A replica that greeted. `ended` is done when its process is, `recorded` when that is written down, too."""
 
     attempt_id: str
     replica: R
     ended: "asyncio.Task[WorkloadStatus]"
+    recorded: "asyncio.Task[None]"
 
 
 class Replicas:
@@ -107,8 +108,8 @@ class Replicas:
             if isinstance(error, (Broken, TimeoutError)):
                 raise CannotStart(await self._last_words(attempt_id, ended)) from None
             raise
-        self._follow(attempt_id, ended, ready_at=self._clock(), isolation=isolation_json(status.isolation))
-        return Running(attempt_id, replica, ended)
+        ready = {"ready_at": self._clock(), "isolation": isolation_json(status.isolation)}
+        return Running(attempt_id, replica, ended, self._follow(attempt_id, ended, **ready))
 
     async def adopt(self, blueprint: Blueprint[R], attempt_id: str) -> Running[R] | None:
         """Take over a replica that an earlier server started; None when it does not live or does not answer."""
@@ -123,8 +124,7 @@ class Replicas:
             log.warning("replica %s is not taken over: %s", attempt_id, error)
             self._give_up(attempt_id, ended)
             return None
-        self._follow(attempt_id, ended)
-        return Running(attempt_id, replica, ended)
+        return Running(attempt_id, replica, ended, self._follow(attempt_id, ended))
 
     async def _reserve(self, attempt_id: str, name: ServiceName, needs: Needs) -> None:
         """Write the row, if there is room for what the replica is counted with. Raises `NoRoom`."""
@@ -189,10 +189,10 @@ class Replicas:
     # -- ending --------------------------------------------------------------------------------
 
     async def stop(self, running: Running[R], grace_seconds: float) -> None:
-        """SIGTERM (it answers what it has and ends), SIGKILL after the grace. Returns when its process is gone."""
+        """SIGTERM (it answers what it has and ends), SIGKILL after the grace. Returns when its place is free."""
         with contextlib.suppress(StratalError):
             await self._workloads.engine.stop(running.attempt_id, grace_seconds)
-            await asyncio.wait([running.ended], timeout=grace_seconds + 10)
+            await asyncio.wait([running.recorded], timeout=grace_seconds + 10)
         running.replica.close()
 
     async def stop_strays(self, attempts: Sequence[str]) -> None:
@@ -216,7 +216,9 @@ class Replicas:
 
         self._background(work())
 
-    def _follow(self, attempt_id: str, ended: "asyncio.Task[WorkloadStatus]", **values: Any) -> None:
+    def _follow(
+        self, attempt_id: str, ended: "asyncio.Task[WorkloadStatus]", **values: Any
+    ) -> "asyncio.Task[None]":
         """Write down that it is ready, and its end when that comes; nobody waits for either."""
 
         async def work() -> None:
@@ -224,7 +226,7 @@ class Replicas:
                 await self._database.write(lambda c: records.change(c, attempt_id, **values))
             await self._finish(attempt_id, await asyncio.shield(ended))
 
-        self._background(work())
+        return self._background(work())
 
     async def _finish(self, attempt_id: str, status: WorkloadStatus | None) -> None:
         """Keep the log, write the end down, and let the engine and the folder go. Repeatable."""
@@ -258,10 +260,11 @@ class Replicas:
         ended.add_done_callback(self._tasks.discard)
         return ended
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._recorded)
+        return task
 
     def _recorded(self, task: "asyncio.Task[None]") -> None:
         self._tasks.discard(task)

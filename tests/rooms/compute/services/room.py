@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from sqlalchemy import select
+
 from stratal.app.tables import metadata
 from stratal.compute.engine import WorkloadSpec
 from stratal.compute.queue import in_use
@@ -14,6 +16,7 @@ from stratal.compute.services.service import Service
 from stratal.compute.services.services import Services
 from stratal.compute.workloads import Workloads
 from stratal.identity.projects import Project, insert_project
+from stratal.identity.tables import projects
 from stratal.kernel.database import Database
 from stratal.stores.local import LocalBlobs
 
@@ -120,10 +123,9 @@ class Room:
     def __init__(self, home: Path, world: World) -> None:
         self.world = world
         self.now = 1_000
-        new = not (home / "room.db").exists()
         self.database = Database(home / "room.db")
         self.database.write_now(metadata.create_all)
-        if new:
+        if self.database.read_now(lambda c: c.execute(select(projects.c.id)).first()) is None:
             self.database.write_now(lambda c: insert_project(c, Project("prj_a", "a", 0), "test"))
         self.blobs_folder = home / "blobs"
         self.blobs = LocalBlobs(self.blobs_folder)

@@ -1,46 +1,32 @@
-"""The database handle: reads on their own connections, writes through one writer that commits in groups.
+"""SQLite: reads on their own connections, writes through one writer that commits in groups.
 
-SQLite allows one writer at a time and an fsync costs milliseconds, so each write is a *function*
-handed to the writer's thread. The thread takes every function that is waiting, opens one
-transaction, runs each inside a SAVEPOINT (a failure undoes that function alone), commits once, and
-only then answers them all: many requests, one fsync. ``synchronous=FULL`` in WAL mode makes the
-commit survive a power cut; NORMAL loses acknowledged rows (https://www.sqlite.org/pragma.html#pragma_synchronous).
-
-Rules for a write function: SQL only. No network, no hashing of bodies, no file I/O, no awaiting:
-everybody else's write waits for it.
+SQLite allows one writer at a time and an fsync costs milliseconds, so write functions are handed to the
+writer's thread. It takes every function that is waiting, opens one transaction, runs each inside a
+SAVEPOINT (a failure undoes that function alone), commits once, and only then answers them all: many
+requests, one fsync. ``synchronous=FULL`` in WAL mode makes the commit survive a power cut; NORMAL loses
+acknowledged rows (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
-import asyncio
 import contextlib
-import contextvars
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
-T = TypeVar("T")
-Work = Callable[[Connection], T]
+from stratal.kernel.database.handle import Work
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-"""Every room's `tables.py` declares its tables on this one `MetaData`."""
+T = TypeVar("T")
 
 _GROUP_LIMIT = 512
 _READERS = 4
 
 
-def _sqlite_engine(path: Path, *, readonly: bool) -> Engine:
+def _engine(path: Path, *, readonly: bool) -> Engine:
     engine = create_engine(
         f"sqlite:///{path}",
         connect_args={"check_same_thread": False, "timeout": 30.0},
@@ -68,80 +54,46 @@ def _sqlite_engine(path: Path, *, readonly: bool) -> Engine:
     return engine
 
 
-class Database:
-    """One SQLite file. Threads: one writer, a few readers. Made by `Database(path)`, ended by `close()`."""
+class SqliteBackend:
+    """One SQLite file. Threads: one writer, a few readers."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._write_engine = _sqlite_engine(path, readonly=False)
-        self._read_engine = _sqlite_engine(path, readonly=True)
+    readers = _READERS
+    commits_in_any_order = False
+
+    def __init__(self, path: Path, committed: Callable[[], None]) -> None:
+        self.name = str(path)
+        self._committed = committed
+        self._write_engine = _engine(path, readonly=False)
+        self._read_engine = _engine(path, readonly=True)
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="db-read")
-        self._after_commit: list[Callable[[], None]] = []
         self._once: list[Callable[[], None]] = []
         self._closed = False
         self._lock = threading.Lock()
         self._writer = threading.Thread(target=self._write_loop, name="db-write", daemon=True)
         self._writer.start()
 
-    # -- reads ------------------------------------------------------------------------------
-
     def read_now(self, work: Work[T]) -> T:
-        """Run `work` on a read connection in this thread, in one consistent snapshot."""
         with self._read_engine.connect() as connection:
             return work(connection)
 
-    async def read(self, work: Work[T]) -> T:
-        """Run `work` on a reader thread, in one consistent snapshot."""
-        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
-
-    # -- writes -----------------------------------------------------------------------------
-
     def submit(self, work: Work[T]) -> "Future[T]":
-        """Queue `work` for the writer. The future resolves after COMMIT, or with what `work` raised.
-
-        It runs in the caller's context, so that what it records can say through which door it came.
-        """
-        context = contextvars.copy_context()
         future: Future[T] = Future()
         with self._lock:
             if self._closed:
                 raise RuntimeError("the database is closed")
-            self._queue.put((lambda c: context.run(work, c), future))
+            self._queue.put((work, future))
         return future
 
-    def write_now(self, work: Work[T]) -> T:
-        """Run `work` on the writer and wait for its COMMIT. Never call it from the event loop."""
-        return self.submit(work).result()
-
-    async def write(self, work: Work[T]) -> T:
-        """Run `work` on the writer; returns its result once that is durable.
-
-        A caller that is cancelled meanwhile does not undo the write.
-        """
-        return await asyncio.shield(asyncio.wrap_future(self.submit(work)))
-
-    def after_commit(self, callback: Callable[[], None]) -> None:
-        """Call `callback` on the writer's thread after every commit (it must be quick and not raise)."""
-        self._after_commit.append(callback)
-
     def once_committed(self, callback: Callable[[], None]) -> None:
-        """From within a write function: call `callback` once this group is durable, never if it is not.
-
-        Should the write function itself fail later, the callback still runs, so it must be harmless then
-        (dropping a cache entry is).
-        """
         self._once.append(callback)
 
     def close(self) -> None:
-        """Finish what is queued, then release every connection. Safe to call twice."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
             self._queue.put(None)
         self._writer.join()
-        self._readers.shutdown(wait=True)
         self._read_engine.dispose()
         self._write_engine.dispose()
 
@@ -186,15 +138,11 @@ class Database:
                 if not future.done():
                     future.set_exception(error)
             return
-        for callback in (*self._once, *self._after_commit):
+        for callback in self._once:
             with contextlib.suppress(Exception):
                 callback()
+        self._committed()
         for future, answer in answers:
             future.set_result(answer)
         for future, refusal in refusals:
             future.set_exception(refusal)
-
-
-def is_ready(database: Database) -> bool:
-    """True when the database answers."""
-    return bool(database.read_now(lambda c: c.execute(text("SELECT 1")).scalar_one()))
