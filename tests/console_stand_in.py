@@ -356,6 +356,7 @@ def answers(word: str) -> dict[str, Any]:
         f"{BASE}/jobs/7": job,
         f"{BASE}/jobs/7/why": {"id": 7, "waits_for": [{"what": "turn", "words": word, "ahead": 2}]},
         f"{BASE}/jobs/7/attempts": {"attempts": [attempt]},
+        **_pipelines(word, at),
         f"{BASE}/nodes": {
             "nodes": [
                 {
@@ -519,6 +520,60 @@ def _solutions(word: str, at: str) -> dict[str, Any]:
     }
 
 
+def _pipelines(word: str, at: str) -> dict[str, Any]:
+    """A deployed pipeline and a run of two steps and a partition, everything in it called `word`."""
+    check = {"check": word, "table": word, "blocking": True, "passed": False, "words": word}
+    step = {
+        "name": word,
+        "state": "failed",
+        "reason": word,
+        "after": [],
+        "attempt": 2,
+        "started_at": at,
+        "ended_at": at,
+        "checks": [check, {**check, "blocking": False}],
+    }
+    run = {
+        "id": 5,
+        "pipeline": word,
+        "file": word,
+        "state": "failed",
+        "reason": word,
+        "trigger": word,
+        "parameters": {word: word},
+        "output": {word: word},
+        "snapshot": "c" * 64,
+        "source": {"commit": word, "dirty": True},
+        "states": {"failed": 1, word: 1},
+        "partitions": [{"name": word, "state": "failed"}],
+        "job": 7,
+        "created_at": at,
+        "created_by": word,
+        "started_at": at,
+        "ended_at": None,
+    }
+    other = {**step, "name": word + "[1]", "state": "cached", "after": [word], "checks": []}
+    deployed = {
+        "name": word,
+        "version": 1,
+        "schedule": word,
+        "timezone": word,
+        "on_table": word,
+        "on_prefix": word,
+        "next_at": at,
+        "last_run": 5,
+        "last_state": "failed",
+    }
+    return {
+        f"{BASE}/pipelines": {"pipelines": [deployed, {**deployed, "schedule": None, "last_run": None}]},
+        f"{BASE}/pipelines/runs": {"runs": [run], "next": None},
+        f"{BASE}/pipelines/runs/5": {**run, "steps": [step, other]},
+        f"{BASE}/pipelines/runs/5/steps/{quote(word, safe='')}/log": {
+            "name": word, "state": "failed", "job": 7, "log": word,
+        },
+    }  # fmt: skip
+
+
 def every_page(word: str) -> list[str]:
     """The address of every page of the project of `answers`, the side panel's pieces included."""
     below = [
@@ -527,6 +582,9 @@ def every_page(word: str) -> list[str]:
         "/jobs/7",
         "/jobs/7/code",
         "/arrays/3",
+        "/pipelines",
+        "/pipelines/5",
+        f"/pipelines/5/steps/{quote(word, safe='')}",
         "/nodes",
         "/solutions",
         "/solutions/s",

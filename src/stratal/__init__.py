@@ -8,44 +8,59 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stratal.sdk.pipelines import (
+        Check,
         Model,
         Object,
         Table,
+        between,
+        fresh,
+        matches,
         model,
+        not_null,
         object_at,
         pipeline,
+        refers,
+        rows_between,
+        rows_change,
         shell_step,
         sql,
+        sql_check,
         sql_step,
         step,
         table,
+        unique,
     )
 
 __version__ = "0.1.0"
 
-_AUTHORING = (
-    *("Model", "Object", "Table", "model", "object_at"),
-    *("pipeline", "shell_step", "sql", "sql_step", "step", "table"),
-)
-
 __all__ = [
+    "Check",
     "Model",
     "Object",
     "Table",
     "__version__",
+    "between",
+    "fresh",
+    "matches",
     "model",
+    "not_null",
     "object_at",
     "pipeline",
+    "refers",
+    "rows_between",
+    "rows_change",
     "shell_step",
     "sql",
+    "sql_check",
     "sql_step",
     "step",
     "table",
+    "unique",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _AUTHORING:
+    if name not in __all__:
         raise AttributeError(f"module 'stratal' has no attribute {name!r}")
     from stratal.sdk import pipelines
 

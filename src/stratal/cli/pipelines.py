@@ -78,14 +78,12 @@ def run_pipeline(
 
     Exit code: 0 when it succeeded, 1 when not, 130 after Ctrl-C, which leaves it running.
     """
-    name, file = "", target
-    if not Path(target).is_file() and ":" in target:
-        file, _, name = target.rpartition(":")
+    file, name = _target(target)
     wanted = "".join(path.read_text() + "\n" for path in requirements) + "".join(f"{p}\n" for p in packages)
     try:
         run = sdk.start(
             Client(project=project),
-            Path(file),
+            file,
             pipeline=name,
             parameters=dict(_parameter(text) for text in settings),
             requirements=wanted,
@@ -98,6 +96,205 @@ def run_pipeline(
         print_error(error.message, error.hint)
         raise SystemExit(1) from None
     _end_with(Client(project=project), run, wait, as_json)
+
+
+@pipeline.command("backfill")
+@click.argument("target", metavar="FILE[:NAME]")
+@project_option
+@click.option("--from", "first", metavar="DATE", help="The first day, e.g. 2024-01-01.")
+@click.option("--to", "last", metavar="DATE", help="The last day, included.")
+@click.option(
+    "--partition", "named", multiple=True, metavar="NAME", help="A partition by its name (may be repeated)."
+)
+@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option("--parallel", type=click.IntRange(1, 64), help="At most so many small steps at once.")
+@click.option("--no-cache", is_flag=True, help="Make every partition anew.")
+@click.option("--wait/--detach", default=True, help="Wait until it has ended (default), or return at once.")
+@json_option
+def backfill(
+    target: str,
+    project: str | None,
+    first: str | None,
+    last: str | None,
+    named: tuple[str, ...],
+    settings: tuple[str, ...],
+    parallel: int | None,
+    no_cache: bool,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Run a pipeline once for each partition: days, or names. Those that fail are named, and hold up no other.
+
+    `stratal pipeline retry RUN` makes only these again.
+    """
+    file, name = _target(target)
+    partitions = list(named)
+    if first or last:
+        try:
+            partitions = [*sdk.days(first or last or "", last or first or ""), *partitions]
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--from") from None
+    if not partitions:
+        raise click.UsageError("Say which partitions: --from DATE --to DATE, or --partition NAME.")
+    client = Client(project=project)
+    try:
+        run = sdk.start(
+            client,
+            file,
+            pipeline=name,
+            parameters=dict(_parameter(text) for text in settings),
+            parallel=parallel,
+            use_cache=not no_cache,
+            partitions=partitions,
+            without=home_directory(),
+        )
+    except TreeError as error:
+        print_error(error.message, error.hint)
+        raise SystemExit(1) from None
+    _end_with(client, run, wait, as_json)
+
+
+@pipeline.command("deploy")
+@click.argument("target", metavar="FILE:NAME")
+@project_option
+@click.option("--schedule", metavar="CRON", help="When it runs, e.g. '0 3 * * *' (03:00 every day).")
+@click.option("--timezone", default="UTC", help="Whose clock that is, e.g. Europe/Berlin (default UTC).")
+@click.option(
+    "--catch-up",
+    type=click.Choice(["none", "last", "all"]),
+    default="last",
+    help="Which of the times that passed while the platform was down are made up for (default last).",
+)
+@click.option("--on-table", metavar="NS.TABLE", help="Run it when the table has a new snapshot.")
+@click.option(
+    "--on-prefix", metavar="S3://BUCKET/PREFIX", help="Run it when an object comes below the prefix."
+)
+@click.option(
+    "--overlap",
+    type=click.Choice(["queue", "skip"]),
+    default="queue",
+    help="When it is due while it still runs: wait, or leave out (default queue).",
+)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="K=V",
+    help="A parameter; {date}, {hour} and {time} are when it was due.",
+)
+@click.option(
+    "-r",
+    "--requirements",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of requirements to install (beside the file's own inline metadata).",
+)
+@click.option("--network", type=click.Choice(["platform", "open"]), help="What its steps may reach.")
+@click.option("--parallel", type=click.IntRange(1, 64), help="At most so many small steps at once.")
+@json_option
+def deploy_pipeline(
+    target: str,
+    project: str | None,
+    schedule: str | None,
+    timezone: str,
+    catch_up: str,
+    on_table: str | None,
+    on_prefix: str | None,
+    overlap: str,
+    settings: tuple[str, ...],
+    requirements: tuple[Path, ...],
+    network: str | None,
+    parallel: int | None,
+    as_json: bool,
+) -> None:
+    """Deploy pipeline NAME of FILE: this folder's code, as it is now, is what its triggers run."""
+    file, name = _target(target)
+    if not name:
+        raise click.UsageError("Say which pipeline: FILE.py:NAME.")
+    try:
+        made = sdk.deploy(
+            Client(project=project),
+            file,
+            name,
+            parameters=dict(_parameter(text) for text in settings),
+            requirements="".join(path.read_text() + "\n" for path in requirements),
+            network=network,
+            parallel=parallel,
+            schedule=schedule,
+            timezone=timezone,
+            catch_up=catch_up,
+            on_table=on_table,
+            on_prefix=on_prefix,
+            overlap=overlap,
+            without=home_directory(),
+        )
+    except TreeError as error:
+        print_error(error.message, error.hint)
+        raise SystemExit(1) from None
+    if as_json:
+        print_json(made)
+        return
+    when = [f"due next {made['next_at']}"] if made["next_at"] else []
+    when += [f"on {made[key]}" for key in ("on_table", "on_prefix") if made[key]]
+    click.echo(
+        f"Pipeline {name} is deployed, version {made['version']}" + (f": {', '.join(when)}." if when else ".")
+    )
+
+
+@pipeline.command("deployed")
+@project_option
+@json_option
+def list_deployed(project: str | None, as_json: bool) -> None:
+    """List what is deployed, and when it is due."""
+    found = sdk.deployed(Client(project=project))
+    if as_json:
+        print_json({"pipelines": found})
+        return
+    print_table(
+        ["Pipeline", "Version", "Runs", "Due next", "Last run"],
+        [
+            (
+                one["name"],
+                one["version"],
+                (one["schedule"] and f"{one['schedule']} {one['timezone']}")
+                or one["on_table"]
+                or one["on_prefix"]
+                or "by name",
+                one["next_at"] or "",
+                f"{one['last_run']} {one['last_state']}" if one["last_run"] else "",
+            )
+            for one in found
+        ],
+        empty="No pipeline is deployed. Deploy one: stratal pipeline deploy FILE.py:NAME --schedule '0 3 * * *'",
+    )
+
+
+@pipeline.command("undeploy")
+@click.argument("name")
+@project_option
+@json_option
+def undeploy_pipeline(name: str, project: str | None, as_json: bool) -> None:
+    """Take a deployed pipeline back. Its runs stay."""
+    sdk.undeploy(Client(project=project), name)
+    if as_json:
+        print_json({"name": name, "deployed": False})
+    else:
+        click.echo(f"Pipeline {name} is not deployed any more.")
+
+
+@pipeline.command("trigger")
+@click.argument("name")
+@project_option
+@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option("--wait/--detach", default=True, help="Wait until it has ended (default), or return at once.")
+@json_option
+def trigger_pipeline(
+    name: str, project: str | None, settings: tuple[str, ...], wait: bool, as_json: bool
+) -> None:
+    """Run a deployed pipeline now."""
+    client = Client(project=project)
+    run = sdk.trigger(client, name, parameters=dict(_parameter(text) for text in settings))
+    _end_with(client, run, wait, as_json)
 
 
 @pipeline.command("ls")
@@ -242,6 +439,13 @@ def _follow(client: Client, run_id: int) -> dict[str, Any]:
             return run
 
 
+def _target(text: str) -> tuple[Path, str]:
+    if Path(text).is_file() or ":" not in text:
+        return Path(text), ""
+    file, _, name = text.rpartition(":")
+    return Path(file), name
+
+
 def _parameter(text: str) -> tuple[str, Any]:
     name, given, value = text.partition("=")
     if not given or not name:
@@ -269,10 +473,22 @@ def _print_run(run: dict[str, Any]) -> None:
     click.echo(f"Run {run['id']} of {run['pipeline'] or run['file']}: {run['state']}")
     if run["reason"]:
         click.echo(f"  {run['reason']}")
+    steps = run["steps"]
+    if run["partitions"] is not None:
+        counts: dict[str, int] = {}
+        for partition in run["partitions"]:
+            counts[partition["state"]] = counts.get(partition["state"], 0) + 1
+        click.echo(f"  {len(run['partitions'])} partitions: {_counts(counts)}")
+        steps = [step for step in steps if step["state"] not in {"succeeded", "cached"}]
     print_table(
         ["Step", "State", "Why", "Took"],
-        [(step["name"], step["state"], step["reason"], _took(step)) for step in run["steps"]],
-        empty="It has called no step yet.",
+        [(step["name"], step["state"], step["reason"], _took(step)) for step in steps],
+        empty="It has called no step yet." if not run["steps"] else "Every step went well.",
     )
+    for step in run["steps"]:
+        for check in step["checks"]:
+            if not check["passed"]:
+                kind = "failed" if check["blocking"] else "warns"
+                click.echo(f"Check {check['check']} of {check['table']} {kind}: {check['words']}")
     if run["output"] is not None:
         click.echo(f"It returned {json.dumps(run['output'], ensure_ascii=False)}")

@@ -82,28 +82,104 @@ def start(
     network: str | None = None,
     parallel: int | None = None,
     use_cache: bool = True,
+    partitions: Sequence[str] | None = None,
     without: Path | None = None,
-    tree: tuple[WorkTree, str] | None = None,
 ) -> Json:
-    """Send the code around `file` and queue a run of its pipeline; returns the run.
+    """Send the code around `file` and queue a run of its pipeline, once for each of `partitions` if given.
 
-    The file's own inline requirements are installed beside `requirements`. Raises `ApiError`, `TreeError`.
+    The file's own inline requirements are installed beside `requirements`. Returns the run. Raises `ApiError`, `TreeError`.
     """
-    sent, inside = tree or tree_of(file, without=without)
-    source = {name: value for name, value in sent.source.items() if name != "diff"}
-    body = {
-        "file": inside,
-        "snapshot": send(client, sent),
+    body = _sent(client, file, requirements, without) | {
         "pipeline": pipeline,
         "parameters": dict(parameters or {}),
-        "cwd": sent.cwd,
-        "source": source,
-        "requirements": inline_requirements(file) + requirements,
         "network": network,
         "parallel": parallel,
         "use_cache": use_cache,
+        "partitions": None if partitions is None else list(partitions),
     }
     return client.post(client.path("/pipelines/runs"), body)
+
+
+def _sent(client: Client, file: Path, requirements: str, without: Path | None) -> Json:
+    """Send the code; the part of a body that says which it is and what it needs."""
+    tree, inside = tree_of(file, without=without)
+    return {
+        "file": inside,
+        "snapshot": send(client, tree),
+        "cwd": tree.cwd,
+        "source": {name: value for name, value in tree.source.items() if name != "diff"},
+        "requirements": inline_requirements(file) + requirements,
+    }
+
+
+def deploy(
+    client: Client,
+    file: Path,
+    name: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    requirements: str = "",
+    network: str | None = None,
+    parallel: int | None = None,
+    schedule: str | None = None,
+    timezone: str = "UTC",
+    catch_up: str = "last",
+    on_table: str | None = None,
+    on_prefix: str | None = None,
+    overlap: str = "queue",
+    without: Path | None = None,
+) -> Json:
+    """Send the code around `file` and deploy its pipeline `name`.
+
+    Returns what is deployed. Raises `ApiError`, `TreeError`.
+    """
+    body = _sent(client, file, requirements, without) | {
+        "parameters": dict(parameters or {}),
+        "network": network,
+        "parallel": parallel,
+        "schedule": schedule,
+        "timezone": timezone,
+        "catch_up": catch_up,
+        "on_table": on_table,
+        "on_prefix": on_prefix,
+        "overlap": overlap,
+    }
+    return client.request("PUT", client.path(f"/pipelines/deployed/{quote(name, safe='')}"), json=body)
+
+
+def deployed(client: Client) -> list[Json]:
+    """The project's deployed pipelines. Raises `ApiError`."""
+    return list(client.get(client.path("/pipelines"))["pipelines"])
+
+
+def undeploy(client: Client, name: str) -> None:
+    """Take a deployed pipeline back; its runs stay. Raises `ApiError`."""
+    client.delete(client.path(f"/pipelines/deployed/{quote(name, safe='')}"))
+
+
+def trigger(
+    client: Client,
+    name: str,
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    partitions: Sequence[str] | None = None,
+) -> Json:
+    """Run a deployed pipeline now; returns the run. Raises `ApiError`."""
+    body = {
+        "parameters": dict(parameters or {}),
+        "partitions": None if partitions is None else list(partitions),
+    }
+    return client.post(client.path(f"/pipelines/deployed/{quote(name, safe='')}/runs"), body)
+
+
+def days(first: str, last: str) -> list[str]:
+    """Every day from `first` to `last`, both included, as ISO dates. Raises `ValueError`."""
+    from datetime import date, timedelta
+
+    begin, end = date.fromisoformat(first), date.fromisoformat(last)
+    if end < begin:
+        raise ValueError(f"{last} is before {first}")
+    return [(begin + timedelta(days=number)).isoformat() for number in range((end - begin).days + 1)]
 
 
 def get(client: Client, run_id: int, *, wait: float = 0) -> Json:

@@ -18,6 +18,7 @@ ORDER = Path(os.environ["KILL_AT"])
 SEEN = ORDER.with_suffix(".seen")
 touched = False
 count = 0
+order = ""
 
 
 @event.listens_for(Engine, "before_cursor_execute")
@@ -33,12 +34,22 @@ def _before(_connection: Any) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _is_due(how: str) -> bool:
+def _order() -> tuple[int, str]:
+    """The number of the write to kill at, and how. A new order begins to count anew."""
+    global count, order
     try:
-        number, wanted = ORDER.read_text().split()
+        text = ORDER.read_text()
+        number, how, _ = text.split()
     except (OSError, ValueError):
-        return False
-    return wanted == how and count + 1 == int(number)
+        return 0, ""
+    if text != order:
+        order, count = text, 0
+    return int(number), how
+
+
+def _is_due(how: str) -> bool:
+    number, wanted = _order()
+    return wanted == how and count + 1 == number
 
 
 _run_group = Database._run_group
@@ -50,9 +61,6 @@ def _after(self: Database, connection: Any, group: Any) -> None:
     if not touched:
         return
     touched = False
-    if not ORDER.exists():
-        count = 0
-        return
     if _is_due("after"):
         os.kill(os.getpid(), signal.SIGKILL)
     due = _is_due("worker")

@@ -115,6 +115,13 @@ NATIVE: dict[tuple[str, str], Route] = {
         "editor", f"{P}/repositories/repo/snapshots", 404, json={}
     ),
     # pipelines (the journal and the tables of a step are its worker's and its own alone)
+    ("GET", f"{P}/pipelines"): Route("viewer", f"{P}/pipelines"),
+    ("PUT", f"{P}/pipelines/deployed/{{name}}"): Route(
+        "editor", f"{P}/pipelines/deployed/more", json={"file": "main.py", "snapshot": "{snapshot}"}
+    ),
+    ("POST", f"{P}/pipelines/deployed/{{name}}/runs"): Route(
+        "editor", f"{P}/pipelines/deployed/nightly/runs", 201, json={"parameters": {"a": 1}}
+    ),
     ("GET", f"{P}/pipelines/runs"): Route("viewer", f"{P}/pipelines/runs"),
     ("POST", f"{P}/pipelines/runs"): Route(
         "editor", f"{P}/pipelines/runs", 201, json={"file": "main.py", "snapshot": "{snapshot}"}
@@ -227,6 +234,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/solution/picture"): Route("viewer", f"{P}/solution/picture", 404),
     # what takes something away, in an order in which each still finds it
     ("DELETE", f"{P}/repositories/{{name}}"): Route("owner", f"{P}/repositories/repo", 204),
+    ("DELETE", f"{P}/pipelines/deployed/{{name}}"): Route("editor", f"{P}/pipelines/deployed/nightly", 204),
     ("DELETE", f"{P}/tables/{{name}}"): Route("editor", f"{P}/tables/ns.t", 204),
     ("DELETE", f"{P}/buckets/{{bucket}}/object"): Route(
         "editor", f"{P}/buckets/alpha-data/object?key=k", 204
@@ -400,6 +408,7 @@ class World:
         self._made("POST", f"{here}/code/packs", None, 201, pack)
         self.names["snapshot"] = self._made("POST", f"{here}/code/snapshots", SNAPSHOT, 201)["id"]
         asked = {"file": "main.py", "snapshot": self.names["snapshot"]}
+        self._made("PUT", f"{here}/pipelines/deployed/nightly", asked)
         for name in ("pipeline_run", "cancelled_run"):
             self.names[name] = str(self._made("POST", f"{here}/pipelines/runs", asked, 201)["id"])
         self.names["experiment"] = self._made(

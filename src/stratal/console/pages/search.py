@@ -55,6 +55,13 @@ NOUNS: Sequence[_Noun] = (
         lambda sweep: f"Sweep {sweep.get('id')} {sweep.get('name') or ''}".strip(),
         lambda sweep: f"/sweeps/{sweep.get('id')}",
     ),
+    _Noun(
+        "pipeline run",
+        "/pipelines/runs",
+        "runs",
+        lambda run: f"Run {run.get('id')} of {run.get('pipeline') or run.get('file') or ''}",
+        lambda run: f"/pipelines/{run.get('id')}",
+    ),
     _named("table", "tables"),
     _named("model", "models"),
     _named("endpoint", "endpoints"),

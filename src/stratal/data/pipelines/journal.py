@@ -98,6 +98,8 @@ class Journal:
                     )
                 case other:
                     raise Invalid(f"The journal knows no {other!r}.", reason="bad_entry")
+        if any(entry["do"] in {"start", "finish", "skip"} for entry in entries):
+            emit(c, "pipeline.advanced", str(run_id), actor="system", project_id=run.project_id)
         for name in watch:
             step = records.find_step(c, run_id, name)
             if step.state.ended:
@@ -237,6 +239,8 @@ class Journal:
         self._end_credential(c, step)
         now = self._clock()
         values: dict[str, Any] = {"ended_at": now}
+        if entry.get("checks"):
+            values["checks"] = dumped(entry["checks"])
         if entry.get("log"):
             values["log"] = str(entry["log"])[-64 * 1024 :]
         if entry["state"] == StepState.SUCCEEDED.value:

@@ -64,6 +64,8 @@ class RunSpec:
     network: str | None = None
     parallel: int | None = None
     use_cache: bool = True
+    partitions: Sequence[str] | None = None
+    """Run the function once for each; None: once, for the whole."""
     trigger: str = "manual"
 
 
@@ -89,6 +91,7 @@ class Run:
     network: str | None
     parallel: int | None
     use_cache: bool
+    partitions: Sequence[str] | None
     created_by: str
     creator_id: str
     creator_name: str
@@ -128,6 +131,8 @@ class Step:
     error: str | None
     reads: Sequence[Mapping[str, Json]]
     writes: Sequence[Mapping[str, Json]]
+    checks: Sequence[Mapping[str, Json]]
+    """What was checked of what it wrote, and how that went."""
     taken_from: int | None
     created_at: int
     started_at: int | None

@@ -38,6 +38,7 @@ def run_of(row: Mapping[Any, Any], states: Mapping[str, int] | None = None) -> R
         output=None if row["output"] is None else orjson.loads(row["output"]),
         source=orjson.loads(row["source"]),
         use_cache=bool(row["use_cache"]),
+        partitions=_json(row["partitions"]),
         states=states or {},
     )
 
@@ -54,6 +55,7 @@ def step_of(row: Mapping[Any, Any]) -> Step:
         output=_json(row["output"]),
         reads=_json(row["reads"]) or [],
         writes=_json(row["writes"]) or [],
+        checks=_json(row["checks"]) or [],
     )
 
 

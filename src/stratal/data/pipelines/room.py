@@ -1,8 +1,11 @@
 """The room's services, made together from what they stand on: the wiring calls `furnish` once."""
 
+from dataclasses import dataclass
+
 from stratal.compute.jobs import Jobs
 from stratal.compute.snapshots import Snapshots
 from stratal.data.lake.lake import Lake
+from stratal.data.pipelines.deployed import Deployments
 from stratal.data.pipelines.journal import Journal
 from stratal.data.pipelines.service import Pipelines
 from stratal.data.pipelines.staging import Stage
@@ -13,6 +16,26 @@ from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    runs: Pipelines
+    deployed: Deployments
+
+    async def start(self) -> None:
+        await self.runs.start()
+        await self.deployed.start()
+
+    async def close(self) -> None:
+        """Let go; what runs goes on running."""
+        await self.deployed.close()
+        await self.runs.close()
+
+    async def purge(self, project_id: str) -> None:
+        """Forget a project's pipelines and their runs. May be repeated."""
+        await self.deployed.purge(project_id)
+        await self.runs.purge(project_id)
+
+
 def furnish(
     database: Database,
     keys: Keys,
@@ -21,9 +44,12 @@ def furnish(
     lake: Lake,
     warehouse: Warehouse,
     clock: Clock,
-) -> Pipelines:
+) -> Room:
     """Pipelines over the jobs that run them and the tables that they write."""
     journal = Journal(keys, clock)
     stage = Stage(database, lake, warehouse, journal)
     upkeep = Upkeep(database, jobs, journal, stage)
-    return Pipelines(database, jobs, snapshots, journal, stage, upkeep, clock)
+    return Room(
+        Pipelines(database, jobs, snapshots, journal, stage, upkeep, clock),
+        Deployments(database, snapshots, clock, upkeep.kick),
+    )

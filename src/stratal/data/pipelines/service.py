@@ -39,6 +39,7 @@ from stratal.kernel.events import emit
 
 MOST_AT_ONCE = 1000
 MOST_PARAMETERS = 64 * 1024
+MOST_PARTITIONS = 5000
 _BEYOND = 2**62
 
 
@@ -377,6 +378,8 @@ def run_values(spec: RunSpec, who: Principal) -> dict[str, Any]:
         )
     if len(spec.pipeline) > 200 or len(spec.file) > 1000 or "\0" in spec.file + spec.pipeline + spec.cwd:
         raise Invalid("The pipeline's name is too long, or holds a NUL.", reason="bad_name")
+    if spec.partitions is not None:
+        _check_partitions(spec.partitions)
     if spec.parallel is not None and not 1 <= spec.parallel <= 64:
         raise Invalid("At most 64 small steps at once.", reason="bad_parallel")
     return {
@@ -393,8 +396,23 @@ def run_values(spec: RunSpec, who: Principal) -> dict[str, Any]:
         "network": spec.network,
         "parallel": spec.parallel,
         "use_cache": int(spec.use_cache),
+        "partitions": None if spec.partitions is None else dumped(list(spec.partitions)),
         "created_by": who.actor,
         "creator_id": who.id,
         "creator_name": who.name,
         "creator_role": who.role.value,
     }
+
+
+def _check_partitions(names: Sequence[str]) -> None:
+    if not 1 <= len(names) <= MOST_PARTITIONS:
+        raise Invalid(f"A run makes 1 to {MOST_PARTITIONS} partitions.", reason="bad_partitions")
+    if len(set(names)) < len(names):
+        raise Invalid("A partition is named twice.", reason="bad_partitions")
+    for name in names:
+        if not 0 < len(name) <= 100 or "@" in name or "\0" in name or not name.isprintable():
+            raise Invalid(
+                f"{name[:100]!r} cannot name a partition.",
+                hint="Use 1 to 100 printable characters without '@'.",
+                reason="bad_partitions",
+            )

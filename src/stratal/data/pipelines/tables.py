@@ -25,6 +25,7 @@ runs = Table(
     Column("network", Text),
     Column("parallel", Integer),
     Column("use_cache", Integer, nullable=False, server_default="1"),
+    Column("partitions", Text),  # those that it makes, NULL for a pipeline as a whole
     # by whom; steps' credentials are made from this
     Column("created_by", Text, nullable=False),
     Column("creator_id", Text, nullable=False),
@@ -74,6 +75,7 @@ steps = Table(
     Column("log", Text),
     Column("reads", Text),
     Column("writes", Text),
+    Column("checks", Text),
     Column("taken_from", Integer),  # the step whose result this one took
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
@@ -104,4 +106,37 @@ writes = Table(
     Column("state", Text, nullable=False),  # staged, published, dropped
     PrimaryKeyConstraint("step_id", "attempt", "number"),
     Index("ix_pipeline_writes_state", "state"),
+)
+
+# What is deployed: a pipeline that is run by the clock, by what arrives, or by whoever asks for it by name.
+pipelines = Table(
+    "pipelines",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("snapshot_id", Text, nullable=False),
+    Column("cwd", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("requirements", Text, nullable=False),
+    Column("network", Text),
+    Column("parallel", Integer),
+    # when: a schedule and the moment it is due next; news of a table or of objects, and up to where it was seen
+    Column("schedule", Text),
+    Column("timezone", Text, nullable=False),
+    Column("catch_up", Text, nullable=False),
+    Column("next_at", BigInteger),
+    Column("on_table", Text),
+    Column("on_prefix", Text),
+    Column("seen", BigInteger, nullable=False, server_default="0"),
+    Column("overlap", Text, nullable=False),
+    Column("deployed_by", Text, nullable=False),
+    Column("deployer_id", Text, nullable=False),
+    Column("deployer_name", Text, nullable=False),
+    Column("deployer_role", Text, nullable=False),
+    Column("deployed_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("project_id", "name"),
+    Index("ix_pipelines_next_at", "next_at"),
 )

@@ -1,6 +1,6 @@
 """``/api/v1/projects/{project}/pipelines``: runs and their steps, and what the workers of runs say and ask."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -10,8 +10,10 @@ from starlette.requests import ClientDisconnect
 
 from stratal.compute.engine import Network
 from stratal.data.lake.model import Place, parse_table_name
+from stratal.data.pipelines.deployed import Deployed, Triggers
 from stratal.data.pipelines.model import Run, RunSpec, RunState, Step, StepState
-from stratal.data.pipelines.service import MOST_AT_ONCE, Pipelines
+from stratal.data.pipelines.room import Room
+from stratal.data.pipelines.service import MOST_AT_ONCE
 from stratal.data.queries.service import Sourced
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
@@ -39,6 +41,9 @@ class NewRun(Strict):
     network: Network | None = None
     parallel: int | None = Field(default=None, description="At most so many small steps at once.")
     use_cache: bool = True
+    partitions: list[str] | None = Field(
+        default=None, description="The function is run once for each; absent: once."
+    )
 
 
 class Called(Strict):
@@ -74,6 +79,16 @@ class Started(Strict):
     arguments: dict[str, Json] = Field(default_factory=dict)
 
 
+class Checked(Strict):
+    check: str
+    table: str
+    snapshot: str | None = None
+    blocking: bool
+    passed: bool
+    wrong: int
+    words: str = ""
+
+
 class Finished(Strict):
     do: Literal["finish"] = "finish"
     name: str = ""
@@ -82,6 +97,7 @@ class Finished(Strict):
     output: Json = None
     error: str = ""
     log: str = ""
+    checks: list[Checked] = Field(default_factory=list, max_length=1000)
 
 
 class Skipped(Strict):
@@ -114,7 +130,26 @@ class Rows(Strict):
     sql: str
 
 
-def router(pipelines: Pipelines, projects: Projects) -> APIRouter:
+class NewDeployment(NewRun):
+    schedule: str | None = Field(default=None, description="Five fields of cron.")
+    timezone: str = "UTC"
+    catch_up: Literal["none", "last", "all"] = Field(
+        default="last", description="Which moments of the schedule that passed unseen are made up for."
+    )
+    on_table: str | None = Field(default=None, description="Run when this table has a new snapshot.")
+    on_prefix: str | None = Field(default=None, description="Run when an object comes: s3://bucket/prefix.")
+    overlap: Literal["queue", "skip"] = Field(
+        default="queue", description="What becomes of a run that is due while another has not ended."
+    )
+
+
+class Asked(Strict):
+    parameters: dict[str, Json] = Field(default_factory=dict)
+    partitions: list[str] | None = None
+
+
+def router(room: Room, projects: Projects) -> APIRouter:
+    pipelines = room.runs
     api = APIRouter(tags=["pipelines"])
     base = "/projects/{project}/pipelines/runs"
 
@@ -161,7 +196,11 @@ def router(pipelines: Pipelines, projects: Projects) -> APIRouter:
             run = await pipelines.get(who, place.id, run_id)
         found = await pipelines.steps(who, place.id, run_id)
         states = await pipelines.job_states(found)
-        return {**_run(run), "steps": [_step(step, states) for step in found]}
+        return {
+            **_run(run),
+            "partitions": _partitions(run, found),
+            "steps": [_step(step, states) for step in found],
+        }
 
     @api.post(base + "/{run_id}/cancel")
     async def cancel_run(who: Who, project: str, run_id: int) -> dict[str, object]:
@@ -182,6 +221,40 @@ def router(pipelines: Pipelines, projects: Projects) -> APIRouter:
         found, text = await pipelines.step_log(who, place.id, run_id, step)
         return {"name": found.name, "state": found.state, "job": found.job_id, "log": text}
 
+    # -- deployed pipelines --------------------------------------------------------------------
+
+    @api.get("/projects/{project}/pipelines")
+    async def list_deployed(who: Who, project: str) -> dict[str, object]:
+        """The deployed pipelines, by name."""
+        place = await place_of(who, project)
+        return {"pipelines": [_deployed(one) for one in await room.deployed.list(who, place.id)]}
+
+    @api.put("/projects/{project}/pipelines/deployed/{name}", openapi_extra=body_of(NewDeployment))
+    async def deploy(request: Request, who: Who, project: str, name: str) -> dict[str, object]:
+        """Deploy a pipeline, in the place of an earlier one of that name."""
+        place = await place_of(who, project)
+        body = await read_model(request, NewDeployment, MAX_RUN_BODY)
+        when = ("schedule", "timezone", "catch_up", "on_table", "on_prefix", "overlap")
+        asked = body.model_dump(exclude={"snapshot", "pipeline", "partitions", *when})
+        spec = RunSpec(**asked, snapshot_id=body.snapshot, pipeline=name)
+        triggers = Triggers(**{key: getattr(body, key) for key in when})
+        return _deployed(await room.deployed.deploy(who, place.id, name, spec, triggers))
+
+    @api.delete("/projects/{project}/pipelines/deployed/{name}", status_code=204)
+    async def undeploy(who: Who, project: str, name: str) -> None:
+        """Take a deployed pipeline back; its runs stay."""
+        place = await place_of(who, project)
+        await room.deployed.remove(who, place.id, name)
+
+    @api.post(
+        "/projects/{project}/pipelines/deployed/{name}/runs", status_code=201, openapi_extra=body_of(Asked)
+    )
+    async def trigger(request: Request, who: Who, project: str, name: str) -> dict[str, object]:
+        """Run a deployed pipeline now: what a webhook calls. `parameters` go over those it was deployed with."""
+        place = await place_of(who, project)
+        body = await read_model(request, Asked, MAX_RUN_BODY)
+        return _run(await room.deployed.trigger(who, place.id, name, body.parameters, body.partitions))
+
     # -- the run's worker ----------------------------------------------------------------------
 
     @api.post(base + "/{run_id}/open", openapi_extra=body_of(Nothing))
@@ -196,6 +269,7 @@ def router(pipelines: Pipelines, projects: Projects) -> APIRouter:
             "pipeline": run.pipeline,
             "parameters": dict(run.parameters),
             "parallel": run.parallel,
+            "partitions": None if run.partitions is None else list(run.partitions),
             "steps": [
                 {"name": step.name, "state": step.state, "reason": step.reason, "output": step.output}
                 for step in ended
@@ -307,6 +381,54 @@ async def _body(request: Request) -> AsyncIterator[bytes]:
         ) from error
 
 
+def _deployed(one: Deployed) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "version": one.version,
+        "file": one.spec.file,
+        "parameters": dict(one.spec.parameters),
+        "snapshot": one.spec.snapshot_id,
+        "cwd": one.spec.cwd,
+        "source": dict(one.spec.source),
+        "requirements": one.spec.requirements.splitlines(),
+        "network": one.spec.network,
+        "parallel": one.spec.parallel,
+        "schedule": one.triggers.schedule,
+        "timezone": one.triggers.timezone,
+        "catch_up": one.triggers.catch_up,
+        "on_table": one.triggers.on_table,
+        "on_prefix": one.triggers.on_prefix,
+        "overlap": one.triggers.overlap,
+        "next_at": None if one.next_at is None else iso(one.next_at),
+        "deployed_at": iso(one.deployed_at),
+        "deployed_by": one.deployed_by,
+        "last_run": one.last_run,
+        "last_state": one.last_state,
+    }
+
+
+def _partitions(run: Run, found: Sequence[Step]) -> list[dict[str, object]] | None:
+    """How each partition stands: the worst of its steps' states; those not called yet wait."""
+    if run.partitions is None:
+        return None
+    states: dict[str, set[StepState]] = {}
+    for step in found:
+        states.setdefault(step.name.rpartition("@")[2], set()).add(step.state)
+    broken = set((run.output or {}).get("failed_partitions", ())) if isinstance(run.output, dict) else set()
+    told: list[dict[str, object]] = []
+    for name in run.partitions:
+        of = states.get(name, set())
+        worst = next((state for state in _WORST_FIRST if state in of), StepState.WAITING)
+        told.append({"name": name, "state": StepState.FAILED if name in broken else worst})
+    return told
+
+
+_WORST_FIRST = (
+    *(StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED, StepState.RUNNING, StepState.WAITING),
+    *(StepState.SUCCEEDED, StepState.CACHED),
+)
+
+
 def _run(run: Run) -> dict[str, object]:
     return {
         "id": run.id,
@@ -357,6 +479,7 @@ def _step(step: Step, job_states: Mapping[int, str]) -> dict[str, object]:
         "error": step.error,
         "reads": [dict(read) for read in step.reads],
         "writes": [dict(write) for write in step.writes],
+        "checks": [dict(check) for check in step.checks],
         "created_at": iso(step.created_at),
         "started_at": None if step.started_at is None else iso(step.started_at),
         "ended_at": None if step.ended_at is None else iso(step.ended_at),

@@ -17,19 +17,41 @@ environment, which holds whatever the user asked for and nothing of the platform
 """
 
 from stratal.sdk.pipelines.authoring import pipeline, shell_step, sql_step, step
+from stratal.sdk.pipelines.checks import (
+    Check,
+    between,
+    fresh,
+    matches,
+    not_null,
+    refers,
+    rows_between,
+    rows_change,
+    sql_check,
+    unique,
+)
 from stratal.sdk.pipelines.lake import read_sql as sql
 from stratal.sdk.pipelines.values import Model, Object, Table, model, object_at, table
 
 __all__ = [
+    "Check",
     "Model",
     "Object",
     "Table",
+    "between",
+    "fresh",
+    "matches",
     "model",
+    "not_null",
     "object_at",
     "pipeline",
+    "refers",
+    "rows_between",
+    "rows_change",
     "shell_step",
     "sql",
+    "sql_check",
     "sql_step",
     "step",
     "table",
+    "unique",
 ]

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from functools import update_wrapper
 from typing import Any, Literal, Protocol
 
+from stratal.sdk.pipelines.checks import Check
+
 Mode = Literal["append", "replace", "upsert"]
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|KiB|MiB|GiB|TiB)\Z")
 _UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -93,6 +95,7 @@ class Step:
     into: str | None = None
     mode: Mode = "replace"
     keys: Sequence[str] = ()
+    checks: Sequence[Check] = ()
     doc: str = ""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -129,10 +132,15 @@ class Pipeline:
     name: str
     function: Callable[..., Any]
     doc: str = ""
-    schedule: str | None = None
-    timezone: str = "UTC"
-    catch_up: str = "last"
+    partition: str | None = None
     parallel: int | None = None
+
+    def of_partition(self, name: str) -> dict[str, str]:
+        """The argument by which the function is told which partition it makes. Raises `TypeError` when it takes none."""
+        chosen = self.partition or next(iter(inspect.signature(self.function).parameters), None)
+        if chosen is None:
+            raise TypeError(f"{self.name}() takes no argument that could say which partition to make.")
+        return {chosen: name}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from stratal.sdk.pipelines.local import run_here
@@ -172,12 +180,14 @@ def step(
     retries: int = 0,
     cache: bool = True,
     writes: str | None = None,
+    checks: Sequence[Check] = (),
 ) -> Any:
     """Make a function a step.
 
     `memory` is bytes or ``"2GiB"``; `requirements` are lines of a requirements file or a list of them;
     `timeout` is seconds for one attempt, `retries` how often it is tried again; `cache=False` runs it each
-    time; `writes` names the table it writes, so that SQL steps that refer to it come after it.
+    time; `writes` names the table it writes, so that SQL steps that refer to it come after it; `checks` are carried
+    out on what it wrote before others see it (see `checks`).
     """
     options = Options(
         cpus=cpus,
@@ -198,7 +208,13 @@ def step(
 
     def make(made: Callable[..., Any]) -> Step:
         found = Step(
-            name or made.__name__, "python", options, made, into=writes, doc=inspect.getdoc(made) or ""
+            name or made.__name__,
+            "python",
+            options,
+            made,
+            into=writes,
+            checks=tuple(checks),
+            doc=inspect.getdoc(made) or "",
         )
         update_wrapper(found, made, updated=())
         return found
@@ -216,6 +232,7 @@ def sql_step(
     timeout: float | None = None,
     retries: int = 0,
     cache: bool = True,
+    checks: Sequence[Check] = (),
 ) -> Step:
     """A query over tables: its rows become the table `into`, or without it the step's value.
 
@@ -226,7 +243,9 @@ def sql_step(
     if mode == "upsert" and not keys:
         raise ValueError("An upsert needs its keys: sql_step(…, mode='upsert', keys=['id']).")
     options = Options(timeout=timeout, retries=retries, cache=cache)
-    return Step(made, "sql", options, text=text, into=into, mode=mode, keys=tuple(keys))
+    if checks and into is None:
+        raise ValueError("Checks are of the table that a step writes: say which with into='ns.table'.")
+    return Step(made, "sql", options, text=text, into=into, mode=mode, keys=tuple(keys), checks=tuple(checks))
 
 
 def shell_step(
@@ -250,16 +269,13 @@ def pipeline(
     function: Callable[..., Any] | None = None,
     *,
     name: str | None = None,
-    schedule: str | None = None,
-    timezone: str = "UTC",
-    catch_up: Literal["none", "last", "all"] = "last",
+    partition: str | None = None,
     parallel: int | None = None,
 ) -> Any:
     """Make a function that calls steps a pipeline.
 
-    `schedule` (five fields of cron) in `timezone` counts once it is deployed; `catch_up` says which of the
-    times that passed while the platform was down are made up for. `parallel`: at most so many small steps
-    at once.
+    `partition` names the argument that says which partition it makes (default: its first); `parallel`: at
+    most so many small steps at once.
     """
 
     def make(made: Callable[..., Any]) -> Pipeline:
@@ -267,9 +283,7 @@ def pipeline(
             name or made.__name__,
             made,
             inspect.getdoc(made) or "",
-            schedule=schedule,
-            timezone=timezone,
-            catch_up=catch_up,
+            partition=partition,
             parallel=parallel,
         )
         update_wrapper(found, made, updated=())

@@ -117,6 +117,7 @@ class PlatformLake:
         self._step = step
         self._attempt = attempt
         self._writes = 0
+        self.written: dict[str, Table] = {}
 
     @classmethod
     def of_environment(cls) -> "PlatformLake":
@@ -153,10 +154,15 @@ class PlatformLake:
         words = {"format": body.format, "keys": list(keys), "where": json.dumps(where) if where else ""}
         path = self._path(name, mode, **words)
         answer = self._doors.send("PUT", path, body.data, {"Content-Type": "application/octet-stream"})
-        return _table(json.loads(answer))
+        return self._wrote(json.loads(answer))
 
     def write_sql(self, name: str, text: str, mode: str, keys: Sequence[str]) -> Table:
-        return _table(self._doors.json("POST", self._path(name, mode, keys=list(keys)), {"sql": text}))
+        return self._wrote(self._doors.json("POST", self._path(name, mode, keys=list(keys)), {"sql": text}))
+
+    def _wrote(self, answer: Json) -> Table:
+        table = Table(answer["table"], answer["snapshot"])
+        self.written[table.name] = table
+        return table
 
     def _path(self, name: str, mode: str, **words: Any) -> str:
         self._writes += 1
@@ -195,7 +201,3 @@ class PlatformLake:
     def _object(self, wanted: Object) -> str:
         bucket, key = quote(wanted.bucket, safe=""), quote(wanted.key, safe="")
         return self._doors.path(f"/buckets/{bucket}/object?key={key}")
-
-
-def _table(answer: Json) -> Table:
-    return Table(answer["table"], answer["snapshot"])

@@ -3,11 +3,13 @@
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 from stratal.sdk.pipelines import lake
 from stratal.sdk.pipelines.authoring import Step
+from stratal.sdk.pipelines.checks import carried_out
 from stratal.sdk.pipelines.values import Table, encode, moments
 
 _WORD = re.compile(r"\{\{\s*(?:ref\(\s*(['\"])(?P<ref>[^'\"]+)\1\s*\)|(?P<name>[A-Za-z_]\w*))\s*\}\}")
@@ -25,6 +27,31 @@ def execute(step: Step, arguments: Mapping[str, Any]) -> Any:
             return lake.read_sql(text)
         return lake.write_sql(step.into, text, step.mode, list(step.keys))
     return _shell(step.text, arguments)
+
+
+class CheckFailed(Exception):
+    """A blocking check of what a step wrote has failed; `results` are those of all its checks."""
+
+    def __init__(self, words: str, results: list[dict[str, Any]]) -> None:
+        super().__init__(words)
+        self.results = results
+
+
+def checked(step: Step, arguments: Mapping[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
+    """Run a step's body and then its checks: what it returned, and their results. Raises `CheckFailed`."""
+    if not step.checks:
+        return execute(step, arguments), []
+    place = lake.current()
+    place.written.clear()  # of the steps before, where they share a process
+    value = execute(step, arguments)
+    results, failure = carried_out(step.checks, place.written)
+    for result in results:
+        if not result["passed"]:
+            kind = "failed" if result["blocking"] else "warns"
+            print(f"check {result['check']} of {result['table']} {kind}: {result['words']}", file=sys.stderr)
+    if failure:
+        raise CheckFailed(failure, results)
+    return value, results
 
 
 def refs(text: str) -> list[str]:

@@ -14,7 +14,9 @@ from stratal.sdk.pipelines.values import Object, Table
 
 
 class Lake(Protocol):
-    """Where tables and objects are."""
+    """Where tables and objects are. `written` are the tables that were written, as they were left."""
+
+    written: dict[str, Table]
 
     def at(self, quoted: str, snapshot: str | None) -> str:
         """How SQL names a table at a snapshot."""

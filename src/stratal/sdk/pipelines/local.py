@@ -16,7 +16,7 @@ from typing import Any
 
 from stratal.sdk.pipelines import authoring
 from stratal.sdk.pipelines.authoring import Handle, Pipeline, Step, StepFailed
-from stratal.sdk.pipelines.execution import execute
+from stratal.sdk.pipelines.execution import checked
 from stratal.sdk.pipelines.lake import Body
 from stratal.sdk.pipelines.values import Object, Table, decode, encode
 
@@ -40,7 +40,7 @@ class LocalRun:
             return Handle(self, name, step.into)
         for attempt in range(step.options.retries + 1):
             try:
-                value = execute(step, given)
+                value = checked(step, given)[0]
                 self._values[name] = decode(encode(value))
                 break
             except Exception as error:
@@ -97,6 +97,7 @@ class LocalLake:
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self.written: dict[str, Table] = {}
 
     def _folder(self, name: str) -> Path:
         folder = self._root / name
@@ -161,6 +162,7 @@ class LocalLake:
         scratch = path.with_suffix(".new")
         scratch.write_text(text)
         os.replace(scratch, path)  # noqa: PTH105 (one call, whatever is there)
+        self.written[name] = Table(name)
         return Table(name)
 
     def read_object(self, wanted: Object) -> bytes:

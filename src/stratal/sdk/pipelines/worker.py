@@ -20,7 +20,7 @@ import tempfile
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,14 @@ from typing import Any
 from stratal.sdk.pipelines import authoring, lake, loading
 from stratal.sdk.pipelines.authoring import Handle, Pipeline, Step, StepFailed
 from stratal.sdk.pipelines.doors import Doors, PlatformLake, Refused
-from stratal.sdk.pipelines.execution import execute, refs
+from stratal.sdk.pipelines.execution import CheckFailed, checked, refs
 from stratal.sdk.pipelines.fingerprint import fingerprint, text_fingerprint
 from stratal.sdk.pipelines.local import filled
 from stratal.sdk.pipelines.values import decode, dumped, encode
 
 Json = dict[str, Any]
 _AT_ONCE = 250
+_ASKED_AHEAD = 100
 _LOOK_SECONDS = 0.4
 _LOG_BYTES = 64 * 1024
 _GRACE_SECONDS = 5.0
@@ -95,19 +96,25 @@ class Worker:
     remote: set[str] = field(default_factory=set)
     unended: dict[str, Node] = field(default_factory=dict)
     looked: float = 0.0
+    partition: str | None = None
+    """The one whose steps are being called."""
     _counts: dict[str, int] = field(default_factory=dict)
     _codes: dict[int, str] = field(default_factory=dict)
+    _written: dict[str, dict[str, str]] = field(default_factory=dict)
 
     # -- what the pipeline function calls ------------------------------------------------------
 
     def call(self, step: Step, arguments: Mapping[str, Any], index: int | None) -> Handle:
-        number = self._counts.get(step.name, 0)
-        self._counts[step.name] = number + 1
-        name = step.name if number == 0 and index is None else f"{step.name}[{number}]"
+        place = "" if self.partition is None else f"@{self.partition}"
+        number = self._counts.get(step.name + place, 0)
+        self._counts[step.name + place] = number + 1
+        name = (step.name if number == 0 and index is None else f"{step.name}[{number}]") + place
         after = list(dict.fromkeys(_handles(dict(arguments))))
         if step.kind == "sql":
-            written = {node.step.into: node.name for node in self.nodes.values() if node.step.into}
+            written = self._written.setdefault(place, {})
             after += [written[ref] for ref in refs(step.text) if ref in written and written[ref] not in after]
+        if step.into is not None:
+            self._written.setdefault(place, {})[step.into] = name
         node = Node(name, step, arguments, after)
         self.nodes[name] = node
         self.unended[name] = node
@@ -161,6 +168,8 @@ class Worker:
                 known = fingerprint(step.function, self.root)
             else:
                 known = text_fingerprint(step.kind, step.text, step.into or "", step.mode, *step.keys)
+            if step.checks:
+                known = text_fingerprint(known, *[repr(check) for check in step.checks])
             self._codes[id(step)] = known
         return known
 
@@ -177,7 +186,10 @@ class Worker:
     def _mark_ready(self) -> None:
         """Note the start of every step whose inputs are there, and pass over those that can never start."""
         now = time.monotonic()
+        room = _ASKED_AHEAD - sum(node.started for node in self.unended.values())
         for node in list(self.unended.values()):
+            if room <= 0:
+                return
             if node.started or node.state in _ENDED or now < node.not_before:
                 continue
             before = [self.nodes[name] for name in node.after]
@@ -185,6 +197,7 @@ class Worker:
                 continue
             bad = next((one for one in before if one.state not in _GOOD), None)
             node.started = True
+            room -= 1
             if bad is not None:
                 why = f"{bad.name} {bad.state} before it"
                 self.entries.append({"do": "skip", "name": node.name, "reason": why})
@@ -399,11 +412,14 @@ def _be_step(
 def outcome(step: Step, given: Mapping[str, Any]) -> Json:
     """Do the step and say how it went, as a journal entry has it. A failure's traceback goes to stderr."""
     try:
-        output = encode(execute(step, given))
+        value, checks = checked(step, given)
+        output = encode(value)
         dumped(output)
-        return {"state": "succeeded", "output": output}
+        return {"state": "succeeded", "output": output, "checks": checks}
     except KeyboardInterrupt:
         raise
+    except CheckFailed as error:
+        return {"state": "failed", "error": str(error)[:2000], "checks": error.results}
     except BaseException as error:
         shown = traceback.TracebackException.from_exception(error)
         kept = [frame for frame in shown.stack if "/stratal/sdk/pipelines/" not in frame.filename]
@@ -445,7 +461,7 @@ def main() -> int:
             root=loading.root_of(module),
         )
         doors.json("POST", f"{place}/journal", {"epoch": epoch, "entries": [_begun(pipeline)], "watch": []})
-        end = _carry_out(worker, pipeline, opened["parameters"])
+        end = _carry_out(worker, pipeline, opened["parameters"], opened["partitions"])
     except Refused as error:
         print(f"This run is not ours any more: {error}", file=sys.stderr)
         return 0 if error.status in {401, 403, 409} else 1
@@ -463,36 +479,40 @@ def _begun(pipeline: Pipeline) -> Json:
     return {"do": "begin", "pipeline": pipeline.name, "doc": pipeline.doc[:2000]}
 
 
-def _carry_out(worker: Worker, pipeline: Pipeline, parameters: Mapping[str, Any]) -> Json:
-    """Execute the pipeline function and all that it called; the journal's last entry."""
-    reason = ""
+def _carry_out(
+    worker: Worker, pipeline: Pipeline, parameters: Mapping[str, Any], partitions: Sequence[str] | None
+) -> Json:
+    """Execute the pipeline function, once for each partition, and all that it called; the journal's last entry."""
+    broken: dict[str | None, str] = {}
     value: Any = None
     authoring._running.append(worker)
     try:
-        value = pipeline.function(**_parameters(pipeline, parameters))
-    except Refused:
-        worker.kill_all()
-        raise
-    except StepFailed as error:
-        reason = str(error)
-    except Exception as error:
-        traceback.print_exc()
-        reason = f"{pipeline.name}() raised {type(error).__name__}: {error}"
-    finally:
-        authoring._running.pop()
-    try:
+        for partition in partitions if partitions is not None else [None]:
+            worker.partition = partition
+            try:
+                more = {} if partition is None else pipeline.of_partition(partition)
+                value = pipeline.function(**_parameters(pipeline, {**parameters, **more}))
+            except Refused:
+                raise
+            except StepFailed as error:
+                broken[partition] = str(error)
+            except Exception as error:
+                traceback.print_exc()
+                broken[partition] = f"{pipeline.name}() raised {type(error).__name__}: {error}"
         worker.finish()
     except Refused:
         worker.kill_all()
         raise
-    failed = [node.name for node in worker.nodes.values() if node.state not in _GOOD]
-    if failed and not reason:
-        causes = [node.name for node in worker.nodes.values() if node.state == "failed"] or failed
-        reason = f"{', '.join(causes[:10])} failed" + (
-            f" and {len(causes) - 10} more" if len(causes) > 10 else ""
-        )
-    if reason:
-        return {"do": "end", "state": "failed", "reason": reason[:2000]}
+    finally:
+        authoring._running.pop()
+    bad = [node for node in worker.nodes.values() if node.state not in _GOOD]
+    if partitions is not None:
+        return _end_of_partitions(partitions, bad, broken)
+    if None in broken:
+        return {"do": "end", "state": "failed", "reason": broken[None][:2000]}
+    if bad:
+        causes = [node.name for node in bad if node.state == "failed"] or [node.name for node in bad]
+        return {"do": "end", "state": "failed", "reason": f"{_listed(causes)} failed"}
     output, _ = filled(value, {node.name: node.value for node in worker.nodes.values()})
     try:
         encoded = encode(output)
@@ -501,6 +521,22 @@ def _carry_out(worker: Worker, pipeline: Pipeline, parameters: Mapping[str, Any]
         print(f"What {pipeline.name}() returned is not kept: {error}")
         encoded = None
     return {"do": "end", "state": "succeeded", "output": encoded, "reason": ""}
+
+
+def _end_of_partitions(
+    partitions: Sequence[str], bad: Sequence[Node], broken: Mapping[str | None, str]
+) -> Json:
+    """The end of a run over partitions: which of them failed is its output, and said in its reason."""
+    failed = {node.name.rpartition("@")[2] for node in bad} | {str(name) for name in broken}
+    named = [name for name in partitions if name in failed]
+    if not named:
+        return {"do": "end", "state": "succeeded", "output": {"failed_partitions": []}, "reason": ""}
+    reason = f"{len(named)} of {len(partitions)} partitions failed: {_listed(named)}"
+    return {"do": "end", "state": "failed", "output": {"failed_partitions": named}, "reason": reason[:2000]}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def _parameters(pipeline: Pipeline, parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,463 @@
+"""Deployed pipelines: run by the clock, when something arrives, or when somebody asks for one by name.
+
+A schedule is a row with the moment at which it is due next. Whoever fires it moves that moment on and writes
+the run in one transaction, each moment once: whether the server is killed, the clock jumps, or two look at
+the same time. News of tables and objects is followed likewise, by the place in the row up to where it was seen.
+"""
+
+import asyncio
+import itertools
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import orjson
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from stratal.compute.snapshots import Snapshots
+from stratal.data.lake.model import SEPARATOR, parse_table_name, split_location
+from stratal.data.lake.tables import snapshots, tables
+from stratal.data.pipelines import records
+from stratal.data.pipelines.model import UNENDED_RUNS, Json, Run, RunSpec
+from stratal.data.pipelines.service import run_values
+from stratal.data.pipelines.tables import pipelines, runs, steps
+from stratal.identity.model import Kind, Principal, Role
+from stratal.identity.permissions import require
+from stratal.identity.tables import projects
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
+from stratal.kernel.errors import Invalid, NotFound, StratalError
+from stratal.kernel.events import emit, outbox
+from stratal.kernel.names import check_name
+from stratal.kernel.schedules import check_schedule, due_after, next_due
+
+log = logging.getLogger("stratal.pipelines")
+
+CATCH_UP = ("none", "last", "all")
+OVERLAP = ("queue", "skip")
+MOST_MADE_UP = 1000
+_LATE_MS = 60_000
+_TICK_SECONDS = 1.0
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Triggers:
+    """What runs a deployed pipeline beside whoever asks for it by name.
+
+    `catch_up` says which moments of the schedule that passed unseen are made up for: ``none`` (over a minute
+    late), the ``last``, or ``all`` (at most 1,000). `overlap` says what becomes of a run that is due
+    while another of the pipeline has not ended: it waits its turn in the ``queue``, or is left out (``skip``).
+    """
+
+    schedule: str | None = None
+    timezone: str = "UTC"
+    catch_up: str = "last"
+    on_table: str | None = None
+    on_prefix: str | None = None
+    overlap: str = "queue"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployed pipeline as recorded. Times are epoch milliseconds."""
+
+    name: str
+    version: int
+    spec: RunSpec
+    triggers: Triggers
+    next_at: int | None
+    deployed_by: str
+    deployed_at: int
+    last_run: int | None = None
+    last_state: str | None = None
+
+
+@dataclass(slots=True)
+class Deployments:
+    """`start` before use. `kick` is told when runs were made."""
+
+    database: Database
+    snapshots: Snapshots
+    clock: Clock
+    kick: Callable[[], None]
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+
+    async def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="pipelines: triggers")
+
+    async def close(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # -- deploying -----------------------------------------------------------------------------
+
+    async def deploy(
+        self, who: Principal, project_id: str, name: str, spec: RunSpec, triggers: Triggers
+    ) -> Deployed:
+        """Deploy a pipeline under its name, in the place of an earlier one. Raises `Invalid`, `NotFound`, `Denied`."""
+        require(who, "pipelines.run", project_id)
+        check_name("pipeline", name)
+        _check(triggers)
+        await self.snapshots.get(project_id, spec.snapshot_id)
+        made = run_values(spec, who)
+        now = self.clock()
+        values: dict[str, Any] = {
+            **{
+                key: made[key]
+                for key in ("file", "parameters", "snapshot_id", "cwd", "source", "requirements")
+            },
+            "network": spec.network,
+            "parallel": spec.parallel,
+            "schedule": triggers.schedule,
+            "timezone": triggers.timezone,
+            "catch_up": triggers.catch_up,
+            "on_table": triggers.on_table,
+            "on_prefix": triggers.on_prefix,
+            "overlap": triggers.overlap,
+            "deployed_by": who.actor,
+            "deployer_id": who.id,
+            "deployer_name": who.name,
+            "deployer_role": who.role.value,
+            "deployed_at": now,
+            "next_at": None
+            if triggers.schedule is None
+            else next_due(triggers.schedule, triggers.timezone, now),
+        }
+
+        def work(c: Connection) -> Deployed:
+            here = (pipelines.c.project_id == project_id) & (pipelines.c.name == name)
+            before = c.execute(select(pipelines).where(here)).one_or_none()
+            values["seen"] = _seen_now(c, project_id, triggers)
+            if before is None:
+                c.execute(insert(pipelines).values(project_id=project_id, name=name, version=1, **values))
+            else:
+                if (before.schedule, before.timezone) == (triggers.schedule, triggers.timezone):
+                    values["next_at"] = before.next_at  # what is due stays due
+                c.execute(update(pipelines).where(here).values(version=before.version + 1, **values))
+            emit(c, "pipeline.deployed", name, actor=who.actor, project_id=project_id)
+            return _deployed(c, c.execute(select(pipelines).where(here)).one())
+
+        return await self.database.write(work)
+
+    async def remove(self, who: Principal, project_id: str, name: str) -> None:
+        """Take a deployed pipeline back; its runs stay. Raises `NotFound`."""
+        require(who, "pipelines.run", project_id)
+
+        def work(c: Connection) -> None:
+            _find(c, project_id, name)
+            c.execute(delete(pipelines).where(pipelines.c.project_id == project_id, pipelines.c.name == name))
+            emit(c, "pipeline.undeployed", name, actor=who.actor, project_id=project_id)
+
+        await self.database.write(work)
+
+    async def list(self, who: Principal, project_id: str) -> Sequence[Deployed]:
+        """The project's deployed pipelines, by name."""
+        require(who, "pipelines.read", project_id)
+        query = select(pipelines).where(pipelines.c.project_id == project_id).order_by(pipelines.c.name)
+        return await self.database.read(lambda c: [_deployed(c, row) for row in c.execute(query)])
+
+    async def trigger(
+        self,
+        who: Principal,
+        project_id: str,
+        name: str,
+        parameters: Mapping[str, Json],
+        partitions: Sequence[str] | None = None,
+    ) -> Run:
+        """Run a deployed pipeline now, as whoever asks; `parameters` go over those it was deployed with.
+
+        Raises `NotFound`, `Invalid`.
+        """
+        require(who, "pipelines.run", project_id)
+
+        def work(c: Connection) -> Run:
+            found = _deployed(c, _find(c, project_id, name))
+            spec = _spec_with(found.spec, {**found.spec.parameters, **parameters}, "by name", partitions)
+            run_id = self._insert(c, project_id, run_values(spec, who), who.actor, name)
+            return records.find_run(c, project_id, run_id)
+
+        run = await self.database.write(work)
+        self.kick()
+        return run
+
+    async def purge(self, project_id: str) -> None:
+        """Forget a project's deployed pipelines. May be repeated."""
+        await self.database.write(
+            lambda c: c.execute(delete(pipelines).where(pipelines.c.project_id == project_id))
+        )
+
+    # -- what fires them -----------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except StratalError as error:
+                log.warning("pipelines cannot be triggered right now: %s", error)
+            except Exception:
+                log.exception("looking for pipelines that are due failed")
+            await asyncio.sleep(_TICK_SECONDS)
+
+    async def look(self) -> int:
+        """Fire all that is due now; how many runs that made."""
+        now = self.clock()
+        listening = pipelines.c.on_table.is_not(None) | pipelines.c.on_prefix.is_not(None)
+        query = select(pipelines).where((pipelines.c.next_at <= now) | listening)
+        rows = await self.database.read(lambda c: list(c.execute(query)))
+        made = 0
+        for row in rows:
+            if row.next_at is not None and row.next_at <= now:
+                made += await self.database.write(lambda c, r=row: self._by_clock(c, r, now))  # type: ignore[misc]
+            if row.on_table is not None:
+                made += await self._listen(row, _news_of_table)
+            elif row.on_prefix is not None:
+                made += await self._listen(row, _news_of_prefix)
+        if made:
+            self.kick()
+        return made
+
+    def _by_clock(self, c: Connection, row: Row[Any], now: int) -> int:
+        """One transaction: the next moment is set, and what was due becomes runs."""
+        later = due_after(row.schedule, row.timezone, row.next_at - 1)
+        due = list(itertools.takewhile(lambda at: at <= now, itertools.islice(later, MOST_MADE_UP)))
+        following = next_due(row.schedule, row.timezone, now)
+        moved = c.execute(
+            update(pipelines)
+            .where(
+                pipelines.c.project_id == row.project_id,
+                pipelines.c.name == row.name,
+                pipelines.c.next_at == row.next_at,
+                pipelines.c.version == row.version,
+            )
+            .values(next_at=following)
+        )
+        if moved.rowcount != 1:
+            return 0  # somebody else was first, or it was deployed anew
+        if row.catch_up == "none":
+            due = [at for at in due if now - at <= _LATE_MS][-1:]
+        elif row.catch_up == "last":
+            due = due[-1:]
+        return sum(self._fire(c, row, f"schedule {_iso(at)}", _moment_words(at, row.timezone)) for at in due)
+
+    async def _listen(self, row: Row[Any], look: "_Look") -> int:
+        seen, news = await self.database.read(lambda c: look(c, row))
+        if seen == row.seen:
+            return 0
+
+        def work(c: Connection) -> int:
+            moved = c.execute(
+                update(pipelines)
+                .where(
+                    pipelines.c.project_id == row.project_id,
+                    pipelines.c.name == row.name,
+                    pipelines.c.seen == row.seen,
+                    pipelines.c.version == row.version,
+                )
+                .values(seen=seen)
+            )
+            if moved.rowcount != 1 or not news:
+                return 0
+            return self._fire(c, row, news, {})
+
+        return await self.database.write(work)
+
+    def _fire(self, c: Connection, row: Row[Any], trigger: str, words: Mapping[str, str]) -> int:
+        unended = select(runs.c.id).where(
+            runs.c.project_id == row.project_id,
+            runs.c.pipeline == row.name,
+            runs.c.state.in_(UNENDED_RUNS),
+        )
+        if row.overlap == "skip" and c.execute(unended.limit(1)).first() is not None:
+            emit(c, "pipeline.left_out", row.name, actor="system", project_id=row.project_id, trigger=trigger)
+            return 0
+        found = _deployed(c, row)
+        given = {key: _filled(value, words) for key, value in found.spec.parameters.items()}
+        who = _deployer(c, row)
+        values = run_values(_spec_with(found.spec, given, trigger, None), who)
+        self._insert(c, row.project_id, values, "system", row.name)
+        return 1
+
+    def _insert(
+        self, c: Connection, project_id: str, values: Mapping[str, Any], actor: str, name: str
+    ) -> int:
+        made = insert(runs).values(**values, project_id=project_id, created_at=self.clock())
+        run_id: int = c.execute(made.returning(runs.c.id)).scalar_one()
+        emit(c, "pipeline.queued", str(run_id), actor=actor, project_id=project_id, name=name)
+        return run_id
+
+
+_Look = Callable[[Connection, Row[Any]], tuple[int, str]]
+"""Looks for news of what a row listens to: up to where it is seen now, and what is new ("": nothing)."""
+
+
+def _news_of_table(c: Connection, row: Row[Any]) -> tuple[int, str]:
+    name = parse_table_name(row.on_table)
+    found = c.execute(
+        select(tables.c.id, tables.c.snapshot_id).where(
+            tables.c.project_id == row.project_id,
+            tables.c.namespace == SEPARATOR.join(name.namespace),
+            tables.c.name == name.name,
+            tables.c.dropped_at.is_(None),
+        )
+    ).one_or_none()
+    if found is None or found.snapshot_id is None or found.snapshot_id == row.seen:
+        return row.seen, ""
+    own = _writer(c, found.id, found.snapshot_id) == row.name  # else it would set itself off for ever
+    return found.snapshot_id, "" if own else f"snapshot {found.snapshot_id} of {row.on_table}"
+
+
+def _writer(c: Connection, table_id: str, snapshot_id: int) -> str | None:
+    """The pipeline whose step wrote a snapshot."""
+    query = (
+        select(runs.c.pipeline)
+        .join(steps, steps.c.run_id == runs.c.id)
+        .join(snapshots, snapshots.c.workload == steps.c.workload)
+        .where(snapshots.c.table_id == table_id, snapshots.c.snapshot_id == snapshot_id)
+    )
+    return c.execute(query.limit(1)).scalar()
+
+
+def _news_of_prefix(c: Connection, row: Row[Any]) -> tuple[int, str]:
+    bucket, prefix = split_location(row.on_prefix + "x") or ("", "")
+    prefix = prefix[:-1]
+    query = (
+        select(outbox.c.seq, outbox.c.data)
+        .where(
+            outbox.c.project_id == row.project_id, outbox.c.seq > row.seen, outbox.c.kind == "object.created"
+        )
+        .order_by(outbox.c.seq)
+        .limit(_PAGE)
+    )
+    seen, names = row.seen, []
+    for seq, text in c.execute(query):
+        seen = seq
+        data = orjson.loads(text)
+        if data["bucket"] == bucket and data["key"].startswith(prefix):
+            names.append(data["key"])
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return seen, f"object s3://{bucket}/{names[0]}{more}"[:500] if names else ""
+
+
+def _seen_now(c: Connection, project_id: str, triggers: Triggers) -> int:
+    """Only what comes from now on is news."""
+    if triggers.on_prefix is not None:
+        return c.execute(select(outbox.c.seq).order_by(outbox.c.seq.desc()).limit(1)).scalar() or 0
+    if triggers.on_table is None:
+        return 0
+    name = parse_table_name(triggers.on_table)
+    return (
+        c.execute(
+            select(tables.c.snapshot_id).where(
+                tables.c.project_id == project_id,
+                tables.c.namespace == SEPARATOR.join(name.namespace),
+                tables.c.name == name.name,
+                tables.c.dropped_at.is_(None),
+            )
+        ).scalar()
+        or 0
+    )
+
+
+def _check(triggers: Triggers) -> None:
+    if triggers.schedule is not None:
+        check_schedule(triggers.schedule, triggers.timezone)
+    if triggers.catch_up not in CATCH_UP:
+        raise Invalid(f"Missed moments are made up for by {', '.join(CATCH_UP)}.", reason="bad_catch_up")
+    if triggers.overlap not in OVERLAP:
+        raise Invalid(f"Runs that overlap: {', '.join(OVERLAP)}.", reason="bad_overlap")
+    if triggers.on_table is not None and triggers.on_prefix is not None:
+        raise Invalid("A pipeline listens to a table or to a prefix, not to both.", reason="bad_trigger")
+    if triggers.on_table is not None:
+        parse_table_name(triggers.on_table)
+    if triggers.on_prefix is not None and (
+        len(triggers.on_prefix) > 1000 or not re.match(r"s3://[^/]+/", triggers.on_prefix)
+    ):
+        raise Invalid(f"{triggers.on_prefix[:200]!r} is not like s3://bucket/prefix.", reason="bad_trigger")
+
+
+def _find(c: Connection, project_id: str, name: str) -> Row[Any]:
+    row = c.execute(
+        select(pipelines).where(pipelines.c.project_id == project_id, pipelines.c.name == name)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(
+            f"No pipeline {name[:100]!r} is deployed in this project.",
+            hint="Deploy it with: stratal pipeline deploy FILE.py:NAME",
+            reason="no_such_pipeline",
+        )
+    return row
+
+
+def _deployed(c: Connection, row: Row[Any]) -> Deployed:
+    last = c.execute(
+        select(runs.c.id, runs.c.state)
+        .where(runs.c.project_id == row.project_id, runs.c.pipeline == row.name)
+        .order_by(runs.c.id.desc())
+        .limit(1)
+    ).first()
+    spec = RunSpec(
+        file=row.file,
+        snapshot_id=row.snapshot_id,
+        pipeline=row.name,
+        parameters=orjson.loads(row.parameters),
+        cwd=row.cwd,
+        source=orjson.loads(row.source),
+        requirements=row.requirements,
+        network=row.network,
+        parallel=row.parallel,
+    )
+    triggers = Triggers(row.schedule, row.timezone, row.catch_up, row.on_table, row.on_prefix, row.overlap)
+    return Deployed(
+        name=row.name,
+        version=row.version,
+        spec=spec,
+        triggers=triggers,
+        next_at=row.next_at,
+        deployed_by=row.deployed_by,
+        deployed_at=row.deployed_at,
+        last_run=last.id if last else None,
+        last_state=last.state if last else None,
+    )
+
+
+def _deployer(c: Connection, row: Row[Any]) -> Principal:
+    kind = row.deployed_by.partition(":")[0]
+    return Principal(
+        kind=Kind(kind) if kind in list(Kind) else Kind.WORKLOAD,
+        id=row.deployer_id,
+        name=row.deployer_name,
+        project_id=row.project_id,
+        project=c.execute(select(projects.c.name).where(projects.c.id == row.project_id)).scalar_one(),
+        role=Role(row.deployer_role),
+        workload=None if kind in list(Kind) else row.deployed_by,
+    )
+
+
+def _spec_with(
+    spec: RunSpec, parameters: Mapping[str, Json], trigger: str, partitions: Sequence[str] | None
+) -> RunSpec:
+    return replace(spec, parameters=parameters, trigger=trigger, partitions=partitions)
+
+
+def _moment_words(at: int, zone: str) -> dict[str, str]:
+    """What ``{date}``, ``{hour}`` and ``{time}`` in a scheduled run's parameters mean: the moment it was due."""
+    local = datetime.fromtimestamp(at / 1000, UTC).astimezone(ZoneInfo(zone))
+    return {"{date}": local.date().isoformat(), "{hour}": f"{local:%H}", "{time}": local.isoformat()}
+
+
+def _filled(value: Json, words: Mapping[str, str]) -> Json:
+    if not isinstance(value, str):
+        return value
+    for word, meaning in words.items():
+        value = value.replace(word, meaning)
+    return value
+
+
+def _iso(at: int) -> str:
+    return datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,213 @@
+"""A pipeline as its users run it: cached, checked, backfilled, deployed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from platform_server import PlatformServer, wait_until
+
+TRIPS = """
+import stratal
+
+LOW = 0
+
+@stratal.step(checks=[
+    stratal.not_null("id"), stratal.unique("id"), stratal.between("km", 0, 100),
+    stratal.matches("day", r"\\d{4}-\\d\\d-\\d\\d"), stratal.rows_change(0.5), stratal.fresh("at", 24 * 365 * 200),
+    stratal.sql_check("select * from {table} where km > 3", name="long").warn(),
+])
+def ingest(day: str, low: float) -> stratal.Table:
+    rows = [{"id": i, "day": day, "km": low + i / 2, "at": "2024-01-01 10:00:00"} for i in range(10)]
+    return stratal.table("raw.trips").replace(rows)
+
+@stratal.step(cpus=0.5, memory="256MiB")
+def big(trips: stratal.Table) -> float:
+    return max(row["km"] for row in trips.rows())
+
+@stratal.step
+def note(i: int) -> int:
+    stratal.table("raw.log").append([{"i": i}])
+    return i
+
+daily = stratal.sql_step(
+    "select day, sum(km) km from {{ ref('raw.trips') }} where km >= {{ least }} group by day",
+    into="mart.daily", mode="upsert", keys=["day"], checks=[stratal.refers("day", "raw.trips", "day")],
+)
+shout = stratal.shell_step("echo $ARG_WORD | tr a-z A-Z", name="shout")
+
+@stratal.pipeline
+def nightly(day: str = "2024-01-01", low: float = 0):
+    trips = ingest(day, low)
+    daily(trips, least=1)
+    notes = note.map([1, 2, 3])
+    top = big(trips)
+    return {"top": top, "notes": notes, "word": shout(word="done") if top.result() < 50 else None}
+
+@stratal.step
+def made(day: str) -> stratal.Table:
+    if day in ("2024-01-05", "2024-01-07") and not stratal.sql("select 1 from ref.allowed"):
+        raise ValueError(f"no data for {day}")
+    return stratal.table("part.days").overwrite([{"day": day, "n": int(day[-2:])}], where={"day": day})
+
+@stratal.step
+def counted(table: stratal.Table, day: str) -> int:
+    return len(table.rows())
+
+@stratal.pipeline
+def days(day: str):
+    counted(made(day), day)
+
+if __name__ == "__main__":
+    print(nightly())
+"""
+
+
+class Shell:
+    """A folder with the file, and `stratal` called in it."""
+
+    def __init__(self, server: PlatformServer, folder: Path) -> None:
+        self.server = server
+        self.folder = folder
+        self.project = server.project()
+        (folder / "trips.py").write_text(TRIPS)
+
+    def __call__(self, *words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", "stratal.cli.main", *words],
+            env=self.server.environ(STRATAL_PROJECT=self.project),
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    def json(self, *words: str, code: int = 0) -> dict[str, Any]:
+        done = self(*words, "--json")
+        assert done.returncode == code, done.stdout + done.stderr
+        answer = json.loads(done.stdout)
+        assert isinstance(answer, dict)
+        return answer
+
+    def sql(self, text: str) -> list[list[Any]]:
+        return list(self.json("sql", text)["rows"])
+
+
+@pytest.fixture(scope="module")
+def shell(server: PlatformServer, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    return Shell(server, tmp_path_factory.mktemp("code"))
+
+
+def states(run: dict[str, Any]) -> dict[str, str]:
+    return {step["name"]: step["state"] for step in run["steps"]}
+
+
+def test_a_run_its_cache_and_what_a_change_reruns(shell: Shell) -> None:
+    first = shell.json("pipeline", "run", "trips.py:nightly")
+    assert set(states(first).values()) == {"succeeded"}
+    assert first["output"] == {"top": 4.5, "notes": [1, 2, 3], "word": "DONE"}
+    assert shell.sql("select * from mart.daily") == [["2024-01-01", 22.0]]
+    assert sorted(row[0] for row in shell.sql("select i from raw.log")) == [1, 2, 3], (
+        "appended at once, each once"
+    )
+    steps = {step["name"]: step for step in first["steps"]}
+    assert [check["check"] for check in steps["ingest"]["checks"] if not check["passed"]] == ["long"]
+    assert steps["big"]["job"] is not None
+    assert steps["ingest"]["job"] is None
+    assert [read["name"] for read in steps["mart_daily"]["reads"]] == ["raw.trips"]
+
+    again = shell.json("pipeline", "run", "trips.py:nightly")
+    assert set(states(again).values()) == {"cached"}
+    assert again["output"] == first["output"]
+
+    text = TRIPS.replace("return max(row", "return 1 + max(row")
+    (shell.folder / "trips.py").write_text("# a remark\n" + text)
+    changed = shell.json("pipeline", "run", "trips.py:nightly")
+    assert {name: state for name, state in states(changed).items() if state != "cached"} == {
+        "big": "succeeded"
+    }
+    assert {step["name"]: step["reason"] for step in changed["steps"]}["big"] == "its code changed"
+    shown = shell("pipeline", "show", str(changed["id"])).stdout
+    assert "its code changed" in shown
+    assert "Check long of raw.trips warns" not in shown, "taken from before, not checked again"
+
+
+def test_a_failed_check_leaves_the_table_as_it_was(shell: Shell) -> None:
+    (shell.folder / "trips.py").write_text(TRIPS)
+    before = shell.sql("select count(*), max(km) from raw.trips")
+    failed = shell.json("pipeline", "run", "trips.py:nightly", "--set", "low=98", code=1)
+    got = states(failed)
+    assert (got["ingest"], got["mart_daily"], got["note[0]"]) == ("failed", "skipped", "cached")
+    assert "check between(km, 0, 100) of raw.trips failed: 5 rows" in failed["reason"] + str(failed["steps"])
+    assert shell.sql("select count(*), max(km) from raw.trips") == before
+    log = shell.json("pipeline", "logs", str(failed["id"]), "ingest")
+    assert "check between(km, 0, 100) of raw.trips failed" in log["log"]
+
+
+@pytest.mark.parametrize(
+    ("last", "number"), [("2024-01-08", 8), pytest.param("2024-12-30", 365, marks=pytest.mark.soak)]
+)
+def test_a_backfill_names_what_failed_and_retry_makes_only_that(
+    shell: Shell, last: str, number: int, server: PlatformServer
+) -> None:
+    shell.project = server.project()
+    created = shell.json("sql", "create table ref.allowed as select 1 as x where false")
+    assert created["rows"] == [[0]]
+    run = shell.json("pipeline", "backfill", "trips.py:days", "--from", "2024-01-01", "--to", last, code=1)
+    assert len(run["partitions"]) == number
+    assert [p["name"] for p in run["partitions"] if p["state"] != "succeeded"] == ["2024-01-05", "2024-01-07"]
+    assert run["reason"] == f"2 of {number} partitions failed: 2024-01-05, 2024-01-07"
+    assert shell.sql("select count(*), count(distinct day) from part.days") == [[number - 2, number - 2]]
+    shell.json("sql", "insert into ref.allowed select 1")
+    retried = shell.json("pipeline", "retry", str(run["id"]))
+    assert retried["state"] == "succeeded"
+    assert shell.sql("select count(*), count(distinct day) from part.days") == [[number, number]]
+    began = {step["name"]: step["attempt"] for step in run["steps"]}
+    ended = {step["name"]: step["attempt"] for step in retried["steps"]}
+    assert {name.rpartition("@")[2] for name in ended if ended[name] != began[name]} == {
+        "2024-01-05",
+        "2024-01-07",
+    }
+
+
+def test_what_is_deployed_runs_by_name_and_by_what_arrives(shell: Shell) -> None:
+    made = shell.json(
+        "pipeline", "deploy", "trips.py:days", "--set", "day=2024-02-01", "--on-table", "raw.in"
+    )
+    assert (made["version"], made["on_table"], made["next_at"]) == (1, "raw.in", None)
+    assert shell.json("pipeline", "trigger", "days")["state"] == "succeeded"
+    shell.json("sql", "create table raw.in as select 1 as x")
+
+    def runs() -> list[dict[str, Any]]:
+        return [r for r in shell.json("pipeline", "ls")["runs"] if r["trigger"].startswith("snapshot ")]
+
+    (run,) = wait_until(runs, seconds=60)
+    wait_until(lambda: shell.json("pipeline", "show", str(run["id"]))["state"] == "succeeded", seconds=120)
+    shell("pipeline", "undeploy", "days")
+    assert shell.json("pipeline", "deployed")["pipelines"] == []
+
+
+def test_mistakes_are_told(shell: Shell) -> None:
+    assert "There is no Python file" in shell("pipeline", "run", "none.py").stderr
+    several = shell.json("pipeline", "run", "trips.py", code=1)
+    assert "several pipelines (days, nightly)" in several["reason"]
+    unknown = shell.json("pipeline", "run", "trips.py:nightly", "--set", "x=1", code=1)
+    assert "nightly() has no parameter x; it has day, low." in unknown["reason"]
+    assert shell("pipeline", "show", "999999").returncode == 6
+    assert "Say which partitions" in shell("pipeline", "backfill", "trips.py:days").stderr
+
+
+def test_the_same_file_runs_without_a_server(shell: Shell) -> None:
+    done = subprocess.run(
+        [sys.executable, "trips.py"],
+        cwd=shell.folder,
+        env={**shell.server.environ(), "PYTHONWARNINGS": "ignore"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "'top': 4.5" in done.stdout, done.stderr
+    assert (shell.folder / ".stratal-local" / "tables" / "mart.daily.jsonl").is_file()
