@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from stratal.ai.catalog.service import Catalog
 from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
@@ -54,6 +55,7 @@ from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import audit as native_audit
+from stratal.gateway.native import catalog as native_catalog
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
@@ -214,6 +216,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     registered = RegisteredModels(database, models, clock)
     conversions = Conversions(models, registered, compute.jobs, to_onnx(), TO_ONNX_REQUIREMENTS)
     models.follow(conversions.registered)
+    commits = Commits(database, models, lineage, clock)
     logged = LoggedModels(database, experiments, clock)
     run_search = RunSearch(database, experiments)
     serving = furnish_endpoints(
@@ -292,6 +295,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
+            native_catalog.router(projects, Catalog(registered, commits, compute.environments)),
             native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),
@@ -317,7 +321,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             RegistryRoutes(registered, models),
         ),
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
-        furnish_hub(bearer, keys, projects, registered, Commits(database, models, lineage, clock), clock),
+        furnish_hub(bearer, keys, projects, registered, commits, clock),
         InferenceDoor(bearer, serving.serving),
         GitDoor(bearer, projects, shelf.traffic),
         ConsoleDoor(console),  # last: it answers whatever nobody else does

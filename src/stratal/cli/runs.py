@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import click
 
+from stratal.cli.catalog import commands as catalog
 from stratal.cli.output import (
     human_bytes,
     json_option,
@@ -89,14 +90,21 @@ def show_run(run_id: str, project: str | None, as_json: bool) -> None:
             click.echo(f"  {file['path']}{'/' if file['directory'] else ''}{size}")
 
 
-@click.group(invoke_without_command=True, epilog="Examples: stratal models · stratal models show cancer/1")
+@click.group(
+    invoke_without_command=True,
+    epilog="Examples: stratal models · stratal models show cancer/1 · stratal models catalog · stratal models try ocr",
+)
 @project_option
 @json_option
 @click.pass_context
 def models(ctx: click.Context, project: str | None, as_json: bool) -> None:
-    """List and show registered models. Scripts register them with mlflow."""
+    """List and show registered models, which scripts register with mlflow; and pre-trained ones."""
     if ctx.invoked_subcommand is None:
         _list_models(project, as_json)
+
+
+for _command in (catalog.catalog, catalog.pull, catalog.deploy, catalog.try_, catalog.bench):
+    models.add_command(_command)
 
 
 @models.command("ls")

@@ -57,9 +57,13 @@ _TRIES = 3
 _POLL_SECONDS = 0.15
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ONLY_RESOLVING = {"UV_CONSTRAINT", "UV_OVERRIDE", "UV_PRERELEASE", "UV_RESOLUTION"}
-# $1 uv, $2 the base Python, then uv's further arguments. Tests of packages are not byte-compiled: they
+# $1 uv, $2 the base Python, then uv's further arguments, in both. Tests of packages are not byte-compiled: they
 # are half of many a package's files and nobody imports them from a job. `sync -f` makes a power cut
 # after the rename harmless with one call instead of ten thousand fsyncs.
+_UNPACK = """set -eu
+uv=$1; python=$2; shift 2
+exec "$uv" pip install --quiet --no-deps --require-hashes --python "$python" --target out "$@" --requirement lock.txt
+"""
 _BUILD = """set -eu
 uv=$1; python=$2; shift 2
 "$uv" venv --quiet --relocatable --no-project --no-python-downloads --python "$python" env
@@ -166,6 +170,23 @@ class Environments:
     async def get(self, environment_id: str, *, progress: Progress | None = None) -> Environment:
         """The environment with this id, built again when its folder is gone. Raises `NotFound`, as above."""
         return await self._ready(await self.describe(environment_id), progress)
+
+    async def unpacked(self, lock: str, use: Callable[[Path], Awaitable[T]]) -> T:
+        """Let `use` read the files of exactly the wheels in `lock` (each with its hash), without what they depend on.
+
+        For packages that carry data: nothing of them is run, and nothing is left when `use` is done. Raises
+        `Invalid` with uv's own message when a package is not there or its hash is another one.
+        """
+
+        async def attempt(run: "_Run") -> T:
+            await anyio.to_thread.run_sync((run.folder / "lock.txt").write_text, lock)
+            argv = ["/bin/sh", "-c", _UNPACK, "unpack", str(self._uv), str(self.python)]
+            await run([*argv, *run.arguments], None)
+            return await use(run.folder / "out")
+
+        sources = await anyio.to_thread.run_sync(self._sources)
+        settings = {name: value for name, value in sources.items() if name not in _ONLY_RESOLVING}
+        return await self._in_folder(settings, attempt, building=False)
 
     async def describe(self, environment_id: str) -> Environment:
         """What is recorded of an environment, whether or not its folder is there now. Raises `NotFound`."""

@@ -183,6 +183,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/sweeps"): Route("editor", f"{P}/sweeps", 201, json=SWEEP),
     ("GET", f"{P}/sweeps/{{sweep_id}}"): Route("viewer", f"{P}/sweeps/{{sweep}}"),
     ("POST", f"{P}/sweeps/{{sweep_id}}/stop"): Route("editor", f"{P}/sweeps/{{sweep}}/stop"),
+    ("GET", "/catalog"): Route("viewer", "/catalog", foreign=200),
+    ("GET", "/catalog/{name}"): Route("viewer", "/catalog/langid", foreign=200),
+    ("POST", f"{P}/catalog/{{name}}/pull"): Route("editor", f"{P}/catalog/langid/pull", 201),
     # endpoints (there is none: whoever may not is told so before that is found out)
     ("GET", f"{P}/endpoints"): Route("viewer", f"{P}/endpoints"),
     ("POST", f"{P}/endpoints"): Route(

@@ -15,7 +15,8 @@ from stratal.ai.models.model import Facts
 DESCRIPTION = "MLmodel"
 REQUIREMENTS = "requirements.txt"
 CONFIG = "config.json"
-READ = (DESCRIPTION, REQUIREMENTS, CONFIG)
+CATALOGUED = "stratal.json"
+READ = (DESCRIPTION, REQUIREMENTS, CONFIG, CATALOGUED)
 MAX_BYTES = 1024 * 1024
 HEAD_BYTES = 512
 MAX_HEADS = 1000
@@ -54,6 +55,8 @@ def read_facts(
     }
     formats = {str(f["serialization_format"]) for f in flavors.values() if "serialization_format" in f}
     formats |= {kind for path in paths for suffix, kind in _BY_SUFFIX.items() if path.endswith(suffix)}
+    if catalogued := _catalogued(texts.get(CATALOGUED, b"")):
+        flavors["stratal"] = catalogued
     if "transformers" not in flavors and (config := _transformers(texts.get(CONFIG, b""))):
         flavors["transformers"] = config
     pickled = (
@@ -78,6 +81,16 @@ def _is_pickle(head: bytes) -> bool:
     if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
         return True
     return head[:4] == b"PK\x03\x04" and b"data.pkl" in head
+
+
+def _catalogued(data: bytes) -> dict[str, object]:
+    """What a model of the catalogue says it is; {} when it is none."""
+    try:
+        said = _mapping(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return {}
+    kept = {key: said[key] for key in ("entry", "task", "implementation") if isinstance(said.get(key), str)}
+    return kept if len(kept) == 3 else {}
 
 
 def _transformers(data: bytes) -> dict[str, object]:

@@ -13,6 +13,8 @@ from stratal.engines.runtimes.link import ReplicaLink, connect
 from stratal.kernel.errors import Invalid
 
 _PROGRAM = Path(__file__).parent / "replica"
+TASKS = ("minilm", "vader", "py3langid", "rapidocr", "haar", "pocketsphinx")
+"""What answers for models of the catalogue (the replica's `task_model` has the same names)."""
 _FORMATS = ("skops", "cloudpickle", "pickle")
 
 
@@ -27,6 +29,9 @@ class Runtimes:
                 "The model's MLmodel file names no flavors, so nothing knows how to load it.",
                 reason="unservable",
             )
+        catalogued = flavors.get("stratal")
+        if isinstance(catalogued, Mapping):
+            return _task(catalogued, files)
         signature = _signature(signature)
         pyfunc = flavors.get("python_function")
         predict = pyfunc.get("predict_fn") if isinstance(pyfunc, Mapping) else None
@@ -54,6 +59,17 @@ class Runtimes:
 
     async def connect(self, folder: Path) -> ReplicaLink:
         return await connect(folder)
+
+
+def _task(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
+    implementation = flavor.get("implementation")
+    if implementation not in TASKS or "stratal.json" not in files:
+        raise Invalid(
+            f"The catalogue's implementation {str(implementation)[:40]!r} is not known here.",
+            hint=f"Known are {', '.join(TASKS)}.",
+            reason="unservable",
+        )
+    return Plan("task", {"implementation": implementation})
 
 
 def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:

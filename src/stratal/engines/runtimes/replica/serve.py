@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 SOCKET = "replica.sock"
-RUNTIMES = ("sklearn", "onnx", "pyfunc")
+RUNTIMES = ("sklearn", "onnx", "pyfunc", "task")
 PLAN = "plan.json"
 _CHUNK = 256 << 10
 

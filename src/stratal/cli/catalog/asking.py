@@ -1,0 +1,91 @@
+"""Asking a model of the catalogue through its endpoint, and showing what it says."""
+
+import json
+import time
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from stratal.cli.deploy import follow
+from stratal.sdk import ApiError, Client
+
+_PULL_SECONDS = 3600.0  # a package of weights over a slow line
+_ROWS = 64
+_POLL_SECONDS = 0.3
+
+
+def pull(client: Client, name: str) -> dict[str, Any]:
+    address = client.path(f"/catalog/{quote(name, safe='')}/pull")
+    return client.request("POST", address, timeout=_PULL_SECONDS)
+
+
+def ensure(client: Client, entry: dict[str, Any], *, quiet: bool) -> None:
+    """Have the entry answer at the endpoint of its name: deployed when it is not, waited for when it is coming up."""
+    address = client.path(f"/endpoints/{quote(entry['name'], safe='')}")
+    try:
+        seen = client.get(address)
+        if seen["latest"]["state"] in {"preparing", "starting"}:
+            _wait(client, address)
+            return
+        if seen["active"]:
+            return
+    except ApiError as error:
+        if error.status != 404:
+            raise
+    if not quiet:
+        click.echo(f"Deploying {entry['name']} …", err=True)
+    made = pull(client, entry["name"])
+    asked = {"name": entry["name"], "model": made["uri"]}
+    created = client.post(client.path("/endpoints"), asked)
+    if quiet:
+        _wait(client, address)
+    else:
+        follow(client, created, wait=True, as_json=False)
+
+
+def _wait(client: Client, address: str) -> None:
+    while True:
+        seen = client.get(address)
+        if seen["latest"]["state"] not in {"preparing", "starting"}:
+            if not seen["active"]:
+                raise ApiError(409, "not_ready", seen["latest"]["failure"] or "The model did not come up.")
+            return
+        time.sleep(_POLL_SECONDS)
+
+
+def ask(client: Client, entry: dict[str, Any], rows: list[str]) -> dict[str, Any]:
+    """The predictions for the rows, in their order, and the last one's id."""
+    name = entry["inputs"][0]["name"]
+    address = client.path(f"/endpoints/{quote(entry['name'], safe='')}/invocations")
+    predictions: list[Any] = []
+    prediction_id = ""
+    for start in range(0, len(rows), _ROWS):
+        answer = client.post(address, {"inputs": {name: rows[start : start + _ROWS]}})
+        predictions += answer["predictions"]
+        prediction_id = answer["prediction_id"]
+    return {"predictions": predictions, "prediction_id": prediction_id}
+
+
+def shown(task: str, question: str, told: Any) -> str:
+    """One answer, for people."""
+    if task == "sentiment":
+        return f"{told['label']} ({told['score']:+.2f}): {question}"
+    if task == "language":
+        return f"{told['language']} ({told['score']:.0%}): {question}"
+    if task == "ocr":
+        return str(told["text"]) or "(no text found)"
+    if task == "faces":
+        boxes = json.loads(told["faces"])
+        places = "".join(f"\n  {b['width']} × {b['height']} pixels at {b['x']}, {b['y']}" for b in boxes)
+        return f"{told['count']} face{'s' * (told['count'] != 1)}{places}"
+    if task == "embed":
+        return f"[{', '.join(f'{value:.3f}' for value in told[:4])}, … {len(told)} numbers]: {question}"
+    return str(told)
+
+
+def show_closeness(vectors: list[list[float]]) -> None:
+    """How close the texts lie to the first."""
+    for number, vector in enumerate(vectors[1:], start=2):
+        near = sum(a * b for a, b in zip(vectors[0], vector, strict=True))
+        click.echo(f"1 and {number}: {near:.3f} alike")

@@ -1,0 +1,78 @@
+"""``/api/v1/catalog``: pre-trained models, and pulling one into a project."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+
+from stratal.ai.catalog.model import Entry, Label, Port, Task
+from stratal.ai.catalog.service import Catalog
+from stratal.gateway.native.door import caller
+from stratal.identity.model import Principal
+from stratal.identity.projects import Projects
+
+Who = Annotated[Principal, Depends(caller)]
+
+
+def router(projects: Projects, catalog: Catalog) -> APIRouter:
+    """Routes of the catalogue. It is the same for every project; what is pulled belongs to one."""
+    api = APIRouter(tags=["catalog"])
+
+    @api.get("/catalog")
+    async def list_catalog(who: Who) -> dict[str, object]:
+        """Every task, and the models that do it here."""
+        entries = catalog.entries(who)
+        return {"tasks": [_task(task, entries) for task in catalog.tasks(who)]}
+
+    @api.get("/catalog/{name}")
+    async def get_entry(who: Who, name: str) -> dict[str, object]:
+        """An entry by its name, or by its task's."""
+        entry = catalog.find(who, name)
+        task = next(one for one in catalog.tasks(who) if one.name == entry.task)
+        return {**_entry(entry), "inputs": _ports(task.inputs), "outputs": _ports(task.outputs)}
+
+    @api.post("/projects/{project}/catalog/{name}/pull", status_code=201)
+    async def pull_entry(who: Who, project: str, name: str) -> dict[str, object]:
+        """Makes the entry a model of the project; the version that it is when it is there already."""
+        place = await projects.get(who, project)
+        made = await catalog.pull(who, place.id, name)
+        return {"name": made.name, "version": made.version, "uri": made.uri, "id": made.id}
+
+    return api
+
+
+def _task(task: Task, entries: tuple[Entry, ...]) -> dict[str, object]:
+    found = [_entry(entry) for entry in entries if entry.task == task.name]
+    return {
+        "name": task.name,
+        "title": task.title,
+        "inputs": _ports(task.inputs),
+        "outputs": _ports(task.outputs),
+        "label": found[0]["label"] if found else Label.NEEDS_MODEL.value,
+        "needs": task.needs,
+        "entries": found,
+    }
+
+
+def _ports(ports: tuple[Port, ...]) -> list[dict[str, str]]:
+    return [{"name": port.name, "datatype": port.datatype, "meaning": port.meaning} for port in ports]
+
+
+def _entry(entry: Entry) -> dict[str, object]:
+    return {
+        "name": entry.name,
+        "task": entry.task,
+        "title": entry.title,
+        "label": entry.label.value,
+        "source": entry.source,
+        "revision": entry.revision,
+        "licence": entry.licence,
+        "size": entry.size,
+        "languages": entry.languages,
+        "limits": list(entry.limits),
+        "requirements": list(entry.requirements),
+        "checksums": entry.checksums,
+        "measured": [
+            {"metric": m.metric, "value": m.value, "sample": m.sample, "command": m.command}
+            for m in entry.measured
+        ],
+    }

@@ -1,0 +1,62 @@
+"""`stratal models try` and `bench` as a user runs them: environments built, replicas started, answers given."""
+
+import base64
+
+import pytest
+
+from platform_server import PlatformServer
+
+
+def tried(server: PlatformServer, project: str, task: str, *given: str) -> dict[str, object]:
+    return server.json("models", "try", task, *given, "--project", project, timeout=600)
+
+
+def test_texts_are_answered_measured_and_explained(server: PlatformServer) -> None:
+    project = server.project()
+    language = tried(server, project, "language")
+    assert [one["language"] for one in language["predictions"]] == [language["expected"]]  # type: ignore[index,attr-defined]
+    mine = tried(server, project, "language", "Où est la gare, s'il vous plaît ?")
+    assert mine["predictions"][0]["language"] == "fr"  # type: ignore[index]
+    told = server.json("models", "bench", "language", "--project", project)
+    shown = server.json("models", "catalog", "language", "--project", project)
+    assert told["value"] == pytest.approx(shown["measured"][0]["value"], abs=0.01)
+    why = server.json("why", str(mine["prediction_id"]), check=False)  # no job made it, which is said
+    states = {link["kind"]: link["status"] for link in why["chain"]}
+    assert (states["prediction"], states["model version"], states["job"]) == (
+        "verified",
+        "verified",
+        "unproven",
+    )
+    nothing = server.cli("models", "try", "say", "--project", project, check=False)
+    assert (nothing.returncode, "needs" in nothing.stderr or "GPL" in nothing.stderr) == (6, True)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("task", ["embed", "sentiment", "ocr", "faces", "transcribe"])
+def test_every_task_answers_its_sample_and_gives_its_number_again(server: PlatformServer, task: str) -> None:
+    project = server.project()
+    told = tried(server, project, task)
+    answers, expected = told["predictions"], told["expected"]
+    assert isinstance(answers, list)
+    key = {"sentiment": "label", "ocr": "text", "faces": "count"}.get(task)
+    if task == "embed":
+        near, far = (sum(a * b for a, b in zip(answers[0], answers[i], strict=True)) for i in (1, 2))
+        assert near > 0.6 > 0.3 > far
+    else:
+        assert [one[key] if key else one for one in answers] == [expected]
+    if task != "faces":
+        number = server.json("models", "bench", task, "--project", project, timeout=600)["value"]
+        shown = server.json("models", "catalog", task, "--project", project)
+        assert number == pytest.approx(shown["measured"][0]["value"], abs=0.06)
+
+
+@pytest.mark.soak
+def test_what_is_no_picture_is_refused_by_the_model_and_it_goes_on(server: PlatformServer) -> None:
+    project = server.project()
+    tried(server, project, "faces")
+    with server.http() as http:
+        address = f"/api/v1/projects/{project}/endpoints/haar-faces/invocations"
+        for wrong in ("not base64!", base64.b64encode(b"GIF89a").decode()):
+            answer = http.post(address, json={"inputs": {"image": [wrong]}})
+            assert answer.status_code == 400, answer.text
+    assert tried(server, project, "faces")["predictions"]
