@@ -44,7 +44,7 @@ class PlatformServer:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_", "HF_"))
+            if not name.startswith(("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_", "HF_", "OPENAI_"))
         }
         return {**kept, "STRATAL_HOME": str(self.home), **self.more, **more}
 

@@ -34,6 +34,8 @@ def client_env(
         "MLFLOW_TRACKING_USERNAME": credential.id,
         "MLFLOW_TRACKING_PASSWORD": credential.secret,
         "MLFLOW_DISABLE_TELEMETRY": "true",  # what is tracked here is nobody else's business
+        "OPENAI_BASE_URL": f"{url}/v1",
+        "OPENAI_API_KEY": credential.token,
         "HF_ENDPOINT": f"{url}/hub",
         "HF_TOKEN": credential.token,
         "HF_HUB_DISABLE_XET": "1",  # files go by plain HTTP here; the client's Xet storage is another service

@@ -75,6 +75,7 @@ from stratal.gateway.native import sweeps as native_sweeps
 from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import why as native_why
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
+from stratal.gateway.openai.door import OpenAIDoor
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.s3.door import S3Door
 from stratal.gateway.traffic import count_traffic
@@ -323,6 +324,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
         furnish_hub(bearer, keys, projects, registered, commits, clock),
         InferenceDoor(bearer, serving.serving),
+        OpenAIDoor(bearer, serving.serving, clock),
         GitDoor(bearer, projects, shelf.traffic),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]

@@ -93,6 +93,9 @@ def check_dialect(operation: Operation, answer: Answer, s3: str, iceberg: str, m
         assert answer.json()["error_code"] == mlflow
     elif operation.door == "git":
         assert answer.headers["content-type"].startswith("text/plain")
+    elif operation.door == "openai":
+        error = answer.json()["error"]
+        assert (error["type"], set(error)) == ("invalid_request_error", {"message", "type", "param", "code"})
     else:
         assert set(answer.json()) == {"error"}
         assert isinstance(answer.json()["error"], str)

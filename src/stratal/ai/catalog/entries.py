@@ -15,7 +15,10 @@ TASKS: tuple[Task, ...] = (
         "embed",
         "text embedding",
         (_TEXT,),
-        (Port("embedding", "FP32", "a vector of length 1; texts that mean the same lie close"),),
+        (
+            Port("embedding", "FP32", "a vector of length 1; texts that mean the same lie close"),
+            Port("tokens", "INT64", "how many tokens of the text were read"),
+        ),
     ),
     Task(
         "ocr",

@@ -19,7 +19,7 @@ bytes are ``BYTES`` tensors. Doors that speak another protocol turn their reques
 What streams, or is no tensor, is a service of its own kind on `stratal.compute.services`, not a runtime.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,10 +34,14 @@ __all__ = ["Broken", "CannotLoad", "Command", "Greeting", "Plan", "Replica", "Ru
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a model is loaded: the runtime's name, and what that runtime needs to know (plain JSON values)."""
+    """How a model is loaded: the runtime's name, and what that runtime needs to know (plain JSON values).
+
+    `requirements` are the packages it needs where the model's own files name none.
+    """
 
     runtime: str
     options: Mapping[str, Any]
+    requirements: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +80,17 @@ class Replica(services.Replica, Protocol):
     async def infer(self, inputs: Inputs, outputs: Sequence[str] | None) -> list[Tensor]:
         """The named outputs, all when None. Raises `Invalid` for inputs the model does not take, `Internal`
         when the model fails, `Broken` when the replica goes away meanwhile."""
+        ...
+
+    def generate(
+        self, asked: Mapping[str, Any], *, seconds: float
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Text as it is made: any number of ``{"text"}``, then ``{"finish", "prompt_tokens", "completion_tokens"}``.
+
+        `asked` has ``messages`` or ``prompt``, and ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``.
+        Closing the iterator makes the replica stop. Raises as `infer`, and `TimeoutError` when nothing comes
+        for so many `seconds`.
+        """
         ...
 
 

@@ -103,7 +103,7 @@ class Endpoints:
             ),
             "plan": records.values_of_plan(plan),
             "job_id": version.job_id,
-            "requirements": version.facts.requirements,
+            "requirements": version.facts.requirements or plan.requirements,
             "environment_id": await self._environment_of(version),
         }
         return await self._begin(who, project_id, name, changes, values, traffic or {})

@@ -6,15 +6,19 @@ which `service` and `rollout` tell of every change.
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
+
+import anyio
+import orjson
 
 from stratal.ai.endpoints.latency import Latencies
 from stratal.ai.endpoints.model import Endpoint, Revision
 from stratal.ai.endpoints.runtime import Broken, Replica
 from stratal.ai.endpoints.scoring import Inputs
-from stratal.ai.endpoints.tensors import Tensor
+from stratal.ai.endpoints.tensors import Tensor, pack
 from stratal.ai.endpoints.traffic import choose, place
 from stratal.ai.predictions.service import Answered, Predictions
 from stratal.compute.services.model import Condition
@@ -22,7 +26,7 @@ from stratal.compute.services.service import Service
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
-from stratal.kernel.errors import Busy, Internal, NotFound, Unavailable
+from stratal.kernel.errors import Busy, Internal, Invalid, NotFound, Unavailable
 
 REQUEST_SECONDS = 60.0
 _TRIES = 2
@@ -188,6 +192,59 @@ class Serving:
         kept.recent.add(time.time(), (time.perf_counter() - started) * 1000)
         return Answer(prediction_id, tensors, kept.revision.model_version, kept.revision.number)
 
+    async def generate(
+        self, who: Principal, project_id: str, name: str, asked: Mapping[str, Any], *, request_id: str
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        """Have the endpoint write: pieces ``{"text"}``, at last ``{"finish", …, "prediction_id"}``.
+
+        Raises as `infer`, and `Invalid` where its model makes no text. Closing the iterator makes the model
+        stop; what it wrote until then is recorded all the same.
+        """
+        started = time.perf_counter()
+        live = self._get(who, "endpoints.invoke", project_id, name)
+        live.asking += 1
+        texts: list[str] = []
+        recorded = False
+        kept: Kept | None = None
+        try:
+            async with asyncio.timeout(self.request_seconds):
+                kept = await self._answering(live, None, request_id)
+                claim = kept.service.claim(len(str(asked)))
+                replica = await claim.__aenter__()
+            try:
+                _check_generates(live, replica)
+                async with aclosing(replica.generate(asked, seconds=self.request_seconds)) as pieces:
+                    async for piece in pieces:
+                        if "finish" not in piece:
+                            texts.append(str(piece.get("text", "")))
+                            yield piece
+                            continue
+                        recorded = True
+                        noted = _written(asked, texts)
+                        prediction_id = await self._record(
+                            who, live, kept.revision, *noted, request_id, started
+                        )
+                        live.answered += 1
+                        yield {**piece, "prediction_id": prediction_id}
+            finally:
+                await claim.__aexit__(None, None, None)
+        except (Broken, TimeoutError):
+            live.refused += 1
+            raise Unavailable(
+                f"The replica of endpoint {name!r} was silent for too long, or died.",
+                hint="Its log: stratal endpoint logs NAME",
+                reason="endpoint_timeout",
+                retry_after_seconds=5,
+            ) from None
+        except (Busy, Unavailable):
+            live.refused += 1
+            raise
+        finally:
+            live.asking -= 1
+            if kept is not None and texts and not recorded:  # broken off
+                with anyio.CancelScope(shield=True):
+                    await self._record(who, live, kept.revision, *_written(asked, texts), request_id, started)
+
     async def _ask(
         self,
         live: Live,
@@ -323,6 +380,21 @@ class Serving:
             answers=main is not None and not failing,
             reason=reason,
         )
+
+
+def _check_generates(live: Live, replica: Replica) -> None:
+    if not replica.greeting.interface.get("generates"):
+        raise Invalid(
+            f"The model of endpoint {live.endpoint.name!r} does not generate text.",
+            hint="Deploy a language model, for example one uploaded through the Hub door.",
+            reason="not_generating",
+        )
+
+
+def _written(asked: Mapping[str, Any], texts: Sequence[str]) -> tuple[Inputs, list[Tensor]]:
+    """What was asked and written, as it is recorded."""
+    question = Tensor("asked", "BYTES", (1,), pack("BYTES", [orjson.dumps(asked).decode()]))
+    return Inputs([question]), [Tensor("text", "BYTES", (1,), pack("BYTES", ["".join(texts)]))]
 
 
 def _refusal(live: Live) -> Unavailable:

@@ -15,6 +15,8 @@ from stratal.kernel.errors import Invalid
 _PROGRAM = Path(__file__).parent / "replica"
 TASKS = ("minilm", "vader", "py3langid", "rapidocr", "haar", "pocketsphinx")
 """What answers for models of the catalogue (the replica's `task_model` has the same names)."""
+LANGUAGE_PACKAGES = "numpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntransformers>=5\n"
+"""What a language model's replica needs where the model does not say."""
 _FORMATS = ("skops", "cloudpickle", "pickle")
 
 
@@ -43,6 +45,9 @@ class Runtimes:
         onnx = flavors.get("onnx")
         if isinstance(onnx, Mapping):
             return Plan("onnx", {**_onnx(onnx, files), "signature": signature})
+        language = flavors.get("transformers")
+        if isinstance(language, Mapping) and not isinstance(pyfunc, Mapping):
+            return _transformers(language, files)
         if isinstance(pyfunc, Mapping):
             loader = pyfunc.get("loader_module")
             return Plan("pyfunc", {"signature": signature, "loader": str(loader) if loader else None})
@@ -70,6 +75,30 @@ def _task(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
             reason="unservable",
         )
     return Plan("task", {"implementation": implementation})
+
+
+def _transformers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
+    """A language model as the Hub's clients keep one: config.json, safetensors and a tokenizer."""
+    if flavor.get("auto_map"):
+        raise Invalid(
+            "The model brings Python code of its own, which is not run here.",
+            hint="Publish it for a class that transformers has.",
+            reason="unservable",
+        )
+    if not any(path.endswith(".safetensors") for path in files):
+        raise Invalid(
+            "The model has no safetensors; pickled weights are not opened.",
+            hint="Save it with save_pretrained(…) and upload that.",
+            reason="unservable",
+        )
+    kinds = flavor.get("architectures") or []
+    if not any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+        raise Invalid(
+            f"Served are language models that generate text; this one is {', '.join(map(str, kinds)) or 'unknown'}.",
+            hint="Wrap another model with mlflow (pyfunc) and register that.",
+            reason="unservable",
+        )
+    return Plan("transformers", {}, LANGUAGE_PACKAGES)
 
 
 def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +30,7 @@ class ReplicaLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._next = 1
         self._waiting: dict[int, tuple[float, asyncio.Future[tuple[int, memoryview]]]] = {}
+        self._pieces: dict[int, asyncio.Queue[Mapping[str, Any]]] = {}
         self.hello: asyncio.Future[Greeting] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._last_word = 0.0
@@ -63,15 +64,41 @@ class ReplicaLink(asyncio.Protocol):
         )
         kind, body = await self._ask(header, [bytes(tensor.data) for tensor in inputs.tensors])
         if kind == frames.ERROR:
-            error = orjson.loads(body)
-            if error["code"] == "invalid":
-                raise Invalid(error["message"], reason="bad_input")
-            raise Internal(
-                error["message"],
-                hint="The replica's log has more: stratal endpoint logs NAME",
-                reason="model_failed",
-            )
+            raise _failure(body)
         return _tensors(body)
+
+    async def generate(
+        self, asked: Mapping[str, Any], *, seconds: float
+    ) -> AsyncGenerator[Mapping[str, Any], None]:
+        await self._writable.wait()
+        if self._transport is None or self._lost.done():
+            raise Broken
+        number, future = self._enter()
+        pieces: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
+        self._pieces[number] = pieces
+        self._transport.write(frames.pack(number, frames.GENERATE, orjson.dumps(asked)))
+        try:
+            while True:
+                ready = asyncio.ensure_future(pieces.get())
+                either: set[asyncio.Future[Any]] = {ready, future}
+                await asyncio.wait(either, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+                if ready.done():
+                    yield ready.result()
+                    continue
+                ready.cancel()
+                if not future.done():
+                    raise TimeoutError
+                while not pieces.empty():
+                    yield pieces.get_nowait()
+                kind, body = future.result()
+                if kind == frames.ERROR:
+                    raise _failure(body)
+                yield _mapping(orjson.loads(body))
+                return
+        finally:
+            self._pieces.pop(number, None)
+            if not future.done() and not self._lost.done():
+                self._transport.write(frames.pack(number, frames.CANCEL, b""))
 
     async def wait_closed(self) -> None:
         await asyncio.shield(self._lost)
@@ -86,13 +113,18 @@ class ReplicaLink(asyncio.Protocol):
         await self._writable.wait()
         if self._transport is None or self._lost.done():
             raise Broken
+        number, future = self._enter()
+        # A caller who gives up leaves its entry: the replica is still at it, and its answer falls on the floor.
+        self._transport.write(frames.pack_tensors(number, frames.INFER, header, buffers))
+        return await future
+
+    def _enter(self) -> "tuple[int, asyncio.Future[tuple[int, memoryview]]]":
+        """A new request's number, and where its end will be told."""
         number = self._next
         self._next = number + 1 if number < 0xFFFFFFFF else 1
         future: asyncio.Future[tuple[int, memoryview]] = self._loop.create_future()
         self._waiting[number] = (self._loop.time(), future)
-        # A caller who gives up leaves its entry: the replica is still at it, and its answer falls on the floor.
-        self._transport.write(frames.pack_tensors(number, frames.INFER, header, buffers))
-        return await future
+        return number, future
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
@@ -127,7 +159,10 @@ class ReplicaLink(asyncio.Protocol):
             )
         elif kind == frames.FAILED and not self.hello.done():
             self.hello.set_exception(CannotLoad(str(orjson.loads(body)["message"])[:2000]))
-        elif kind in (frames.ANSWER, frames.ERROR):
+        elif kind == frames.PIECE:
+            if (pieces := self._pieces.get(number)) is not None:
+                pieces.put_nowait(_mapping(orjson.loads(body)))
+        elif kind in (frames.ANSWER, frames.ERROR, frames.END):
             entry = self._waiting.pop(number, None)
             if entry is not None and not entry[1].done():
                 entry[1].set_result((kind, body))
@@ -143,6 +178,18 @@ class ReplicaLink(asyncio.Protocol):
             self.hello.exception()  # looked at: nobody need wait for it
         if not self._lost.done():
             self._lost.set_result(None)
+
+
+def _failure(body: memoryview) -> Exception:
+    """What the replica said went wrong."""
+    error = orjson.loads(body)
+    if error["code"] == "invalid":
+        return Invalid(error["message"], reason="bad_input")
+    return Internal(
+        error["message"],
+        hint="The replica's log has more: stratal endpoint logs NAME",
+        reason="model_failed",
+    )
 
 
 def _mapping(value: Any) -> dict[str, Any]:

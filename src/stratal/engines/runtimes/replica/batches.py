@@ -86,7 +86,7 @@ class Batches:
                     asked.read(self._model)
                 except Exception as error:
                     self._waiting.popleft()
-                    answers.append((asked.connection, _failed(asked.request, error)))
+                    answers.append((asked.connection, failed(asked.request, error)))
                     continue
             if together and (
                 asked.form is None or asked.form != together[0].form or rows + asked.rows > MOST_ROWS
@@ -133,7 +133,7 @@ class Batches:
             outputs = self._model.predict(asked.features, asked.wanted)
             return _packed(asked.request, outputs, (time.perf_counter() - started) * 1000, 1)
         except Exception as error:
-            return _failed(asked.request, error)
+            return failed(asked.request, error)
 
 
 def _form(features: Features) -> tuple[int, object]:
@@ -165,7 +165,7 @@ def _packed(request: int, outputs: list[tuple[str, NDArray[Any]]], ms: float, to
     return frames.pack_tensors(request, frames.ANSWER, header, buffers)
 
 
-def _failed(request: int, error: Exception) -> bytes:
+def failed(request: int, error: Exception) -> bytes:
     if isinstance(error, Invalid):
         return _error(request, "invalid", str(error)[:_MESSAGE])
     if isinstance(error, (ValueError, TypeError, KeyError)):

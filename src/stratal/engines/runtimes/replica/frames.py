@@ -3,7 +3,8 @@
 A frame is ``u32 length, u32 request id, u8 kind`` (little-endian; the length counts what follows
 the first eight bytes) and a body. The body of `INFER` and `ANSWER` is ``u32 header length``, a JSON
 header, then the tensors' bytes one behind the other, as the header lists them; of the other kinds
-it is JSON alone.
+it is JSON alone. A `GENERATE` is answered by any number of `PIECE` and one `END` (or `ERROR`); `CANCEL`,
+with its request id, asks for the end to come now.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 HELLO, FAILED, INFER, ANSWER, ERROR = 0, 1, 2, 3, 4
+GENERATE, PIECE, END, CANCEL = 5, 6, 7, 8
 LIMIT = 256 << 20
 """No frame is longer, in bytes."""
 

@@ -20,15 +20,17 @@ import traceback
 
 from . import frames
 from .batches import Asked, Batches, one_line
+from .texts import Texts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any
 
     from .model import Model
 
 SOCKET = "replica.sock"
-RUNTIMES = ("sklearn", "onnx", "pyfunc", "task")
+RUNTIMES = ("sklearn", "onnx", "pyfunc", "task", "transformers")
 PLAN = "plan.json"
 _CHUNK = 256 << 10
 
@@ -101,6 +103,7 @@ class _Server:
         self._listener = listener
         self._wakeup = wakeup
         self._batches = Batches(model)
+        self._texts = Texts(model)
         self._hello = hello
         self._selector = selectors.DefaultSelector()
         self._ending = False
@@ -109,7 +112,7 @@ class _Server:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._selector.register(self._wakeup, selectors.EVENT_READ)
         while True:
-            at_once = self._ending or self._batches.waiting
+            at_once = self._ending or self._batches.waiting or self._texts.waiting
             ready = self._selector.select(0 if at_once else None)
             for key, _ in ready:
                 if key.fileobj is self._listener:
@@ -119,9 +122,11 @@ class _Server:
                 else:
                     self._receive(key.fileobj, key.data)
             if self._batches.waiting:
-                self._answer()
-            elif self._ending and not ready:
+                self._answer(self._batches.answer())
+            elif self._ending and not ready and not self._texts.waiting:
                 return
+            if self._texts.waiting:
+                self._answer(self._texts.go_on())
 
     def _greet(self) -> None:
         connection, _ = self._listener.accept()
@@ -143,13 +148,17 @@ class _Server:
             for request, kind, body in splitter.feed(data):
                 if kind == frames.INFER:
                     self._batches.add(Asked(connection, request, body))
+                elif kind == frames.GENERATE:
+                    self._texts.add(connection, request, body)
+                elif kind == frames.CANCEL:
+                    self._texts.cancel(connection, request)
         except (OSError, ValueError):
             self._drop(connection)
 
-    def _answer(self) -> None:
-        """Answer what waits, up to a batch; each connection is written to once."""
+    def _answer(self, made: Iterable[tuple[Any, bytes]]) -> None:
+        """Send what was made for requests that waited; each connection is written to once."""
         answers: dict[Any, list[bytes]] = {}
-        for connection, answer in self._batches.answer():
+        for connection, answer in made:
             answers.setdefault(connection, []).append(answer)
         for connection, parts in answers.items():
             try:
@@ -160,4 +169,5 @@ class _Server:
     def _drop(self, connection: Any) -> None:
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection)
+        self._texts.forget(connection)
         connection.close()

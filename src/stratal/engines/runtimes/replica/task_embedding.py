@@ -46,7 +46,7 @@ def load(read: Callable[[str], bytes], _options: dict[str, Any]) -> Callable[[li
             rows = order[at : max(end, at + 1)]
             found[rows] = model.embed([encoded[i] for i in rows])
             at += len(rows)
-        return {"embedding": found}
+        return {"embedding": found, "tokens": [len(ids) for ids in encoded]}
 
     return answer
 

@@ -33,7 +33,7 @@ MAX_ROWS = 10_000
 
 # implementation → (module, what a row of its input is, its outputs with their datatypes and widths)
 _TASKS: dict[str, tuple[str, str, list[tuple[str, str, list[int]]]]] = {
-    "minilm": ("task_embedding", "text", [("embedding", "FP32", [-1, 384])]),
+    "minilm": ("task_embedding", "text", [("embedding", "FP32", [-1, 384]), ("tokens", "INT64", [-1])]),
     "vader": ("task_sentiment", "text", [("label", "BYTES", [-1]), ("score", "FP64", [-1])]),
     "py3langid": ("task_language", "text", [("language", "BYTES", [-1]), ("score", "FP64", [-1])]),
     "rapidocr": ("task_ocr", "image", [("text", "BYTES", [-1]), ("lines", "BYTES", [-1])]),
@@ -93,7 +93,7 @@ class TaskModel:
             "columns": None,
             "outputs": [{"name": n, "datatype": d, "shape": s} for n, d, s in outputs],
             "classes": None,
-            "answers": None,
+            "answers": outputs[0][0] if kind == "audio" or outputs[0][0] == "embedding" else None,
         }
 
     def arrange(

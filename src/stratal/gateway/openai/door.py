@@ -1,0 +1,209 @@
+"""The door's addresses."""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from stratal.ai.endpoints.scoring import Inputs, parse_json
+from stratal.ai.endpoints.serving import Served, Serving
+from stratal.ai.endpoints.tensors import nested
+from stratal.gateway.bodies import beside, read_body
+from stratal.gateway.credentials import Authenticator
+from stratal.gateway.door import principal
+from stratal.gateway.openai import errors, wire
+from stratal.identity.model import Principal
+from stratal.kernel.clock import Clock
+from stratal.kernel.errors import Invalid, NotFound, StratalError, Unsupported
+
+MAX_BODY = 32 << 20
+_ROOT = b"/v1/"
+_UNOFFERED = (
+    *("responses", "files", "batches", "images", "audio", "moderations", "fine_tuning", "assistants"),
+    *("threads", "vector_stores", "uploads", "realtime", "evals", "conversations", "containers"),
+)
+
+
+class OpenAIDoor:
+    name = "openai"
+
+    def __init__(self, authenticate: Authenticator, serving: Serving, clock: Clock) -> None:
+        self._authenticate = authenticate
+        self._serving = serving
+        self._clock = clock
+
+    def matches(self, scope: Scope) -> bool:
+        return bool(scope["raw_path"].startswith(_ROOT))
+
+    async def authenticate(self, request: Request) -> Principal | None:
+        return await self._authenticate(request)
+
+    def error(self, error: StratalError, scope: Scope) -> Response:
+        return errors.answer(error, empty=scope["method"] == "HEAD")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        who = principal(request.scope)
+        match request.method, _segments(request.scope["raw_path"]):
+            case "GET", ["models"]:
+                served = [one for one in self._serving.served(who, who.project_id) if _does(one)]
+                return _json({"object": "list", "data": [_model(one, who) for one in served]})
+            case "GET", ["models", name]:
+                return _json(_model(self._serving.describe(who, who.project_id, name), who))
+            case "POST", ["embeddings"]:
+                return await self._embeddings(who, request)
+            case "POST", ["chat", "completions"]:
+                return await self._completion(who, request, chat=True)
+            case "POST", ["completions"]:
+                return await self._completion(who, request, chat=False)
+            case _, [first, *_] if first in _UNOFFERED:
+                raise Unsupported(
+                    f"/v1/{first} is not offered here.",
+                    hint="Offered are models, chat/completions, completions and embeddings.",
+                )
+        raise NotFound(f"There is no {request.method} {request.url.path[:200]} here.", reason="no_such_route")
+
+    # -- embeddings ----------------------------------------------------------------------------
+
+    async def _embeddings(self, who: Principal, request: Request) -> Response:
+        body = await _body(request)
+        name = _name(body)
+        served = self._serving.describe(who, who.project_id, name)
+        width = _width(served)
+        if width is None:
+            raise wire.bad(f"The model of endpoint {name!r} makes no embeddings.", "model")
+        if body.get("dimensions") not in (None, width):
+            raise wire.bad(f"The model's embeddings have {width} numbers; they are not cut.", "dimensions")
+        form = body.get("encoding_format", "float")
+        if form not in ("float", "base64"):
+            raise wire.bad("encoding_format must be float or base64.", "encoding_format")
+        tensor = wire.texts_tensor("text", wire.text_inputs(body))
+        answer = await self._serving.infer(
+            who,
+            who.project_id,
+            name,
+            Inputs([tensor]),
+            ["embedding", "tokens"],
+            request_id=request.scope["state"]["request_id"],
+        )
+        by_name = {output.name: output for output in answer.outputs}
+        vectors, tokens = by_name["embedding"], nested(by_name["tokens"])
+        content = await beside(
+            len(vectors.data), wire.embeddings, name, vectors, tokens, as_base64=form == "base64"
+        )
+        headers = {"X-Stratal-Prediction-Id": answer.prediction_id}
+        return Response(content, 200, headers, "application/json")
+
+    # -- text ----------------------------------------------------------------------------------
+
+    async def _completion(self, who: Principal, request: Request, *, chat: bool) -> Response:
+        body = await _body(request)
+        name = _name(body)
+        asked = wire.generation(body, chat=chat)
+        request_id = request.scope["state"]["request_id"]
+        pieces = self._serving.generate(who, who.project_id, name, asked, request_id=request_id)
+        head = {
+            "id": f"{'chatcmpl' if chat else 'cmpl'}-{request_id}",
+            "object": "chat.completion" if chat else "text_completion",
+            "created": self._clock() // 1000,
+            "model": name,
+        }
+        if body.get("stream"):
+            first = await anext(pieces)  # what goes wrong before the first piece is told with its own status
+            options = body.get("stream_options")
+            counted = isinstance(options, dict) and options.get("include_usage") is True
+            if chat:
+                head["object"] = "chat.completion.chunk"
+            stream = _stream(head, first, pieces, chat=chat, counted=counted)
+            return StreamingResponse(stream, 200, {"Cache-Control": "no-store"}, "text/event-stream")
+        texts, end = [], {}
+        async for piece in pieces:
+            if "finish" in piece:
+                end = dict(piece)
+            else:
+                texts.append(piece["text"])
+        one = wire.choice(chat, "".join(texts), end.get("finish"), streamed=False)
+        headers = {"X-Stratal-Prediction-Id": str(end.get("prediction_id", ""))}
+        return _json({**head, "choices": [one], "usage": wire.usage(end)}, headers)
+
+
+async def _stream(
+    head: Mapping[str, Any],
+    first: Mapping[str, Any],
+    pieces: AsyncGenerator[Mapping[str, Any], None],
+    *,
+    chat: bool,
+    counted: bool,
+) -> AsyncGenerator[bytes, None]:
+    """Server-sent events, one a piece. When the client goes, the generator is closed and the model stops."""
+    piece: Mapping[str, Any] | None = first
+    opening = True
+    try:
+        while piece is not None:
+            if "finish" in piece:
+                end = wire.choice(chat, None, piece["finish"], streamed=True)
+                yield _event({**head, "choices": [end]})
+                if counted:
+                    yield _event({**head, "choices": [], "usage": wire.usage(piece)})
+            elif piece["text"] or opening:
+                said = wire.choice(chat, piece["text"], None, streamed=True, first=opening)
+                opening = False
+                yield _event({**head, "choices": [said]})
+            piece = await anext(pieces, None)
+        yield b"data: [DONE]\n\n"
+    except StratalError as error:
+        yield _event(errors.body(error))
+    finally:
+        await pieces.aclose()
+
+
+def _event(value: Mapping[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(value) + b"\n\n"
+
+
+def _segments(raw_path: bytes) -> list[str]:
+    try:
+        return [unquote_to_bytes(part).decode() for part in raw_path[len(_ROOT) :].rstrip(b"/").split(b"/")]
+    except UnicodeDecodeError as error:
+        raise Invalid("The path is not UTF-8.", reason="bad_path") from error
+
+
+async def _body(request: Request) -> dict[str, Any]:
+    body = parse_json(await read_body(request.scope, request.receive, MAX_BODY))
+    if not isinstance(body, dict):
+        raise Invalid("The request is not a JSON object.", reason="invalid_json")
+    return body
+
+
+def _name(body: Mapping[str, Any]) -> str:
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise wire.bad("model must name an endpoint of the project.", "model")
+    return name
+
+
+def _width(served: Served) -> int | None:
+    """How many numbers its embeddings have; None for a model that makes none."""
+    for output in (served.interface or {}).get("outputs", []):
+        if output.get("name") == "embedding" and len(output.get("shape", [])) == 2:
+            return int(output["shape"][1])
+    return None
+
+
+def _does(served: Served) -> bool:
+    return bool((served.interface or {}).get("generates")) or _width(served) is not None
+
+
+def _model(served: Served, who: Principal) -> dict[str, Any]:
+    return {"id": served.name, "object": "model", "created": 0, "owned_by": who.project}
+
+
+def _json(value: Mapping[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), 200, headers, "application/json")

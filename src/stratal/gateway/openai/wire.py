@@ -1,0 +1,149 @@
+"""OpenAI's shapes, read and written. Pure."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from stratal.ai.endpoints.tensors import Tensor, nested, pack
+from stratal.kernel.errors import Invalid
+
+MAX_INPUTS = 2048
+MAX_STOPS = 16
+
+
+def text_inputs(body: Mapping[str, Any]) -> list[str]:
+    """The texts of an embeddings request. Raises `Invalid`."""
+    given = body.get("input")
+    texts = [given] if isinstance(given, str) else given
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
+        raise bad("input must be a text or a list of texts (token numbers are not taken).", "input")
+    if len(texts) > MAX_INPUTS:
+        raise bad(f"input has {len(texts)} texts; at most {MAX_INPUTS} at once.", "input")
+    return texts
+
+
+def texts_tensor(name: str, texts: Sequence[str]) -> Tensor:
+    try:
+        return Tensor(name, "BYTES", (len(texts),), pack("BYTES", texts))
+    except UnicodeEncodeError:
+        raise bad("input is not valid Unicode.", "input") from None
+
+
+def embeddings(model: str, vectors: Tensor, tokens: Sequence[int], *, as_base64: bool) -> bytes:
+    """The answer to an embeddings request; `vectors` is [texts, numbers] of FP32."""
+    count, width = vectors.shape
+    rows: list[Any]
+    if as_base64:
+        data = memoryview(vectors.data)
+        rows = [base64.b64encode(data[i * width * 4 : (i + 1) * width * 4]).decode() for i in range(count)]
+    else:
+        rows = nested(vectors)
+    return orjson.dumps(
+        {
+            "object": "list",
+            "data": [{"object": "embedding", "index": i, "embedding": row} for i, row in enumerate(rows)],
+            "model": model,
+            "usage": {"prompt_tokens": sum(tokens), "total_tokens": sum(tokens)},
+        }
+    )
+
+
+def generation(body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
+    """What a language model is asked: the parameters that it knows, checked. Raises `Invalid` for those it does not."""
+    for unoffered in (
+        "tools",
+        "functions",
+        "logprobs",
+        "top_logprobs",
+        "audio",
+        "best_of",
+        "suffix",
+        "logit_bias",
+    ):
+        if body.get(unoffered):
+            raise bad(f"{unoffered} is not offered here.", unoffered)
+    if body.get("n", 1) not in (1, None):
+        raise bad("One answer is made a request: n must be 1.", "n")
+    form = body.get("response_format")
+    if isinstance(form, dict) and form.get("type", "text") != "text":
+        raise bad("response_format is not offered here: answers are plain text.", "response_format")
+    asked: dict[str, Any] = {"messages": _messages(body)} if chat else {"prompt": _prompt(body)}
+    most = body.get("max_completion_tokens", body.get("max_tokens"))
+    asked["max_tokens"] = None if most is None else _number("max_tokens", most, 1, 1 << 20, whole=True)
+    asked["temperature"] = _number("temperature", _or(body.get("temperature"), 1.0), 0, 2)
+    asked["top_p"] = _number("top_p", _or(body.get("top_p"), 1.0), 0, 1)
+    seed = body.get("seed")
+    asked["seed"] = None if seed is None else abs(int(_number("seed", seed, -(2**63), 2**63, whole=True)))
+    stop = body.get("stop")
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if (
+        not isinstance(stops, list)
+        or len(stops) > MAX_STOPS
+        or not all(isinstance(one, str) for one in stops)
+    ):
+        raise bad(f"stop must be a text or a list of at most {MAX_STOPS} texts.", "stop")
+    asked["stop"] = stops
+    return asked
+
+
+def _or(value: Any, default: float) -> Any:
+    return default if value is None else value
+
+
+def _number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> float:
+    right = isinstance(value, int) if whole else isinstance(value, int | float)
+    if not right or isinstance(value, bool) or not least <= value <= most:
+        raise bad(f"{name} must be a {'whole ' * whole}number from {least} to {most}.", name)
+    return float(value) if not whole else int(value)
+
+
+def _messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
+    listed = body.get("messages")
+    if not isinstance(listed, list) or not listed:
+        raise bad("messages must be a list with at least one message.", "messages")
+    found = []
+    for one in listed:
+        role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+        if isinstance(content, list):
+            parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+            if not all(isinstance(part, str) for part in parts):
+                raise bad("Messages hold text only here.", "messages")
+            content = "".join(str(part) for part in parts)
+        if role not in {"system", "developer", "user", "assistant"} or not isinstance(content, str):
+            raise bad("A message needs a role (system, user or assistant) and text.", "messages")
+        found.append({"role": "system" if role == "developer" else role, "content": content})
+    return found
+
+
+def _prompt(body: Mapping[str, Any]) -> str:
+    prompt = body.get("prompt", "")
+    if isinstance(prompt, list) and len(prompt) == 1:
+        prompt = prompt[0]
+    if not isinstance(prompt, str):
+        raise bad("prompt must be one text.", "prompt")
+    return prompt
+
+
+def choice(
+    chat: bool, text: str | None, finish: str | None, *, streamed: bool, first: bool = False
+) -> dict[str, Any]:
+    """One choice of an answer, or of a piece of it."""
+    if not chat:
+        return {"index": 0, "text": text or "", "logprobs": None, "finish_reason": finish}
+    said: dict[str, Any] = {} if text is None else {"content": text}
+    if not streamed or first:
+        said["role"] = "assistant"
+    if not streamed:
+        said["refusal"] = None
+    return {"index": 0, "delta" if streamed else "message": said, "logprobs": None, "finish_reason": finish}
+
+
+def usage(end: Mapping[str, Any]) -> dict[str, int]:
+    prompt, made = int(end.get("prompt_tokens", 0)), int(end.get("completion_tokens", 0))
+    return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
+
+
+def bad(message: str, param: str) -> Invalid:
+    return Invalid(message, reason="invalid_value", param=param)

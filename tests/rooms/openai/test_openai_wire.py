@@ -1,0 +1,89 @@
+"""OpenAI's shapes: what is taken, what is refused with the parameter's name, and numbers as bytes."""
+
+import base64
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from stratal.ai.endpoints.tensors import Tensor
+from stratal.gateway.openai import wire
+from stratal.gateway.openai.errors import body
+from stratal.kernel.errors import Busy, Invalid
+
+pytestmark = pytest.mark.fast
+
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+def test_parameters_that_a_model_knows_reach_it() -> None:
+    asked = wire.generation(
+        {
+            "messages": [
+                {
+                    "role": "developer",
+                    "content": [{"type": "text", "text": "be "}, {"type": "text", "text": "kind"}],
+                }
+            ],
+            "max_completion_tokens": 5,
+            "temperature": None,
+            "stop": "x",
+            "seed": -3,
+        },
+        chat=True,
+    )
+    assert asked == {
+        "messages": [{"role": "system", "content": "be kind"}],
+        "max_tokens": 5,
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "seed": 3,
+        "stop": ["x"],
+    }
+    assert wire.generation({"prompt": ["a"]}, chat=False)["prompt"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({}, "messages"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ({"messages": HELLO, "n": 2}, "n"),
+        ({"messages": HELLO, "tools": [{}]}, "tools"),
+        ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": HELLO, "temperature": 3}, "temperature"),
+        ({"messages": HELLO, "temperature": float("nan")}, "temperature"),
+        ({"messages": HELLO, "top_p": "1"}, "top_p"),
+        ({"messages": HELLO, "max_tokens": 0}, "max_tokens"),
+        ({"messages": HELLO, "max_tokens": True}, "max_tokens"),
+        ({"messages": HELLO, "stop": [1]}, "stop"),
+    ],
+)
+def test_what_is_not_offered_or_makes_no_sense_is_refused_by_name(given: dict[str, Any], param: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        wire.generation(given, chat=True)
+    assert body(refused.value)["error"]["param"] == param  # type: ignore[index]
+
+
+@pytest.mark.parametrize("given", [None, [], [1, 2], [["a"]], {"a": 1}, ["x"] * 2049])
+def test_inputs_of_embeddings_are_texts(given: Any) -> None:
+    with pytest.raises(Invalid):
+        wire.text_inputs({"input": given})
+
+
+def test_vectors_are_told_as_numbers_or_as_their_bytes() -> None:
+    data = struct.pack("<4f", 1.5, -2.0, 0.0, 3.25)
+    vectors = Tensor("embedding", "FP32", (2, 2), data)
+    plain = json.loads(wire.embeddings("m", vectors, [3, 4], as_base64=False))
+    assert [one["embedding"] for one in plain["data"]] == [[1.5, -2.0], [0.0, 3.25]]
+    assert plain["usage"] == {"prompt_tokens": 7, "total_tokens": 7}
+    packed = json.loads(wire.embeddings("m", vectors, [3, 4], as_base64=True))
+    assert base64.b64decode(packed["data"][1]["embedding"]) == data[8:]
+
+
+def test_errors_are_of_the_kind_that_clients_tell_apart() -> None:
+    told = body(Busy("Too much at once."))["error"]
+    assert (told["type"], told["code"]) == ("rate_limit_error", "busy")  # type: ignore[index]
