@@ -8,6 +8,7 @@ from urllib.parse import quote, unquote
 import httpx
 
 from stratal.console.app import Console
+from stratal.console.native import Refused
 
 HOSTILE = "\"><img src=x onerror=alert(1)>'{{7*7}}"
 BROWSER = {"accept": "text/html", "host": "localhost", "sec-fetch-site": "none"}
@@ -35,6 +36,40 @@ class Native:
         return 200, self.answers[path]
 
 
+class Accounts:
+    """Lets in whoever has one of the browser's links, and ``ada`` with the password ``right``."""
+
+    def __init__(self, browser: "Browser") -> None:
+        self.browser = browser
+
+    async def by_link(self, token: str, address: str, agent: str) -> str | None:
+        if token not in self.browser.links:
+            return None
+        self.browser.links.discard(token)
+        return "good"
+
+    async def by_password(self, name: str, password: str, code: str, address: str, agent: str) -> str:
+        if (name, password) != ("ada", "right"):
+            raise Refused(401, "wrong_password", f"Name or password is wrong. {HOSTILE}")
+        if code != "123456":
+            raise Refused(401, "wrong_code" if code else "needs_code", "Now the code.")
+        return "good"
+
+    async def invitation(self, token: str) -> tuple[str, str, str]:
+        if token != "invited":
+            raise Refused(401, "spent_invitation", "This invitation was taken up.")
+        return HOSTILE, "editor", HOSTILE
+
+    async def accept(self, token: str, name: str, password: str, address: str, agent: str) -> str:
+        await self.invitation(token)
+        if name == "taken":
+            raise Refused(409, "name_taken", f"The name is taken. {HOSTILE}")
+        return "good"
+
+    async def leave(self, token: str) -> None:
+        self.browser.ended.append(token)
+
+
 class Browser:
     """A console on a stand-in, with one link ``fresh`` that signs in once."""
 
@@ -43,16 +78,7 @@ class Browser:
         self.links = {"fresh"}
         self.ended: list[str] = []
 
-        async def sign_in(token: str) -> str | None:
-            if token not in self.links:
-                return None
-            self.links.discard(token)
-            return "good"
-
-        async def sign_out(token: str) -> None:
-            self.ended.append(token)
-
-        self.console = Console(self.native, sign_in, sign_out, cookie="session", secure=secure)
+        self.console = Console(self.native, Accounts(self), cookie="session", secure=secure)
 
     def ask(self, method: str, path: str, *, cookie: str | None = "good", **options: Any) -> httpx.Response:
         headers = {**BROWSER, **options.pop("headers", {})}
@@ -429,6 +455,46 @@ def answers(word: str) -> dict[str, Any]:
             ]
         },
         **_solutions(word, at),
+        f"{BASE}/members": {
+            "members": [
+                {"person": word, "role": "owner", "admin": a, "added_at": at, "added_by": word}
+                for a in (True, False)
+            ]
+        },
+        f"{BASE}/invitations": {
+            "invitations": [{"id": word, "role": word, "note": word, "created_at": at, "created_by": word}]
+        },
+        f"{BASE}/keys": {
+            "keys": [
+                {
+                    "name": word,
+                    "id": word,
+                    "role": word,
+                    "kind": "person",
+                    "principal": word,
+                    "created_at": at,
+                    "created_by": word,
+                    "expires_at": at,
+                    "revoked_at": revoked,
+                    "used_at": at,
+                }
+                for revoked in (None, at)
+            ]
+        },
+        "/api/v1/sessions": {
+            "sessions": [
+                {
+                    "id": word,
+                    "person": word,
+                    "address": word,
+                    "agent": word,
+                    "seen_at": at,
+                    "created_at": at,
+                    "current": c,
+                }
+                for c in (True, False)
+            ]
+        },
         f"{BASE}/audit": {
             "entries": [
                 {
@@ -609,6 +675,9 @@ def every_page(word: str) -> list[str]:
         "/endpoints",
         "/endpoints/e",
         "/audit",
+        "/members",
+        "/keys",
+        "/sessions",
         "/repositories",
         "/repositories/r",
         "/repositories/r/file?path=x",

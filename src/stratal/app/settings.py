@@ -15,6 +15,7 @@ SETTINGS: dict[str, str] = {
     "STRATAL_DATABASE_URL": "The PostgreSQL database that keeps the records (default: SQLite in STRATAL_HOME).",
     "STRATAL_URL": "The address of the instance that CLI and SDK talk to (default: the one running on STRATAL_HOME).",
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
+    "STRATAL_CONTEXT": "The place that CLI and SDK go to, of those signed in at (default: stratal context use).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
     "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
     "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",

@@ -40,7 +40,8 @@ from stratal.engines.optuna.adapter import OptunaAdvisor
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
 from stratal.gateway.chain import Chain
-from stratal.gateway.console.door import ConsoleDoor, sign_in_with
+from stratal.gateway.console.accounts import Accounts
+from stratal.gateway.console.door import ConsoleDoor
 from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.denials import put_on_record
@@ -63,6 +64,7 @@ from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import models as native_models
 from stratal.gateway.native import nodes as native_nodes
 from stratal.gateway.native import objects as native_objects
+from stratal.gateway.native import people as native_people
 from stratal.gateway.native import pipelines as native_pipelines
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
@@ -84,6 +86,7 @@ from stratal.identity.keys import Keys
 from stratal.identity.master import load_or_create
 from stratal.identity.projects import Projects
 from stratal.identity.removal import Purge, Removal
+from stratal.identity.room import furnish_people
 from stratal.identity.sessions import Sessions
 from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
@@ -127,9 +130,13 @@ def wire(settings: Settings, database: Database) -> Platform:
 
     # kernel, identity, ledger
     events = Events(database)
-    keys = Keys(database, load_or_create(home.master_key), clock)
+    master = load_or_create(home.master_key)
+    keys = Keys(database, master, clock)
     projects = Projects(database, clock)
     sessions = Sessions(database, clock)
+    folk = furnish_people(database, keys, master, sessions, clock)
+    starts.append(folk.start)
+    closes.append(folk.close)
     founded = found(database, keys, clock)
     lineage = Lineage(database, clock)
     prices = Prices(database, clock, settings.currency)
@@ -282,6 +289,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         sessions,
         [
             native_projects.router(keys, projects, removal, sessions, events),
+            native_people.router(folk, projects, settings.url.partition("://")[2]),
             native_audit.router(audit, projects),
             native_cost.router(projects, costs, prices),
             native_jobs.router(compute.jobs, projects),
@@ -305,8 +313,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     console = Console(
         InProcess(native, SESSION_COOKIE),
-        sign_in_with(sessions),
-        sessions.sign_out,
+        Accounts(folk),
         cookie=SESSION_COOKIE,
         secure=settings.tls_certificate is not None,
     )

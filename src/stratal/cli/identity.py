@@ -122,8 +122,11 @@ def list_keys(project: str | None, as_json: bool) -> None:
         print_json(answer)
         return
     print_table(
-        ["Name", "Id", "Role", "Created", "State"],
-        [(k["name"], k["id"], k["role"], k["created_at"], _state(k)) for k in answer["keys"]],
+        ["Name", "Id", "Role", "Created", "Used", "State"],
+        [
+            (k["name"], k["id"], k["role"], k["created_at"], k["used_at"] or "", _state(k))
+            for k in answer["keys"]
+        ],
         empty="No keys.",
     )
 

@@ -15,7 +15,7 @@ from stratal.console.native import Call, Native, Refused
 from stratal.console.pages import PAGES
 from stratal.console.render import Templates
 from stratal.console.security import harden, same_origin
-from stratal.console.session import SessionPages, SignIn, SignOut, to_sign_in
+from stratal.console.session import Accounts, SessionPages, to_sign_in
 from stratal.console.view import Page, look, theme_of
 
 
@@ -24,7 +24,7 @@ def _utc_now() -> datetime:
 
 
 class Console:
-    """`call` reaches the native API; `sign_in` spends a one-time token for a session's, `sign_out` ends it.
+    """`call` reaches the native API; `accounts` says who may come in.
 
     `cookie` is the name of the session's cookie, `secure` whether it is kept to TLS.
     """
@@ -32,8 +32,7 @@ class Console:
     def __init__(
         self,
         call: Call,
-        sign_in: SignIn,
-        sign_out: SignOut,
+        accounts: Accounts,
         *,
         cookie: str,
         secure: bool,
@@ -43,12 +42,16 @@ class Console:
         self._cookie = cookie
         assets = Assets()
         self._templates = Templates(assets, now)
-        session = SessionPages(self._native, self._templates, sign_in, sign_out, cookie=cookie, secure=secure)
+        session = SessionPages(self._native, self._templates, accounts, cookie=cookie, secure=secure)
         routes = [
             Route("/static/{version}/{name:path}", assets.serve, methods=["GET"]),
             Route("/favicon.ico", lambda _: RedirectResponse(assets.url("icon.svg")), methods=["GET"]),
             Route("/login", session.show, methods=["GET"]),
             Route("/login", session.submit, methods=["POST"]),
+            Route("/invite", session.invited, methods=["GET"]),
+            Route("/invite", session.accept, methods=["POST"]),
+            Route("/device", session.device, methods=["GET"]),
+            Route("/device", session.approve, methods=["POST"]),
             Route("/logout", session.leave, methods=["POST"]),
             *(Route(path, self._endpoint(page), methods=["GET"]) for path, page in PAGES.items()),
         ]

@@ -37,7 +37,7 @@ def safe_next(target: str | None) -> str:
     ``//host`` and ``/\\host`` name other hosts to a browser, and control characters are stripped by it
     before it looks, so all of these are refused.
     """
-    if not target or not target.startswith("/") or target.startswith(("//", "/login", "/logout")):
+    if not target or not target.startswith("/") or target.startswith(("//", "/login", "/logout", "/invite")):
         return "/"
     if "\\" in target or any(ord(character) < 0x21 or ord(character) == 0x7F for character in target):
         return "/"

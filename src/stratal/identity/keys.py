@@ -43,6 +43,8 @@ class KeyInfo:
     created_by: str
     expires_at: int | None
     revoked_at: int | None
+    used_at: int | None = None
+    """To the minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Keys:
         self._master = master
         self._clock = clock
         self._cache: dict[str, tuple[Principal, int | None]] = {}
+        self._used: dict[str, int] = {}
         self._revocations = 0  # a row read before a revocation must not be cached after it
 
     # -- checking ----------------------------------------------------------------------------
@@ -109,6 +112,8 @@ class Keys:
         principal, expires_at = cached
         if expires_at is not None and expires_at <= self._clock():
             raise Unauthenticated("This key has expired.", hint=_HINT, reason="expired_key")
+        if principal.workload is None:
+            self._used[key_id] = self._clock()
         return principal
 
     # -- people's keys -----------------------------------------------------------------------
@@ -126,10 +131,9 @@ class Keys:
 
         def work(connection: Connection) -> str:
             require(who, "keys.manage", project_id)
-            if RANK[role] > RANK[who.role]:
-                raise Denied(
-                    f"A key cannot have more rights ({role.value}) than its maker ({who.role.value})."
-                )
+            own = who.role_in(project_id) or who.role
+            if RANK[role] > RANK[own]:
+                raise Denied(f"A key cannot have more rights ({role.value}) than its maker ({own.value}).")
             key_id = self._insert(
                 connection,
                 name=name,
@@ -169,17 +173,20 @@ class Keys:
     async def revoke(self, who: Principal, key_id: str) -> None:
         """End a key for every door at once.
 
-        Raises `NotFound` for a key that is not the caller's to end, `Denied` for one with more rights than theirs.
+        A person may always end a key that speaks for them.
+        Raises `NotFound` for one that is not the caller's to end, `Denied` for one with more rights than theirs.
         """
 
         def work(connection: Connection) -> None:
             row = connection.execute(select(keys).where(keys.c.id == key_id)).one_or_none()
             if row is None:
                 raise NotFound("There is no such key.", hint="List them with: stratal keys list")
-            require(who, "keys.manage", row.project_id, what="such key")
-            if RANK[Role(row.role)] > RANK[who.role]:
+            if (row.kind, row.principal_id) != (Kind.PERSON.value, who.id) or who.kind is not Kind.PERSON:
+                require(who, "keys.manage", row.project_id, what="such key")
+            own = who.role_in(row.project_id) or who.role
+            if RANK[Role(row.role)] > RANK[own]:
                 raise Denied(
-                    f"A key with more rights ({row.role}) than yours ({who.role.value}) is not yours to end."
+                    f"A key with more rights ({row.role}) than yours ({own.value}) is not yours to end."
                 )
             connection.execute(
                 update(keys)
@@ -228,16 +235,82 @@ class Keys:
         """Revoke every key of a project, in the caller's write transaction."""
         self._revoke_where(connection, keys.c.project_id == project_id)
 
-    def _revoke_where(self, connection: Connection, condition: ColumnElement[bool]) -> None:
+    def revoke_of_person(self, connection: Connection, project_id: str, person_id: str, actor: str) -> int:
+        """End every key of the project that speaks for a person or was made by them (as `actor`); how many."""
+        theirs = (keys.c.kind == Kind.PERSON.value) & (keys.c.principal_id == person_id)
+        made = (keys.c.kind == Kind.SERVICE.value) & (keys.c.created_by == actor)
+        return self._revoke_where(connection, (keys.c.project_id == project_id) & (theirs | made))
+
+    def weaken(self, connection: Connection, project_id: str, person_id: str, role: Role) -> int:
+        """Take from a person's own keys of the project what goes beyond `role`; how many had more."""
+        above = [other.value for other in Role if RANK[other] > RANK[role]]
+        changed = connection.execute(
+            update(keys)
+            .where(
+                keys.c.project_id == project_id,
+                keys.c.kind == Kind.PERSON.value,
+                keys.c.principal_id == person_id,
+                keys.c.role.in_(above),
+                keys.c.revoked_at.is_(None),
+            )
+            .values(role=role.value)
+            .returning(keys.c.id)
+        ).scalars()
+        ids = list(changed)
+        for key_id in ids:
+            self._database.once_committed(partial(self._forget, key_id))
+        return len(ids)
+
+    def insert_for_person(
+        self, connection: Connection, who: Principal, *, name: str, expires_at: int | None
+    ) -> Credential:
+        """Make a key that speaks for a person in the project they act in, with their role, in the caller's transaction."""
+        key_id = self._insert(
+            connection,
+            name=name,
+            project_id=who.project_id,
+            role=who.role,
+            kind=Kind.PERSON,
+            principal=(who.id, who.name),
+            created_by=who.actor,
+            expires_at=expires_at,
+        )
+        emit(
+            connection,
+            "key.created",
+            key_id,
+            actor=who.actor,
+            project_id=who.project_id,
+            name=name,
+            role=who.role.value,
+        )
+        return Credential(key_id, self.secret_of(key_id))
+
+    async def write_uses(self) -> None:
+        """Write down when keys were last used; called now and then."""
+        taken, self._used = self._used, {}
+        if not taken:
+            return
+
+        def work(connection: Connection) -> None:
+            for key_id, at in taken.items():
+                connection.execute(update(keys).where(keys.c.id == key_id).values(used_at=at))
+
+        await self._database.write(work)
+
+    def _revoke_where(self, connection: Connection, condition: ColumnElement[bool]) -> int:
+        """How many."""
         ended = connection.execute(
             update(keys)
             .where(condition, keys.c.revoked_at.is_(None))
             .values(revoked_at=self._clock())
             .returning(keys.c.id)
         ).scalars()
-        for key_id in ended:
+        ids = list(ended)
+        for key_id in ids:
             # Dropped from memory only when durable: a request in between would cache the old row again.
             self._database.once_committed(partial(self._forget, key_id))
+        return len(ids)
 
     def _forget(self, key_id: str) -> None:
         self._revocations += 1
@@ -319,4 +392,5 @@ def _info(row: Row[tuple[object, ...]]) -> KeyInfo:
         created_by=row.created_by,
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
+        used_at=row.used_at,
     )

@@ -8,9 +8,11 @@ subkey of its own by HKDF (RFC 5869): what is used to sign never encrypts.
 import hmac
 import os
 import secrets
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -22,6 +24,9 @@ class MasterKey:
 
     def __init__(self, versions: dict[int, bytes]) -> None:
         self._subkeys = {number: _subkey(master, b"stratal api keys") for number, master in versions.items()}
+        self._vaults = {
+            number: AESGCM(_subkey(master, b"stratal encryption")) for number, master in versions.items()
+        }
         self.current = max(versions)
 
     def secret_of(self, key_id: str, version: int) -> str:
@@ -33,6 +38,21 @@ class MasterKey:
             )
         digest = hmac.digest(subkey, key_id.encode(), "sha256")
         return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+    def seal(self, plain: bytes, purpose: str) -> str:
+        """Encrypt what must be read again (AES-GCM); it opens only under the same `purpose`."""
+        nonce = secrets.token_bytes(12)
+        sealed = self._vaults[self.current].encrypt(nonce, plain, purpose.encode())
+        return f"{self.current}:{urlsafe_b64encode(nonce + sealed).decode()}"
+
+    def open(self, sealed: str, purpose: str) -> bytes:
+        """What `seal` sealed. Raises `Internal` when it was altered or its master key is gone."""
+        number, _, text = sealed.partition(":")
+        try:
+            data = urlsafe_b64decode(text)
+            return self._vaults[int(number)].decrypt(data[:12], data[12:], purpose.encode())
+        except (KeyError, ValueError, InvalidTag) as error:
+            raise Internal("What was encrypted under the master key cannot be opened.") from error
 
 
 def _subkey(master: bytes, purpose: bytes) -> bytes:

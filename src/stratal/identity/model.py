@@ -1,6 +1,7 @@
 """Who is asking. Every request is made by a `Principal`; nothing in the platform runs without one."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -39,10 +40,18 @@ class Principal:
     role: Role
     key_id: str | None = None
     workload: str | None = None
+    elsewhere: Mapping[str, Role] = field(default_factory=dict)
+    """A signed-in person's roles in their other projects, by project id; a key opens one project only."""
 
     @property
     def is_admin(self) -> bool:
         return self.role is Role.ADMIN
+
+    def role_in(self, project_id: str) -> Role | None:
+        """What the caller is in a project; None: nobody."""
+        if self.is_admin:
+            return Role.ADMIN
+        return self.role if project_id == self.project_id else self.elsewhere.get(project_id)
 
     @property
     def actor(self) -> str:

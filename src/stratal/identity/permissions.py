@@ -1,6 +1,7 @@
 """Permissions: one table, action × weakest role that may do it. Every service call names its action.
 
-A principal acts in the project of its credential; an instance admin in every project. Whoever asks
+A principal acts in the project of its credential, a signed-in person in each that they are a member of, an
+instance admin in every project. Whoever asks
 for a thing of a project that is not theirs is told that there is no such thing (`NotFound`), so that
 names of other projects cannot be probed.
 """
@@ -16,6 +17,8 @@ ACTIONS: dict[str, Role] = {
     "project.create": Role.ADMIN,
     "project.manage": Role.OWNER,
     "project.remove": Role.OWNER,
+    "members.read": Role.VIEWER,
+    "members.manage": Role.OWNER,
     "keys.read": Role.OWNER,
     "keys.manage": Role.OWNER,
     "events.read": Role.VIEWER,
@@ -54,10 +57,8 @@ ACTIONS: dict[str, Role] = {
 
 def may(who: Principal, action: str, project_id: str) -> bool:
     """True when `who` may do `action` in the project. Raises `KeyError` for an action not in the table."""
-    needed = ACTIONS[action]
-    if who.is_admin:
-        return True
-    return who.project_id == project_id and RANK[who.role] >= RANK[needed]
+    role = who.role_in(project_id)
+    return RANK[ACTIONS[action]] <= (-1 if role is None else RANK[role])
 
 
 def require(who: Principal, action: str, project_id: str, *, what: str = "") -> None:
@@ -68,12 +69,13 @@ def require(who: Principal, action: str, project_id: str, *, what: str = "") -> 
     if may(who, action, project_id):
         return
     note_denied(action)
-    if who.project_id != project_id:
+    role = who.role_in(project_id)
+    if role is None:
         raise NotFound(
             f"There is no {what or 'such thing'} in project {who.project!r}.",
             hint="A key opens only its own project: check the name, or use a key of the right project.",
         )
     raise Denied(
-        f"{action} needs the role {ACTIONS[action].value} in project {who.project!r}; this key has {who.role.value}.",
+        f"{action} needs the role {ACTIONS[action].value} in project {who.project!r}; this is {role.value}.",
         hint="Ask an owner of the project for a key with that role (stratal keys create --role …).",
     )

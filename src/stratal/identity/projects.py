@@ -41,10 +41,10 @@ class Projects:
         return project
 
     async def list(self, who: Principal) -> list[Project]:
-        """Every project for an admin; else the caller's own."""
+        """Every project for an admin; else the caller's own: a key's one, a person's all."""
         query = select(projects).where(projects.c.removing_at.is_(None)).order_by(projects.c.name)
         if not who.is_admin:
-            query = query.where(projects.c.id == who.project_id)
+            query = query.where(projects.c.id.in_([who.project_id, *who.elsewhere]))
         rows = await self._database.read(lambda c: c.execute(query).all())
         return [Project(r.id, r.name, r.created_at) for r in rows]
 
@@ -53,7 +53,7 @@ class Projects:
         row = await self._database.read(
             lambda c: c.execute(select(projects).where(projects.c.name == name)).one_or_none()
         )
-        if row is None or row.removing_at is not None or (row.id != who.project_id and not who.is_admin):
+        if row is None or row.removing_at is not None or who.role_in(row.id) is None:
             note_denied("project.read")
             raise NotFound(
                 f"There is no project {name!r} for this key.", hint="List them with: stratal projects list"

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from sqlalchemy import Connection, delete, select, update
 
 from stratal.identity.keys import Keys
+from stratal.identity.members import purge_members
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.identity.projects import Projects
-from stratal.identity.tables import keys, projects
+from stratal.identity.tables import device_logins, keys, projects
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict
@@ -73,6 +74,8 @@ class Removal:
 
         def last(connection: Connection) -> None:
             connection.execute(delete(keys).where(keys.c.project_id == project_id))
+            connection.execute(delete(device_logins).where(device_logins.c.project_id == project_id))
+            purge_members(connection, project_id)
             connection.execute(delete(projects).where(projects.c.id == project_id))
 
         await self._database.write(last)

@@ -21,6 +21,9 @@ people = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("admin", Integer, nullable=False, default=0),
     Column("created_at", BigInteger, nullable=False),
+    Column("password", Text),
+    Column("totp", Text),
+    Column("totp_step", BigInteger),
 )
 
 keys = Table(
@@ -38,6 +41,7 @@ keys = Table(
     Column("created_by", Text, nullable=False),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("used_at", BigInteger),
     Index("ix_keys_project_id", "project_id"),
     Index("ix_keys_workload", "workload"),
 )
@@ -50,6 +54,43 @@ login_links = Table(
     Column("expires_at", BigInteger, nullable=False),
 )
 
+members = Table(
+    "members",
+    metadata,
+    Column("project_id", Text, ForeignKey("projects.id"), primary_key=True),
+    Column("person_id", Text, ForeignKey("people.id"), primary_key=True),
+    Column("role", Text, nullable=False),
+    Column("added_at", BigInteger, nullable=False),
+    Column("added_by", Text, nullable=False),
+    Index("ix_members_person_id", "person_id"),
+)
+
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("token_sha256", Text, nullable=False, unique=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("role", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("ix_invitations_project_id", "project_id"),
+)
+
+device_logins = Table(
+    "device_logins",
+    metadata,
+    Column("device_sha256", Text, primary_key=True),
+    Column("user_code", Text, nullable=False, unique=True),
+    Column("machine", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Column("person_id", Text, ForeignKey("people.id")),
+    Column("project_id", Text, ForeignKey("projects.id")),
+)
+
 sessions = Table(
     "sessions",
     metadata,
@@ -57,4 +98,8 @@ sessions = Table(
     Column("person_id", Text, ForeignKey("people.id"), nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
+    Column("id", Text),
+    Column("address", Text),
+    Column("agent", Text),
+    Column("seen_at", BigInteger),
 )

@@ -10,25 +10,17 @@ from typing import Any, cast
 
 import httpx
 
+from stratal.sdk import contexts
+from stratal.sdk.errors import ApiError as ApiError
+
 Json = dict[str, Any]
-
-
-class ApiError(Exception):
-    """What the platform said went wrong: `status` (HTTP; 0 when it was not reached), `code`, message and hint."""
-
-    def __init__(self, status: int, code: str, message: str, hint: str = "", request_id: str = "") -> None:
-        super().__init__(f"{message} {hint}".strip())
-        self.status = status
-        self.code = code
-        self.message = message
-        self.hint = hint
-        self.request_id = request_id
 
 
 class Client:
     """Talks to one instance with one key.
 
-    Without `url` and `key` it uses STRATAL_URL and STRATAL_API_KEY, and without these the instance
+    Without `url` and `key` it uses STRATAL_URL and STRATAL_API_KEY; without these the place that this machine
+    is signed in at (STRATAL_CONTEXT, ``stratal context``); without one, or with STRATAL_HOME set, the instance
     running on STRATAL_HOME (default ~/.stratal) with that home's admin key.
     Raises `ApiError` (status 0) when there is no address or no key to be found.
     """
@@ -42,6 +34,21 @@ class Client:
         home: Path | None = None,
     ) -> None:
         environ = os.environ
+        signed_in = None
+        if (
+            home is None
+            and not url
+            and not key
+            and not environ.get("STRATAL_URL")
+            and not environ.get("STRATAL_API_KEY")
+        ):
+            signed_in = contexts.chosen(environ)
+        if signed_in is not None:
+            url, key, project = (
+                signed_in.url,
+                signed_in.key,
+                project or environ.get("STRATAL_PROJECT") or signed_in.project,
+            )
         root = home or Path(environ.get("STRATAL_HOME") or Path.home() / ".stratal").expanduser()
         self.url = (url or environ.get("STRATAL_URL") or _address_of(root)).rstrip("/")
         self.key = key or environ.get("STRATAL_API_KEY") or _admin_key_of(root)

@@ -229,3 +229,68 @@ def test_a_solution_is_tried_and_reported_where_it_was_run() -> None:
     assert gallery.count("Not run here yet") == 1
     del told["/api/v1/projects/other/solution"]
     assert "It has not been run here" in Browser(Native(told)).get("/projects/default/solutions/s").text
+
+
+def test_a_name_and_a_password_sign_in_and_a_code_is_asked_for_when_one_is_needed() -> None:
+    browser = Browser()
+    same = {"sec-fetch-site": "same-origin"}
+    form = {"name": "ada", "password": "wrong", "next": "/projects/other"}
+    wrong = browser.ask("POST", "/login", cookie=None, data=form, headers=same)
+    assert (wrong.status_code, "set-cookie" in wrong.headers) == (401, False)
+    assert "wrong" in wrong.text
+    assert HOSTILE not in wrong.text
+    form["password"] = "right"
+    asked = browser.ask("POST", "/login", cookie=None, data=form, headers=same)
+    assert "authenticator app" in asked.text
+    assert "set-cookie" not in asked.headers
+    done = browser.ask("POST", "/login", cookie=None, data={**form, "code": "123456"}, headers=same)
+    assert (done.status_code, done.headers["location"]) == (303, "/projects/other")
+    assert "session=good" in done.headers["set-cookie"]
+    away = {**form, "code": "123456", "next": "//evil.example"}
+    assert browser.ask("POST", "/login", cookie=None, data=away, headers=same).headers["location"] == "/"
+    foreign = browser.ask("POST", "/login", cookie=None, data=form, headers={"sec-fetch-site": "cross-site"})
+    assert foreign.status_code == 403
+
+
+def test_an_invitation_is_shown_and_taken_up() -> None:
+    browser = Browser()
+    same = {"sec-fetch-site": "same-origin"}
+    page = browser.get("/invite?token=invited", cookie=None)
+    assert page.status_code == 200
+    assert 'name="password"' in page.text
+    assert HOSTILE not in page.text
+    assert browser.get("/invite?token=spent", cookie=None).status_code == 401
+    assert "Join as admin" in browser.get("/invite?token=invited").text
+    form = {"token": "invited", "name": "taken", "password": "long enough to do"}
+    taken = browser.ask("POST", "/invite", cookie=None, data=form, headers=same)
+    assert (taken.status_code, "set-cookie" in taken.headers) == (409, False)
+    assert 'value="taken"' in taken.text
+    done = browser.ask("POST", "/invite", cookie=None, data={**form, "name": "ada"}, headers=same)
+    assert (done.status_code, done.headers["location"]) == (303, "/")
+    assert "session=good" in done.headers["set-cookie"]
+    browser.native.answers["/api/v1/invitations/join"] = {"project": "other"}
+    joined = browser.ask("POST", "/invite", data={"token": "invited", "join": "yes"}, headers=same)
+    assert joined.headers["location"] == "/projects/other"
+    assert (
+        browser.ask("POST", "/invite", data=form, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    )
+
+
+def test_a_command_line_is_said_yes_to_by_whoever_is_signed_in() -> None:
+    browser = Browser()
+    same = {"sec-fetch-site": "same-origin"}
+    assert browser.get("/device?code=BCDF-GHJK", cookie=None).headers["location"].startswith("/login?next=")
+    assert browser.get("/device?code=BCDF-GHJK").status_code == 404
+    browser.native.answers["/api/v1/device/BCDF-GHJK"] = {"machine": HOSTILE}
+    page = browser.get("/device?code=BCDF-GHJK")
+    assert "as admin?" in page.text
+    assert page.text.count("BCDF-GHJK") == 2
+    assert HOSTILE not in page.text
+    browser.native.answers["/api/v1/projects/other/device"] = None
+    form = {"code": "BCDF-GHJK", "project": "other"}
+    assert (
+        browser.ask("POST", "/device", data=form, headers={"sec-fetch-site": "cross-site"}).status_code == 403
+    )
+    done = browser.ask("POST", "/device", data=form, headers=same)
+    assert "now has a key of project other" in done.text
+    assert "POST /api/v1/projects/other/device" in browser.native.asked

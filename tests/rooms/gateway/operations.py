@@ -209,6 +209,32 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("DELETE", f"{P}/endpoints/{{name}}"): Route("editor", f"{P}/endpoints/ep", 404),
     ("GET", "/predictions/{prediction_id}"): Route("viewer", "/predictions/pr_none", 404),
     ("GET", "/predictions/{prediction_id}/why"): Route("viewer", "/predictions/pr_none/why", 404),
+    # people (what is about one's own account is for people alone: no key of a service may)
+    ("GET", f"{P}/members"): Route("viewer", f"{P}/members"),
+    ("POST", f"{P}/members"): Route("owner", f"{P}/members", 201, json={"person": "admin", "role": "owner"}),
+    ("PUT", f"{P}/members/{{person}}"): Route("owner", f"{P}/members/admin", json={"role": "owner"}),
+    ("GET", f"{P}/invitations"): Route("owner", f"{P}/invitations"),
+    ("POST", f"{P}/invitations"): Route("owner", f"{P}/invitations", 201, json={"role": "viewer"}),
+    ("DELETE", f"{P}/invitations/{{invitation}}"): Route("owner", f"{P}/invitations/{{invitation}}", 204),
+    ("POST", "/invitations/join"): Route("person", "/invitations/join", json={"token": "x"}, foreign=403),
+    ("GET", "/people"): Route("admin", "/people", foreign=403),
+    ("GET", "/sessions"): Route("person", "/sessions", foreign=403),
+    ("DELETE", "/sessions/{session}"): Route("admin", "/sessions/ses_none", 404, foreign=403),
+    ("GET", "/account"): Route("person", "/account", foreign=403),
+    ("POST", "/account/password"): Route(
+        "person", "/account/password", json={"new": "a long password"}, foreign=403
+    ),
+    ("POST", "/account/totp"): Route("person", "/account/totp", foreign=403),
+    ("PUT", "/account/totp"): Route(
+        "person", "/account/totp", json={"code": "1", "sealed": "x"}, foreign=403
+    ),
+    ("POST", "/account/totp/drop"): Route("person", "/account/totp/drop", json={"code": "1"}, foreign=403),
+    ("POST", "/device"): Route("anybody", "/device", 201, json={}, foreign=201),
+    ("POST", "/device/token"): Route(
+        "anybody", "/device/token", json={"device_code": "{device}"}, foreign=200
+    ),
+    ("GET", "/device/{code}"): Route("viewer", "/device/BBBB-BBBB", 404),
+    ("POST", f"{P}/device"): Route("person", f"{P}/device", json={"user_code": "BBBB-BBBB"}),
     # who did what
     ("GET", "/audit"): Route("admin", "/audit", foreign=403),
     ("GET", "/audit/verify"): Route("admin", "/audit/verify", foreign=403),
@@ -244,6 +270,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ),
     ("DELETE", f"{P}/buckets/{{bucket}}"): Route("editor", f"{P}/buckets/alpha-empty", 204),
     ("DELETE", "/keys/{key_id}"): Route("owner", "/keys/{victim}", 204),
+    ("DELETE", f"{P}/members/{{person}}"): Route("owner", f"{P}/members/admin", 409),
     ("DELETE", P): Route("owner", P, 204),
 }
 
@@ -423,6 +450,9 @@ class World:
         self.names["experiment"] = self._made(
             "POST", f"{MLFLOW}/experiments/create", {"name": "e"}, by="owner"
         )["experiment_id"]
+        self.names["invitation"] = self._made("POST", f"{here}/invitations", {"role": "viewer"}, 201)["id"]
+        self.names["device"] = self._made("POST", "/api/v1/device", {}, 201)["device_code"]
+        self._made("POST", f"{here}/members", {"person": "admin", "role": "owner"}, 201)
         run = self._made(
             "POST", f"{MLFLOW}/runs/create", {"experiment_id": self.names["experiment"]}, by="owner"
         )

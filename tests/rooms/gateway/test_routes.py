@@ -14,6 +14,8 @@ from wired import Answer, Wired
 pytestmark = pytest.mark.fast
 
 RANK = {"viewer": 0, "editor": 1, "owner": 2, "admin": 3}
+ABOVE = {**RANK, "person": 4}
+"""What only people may about themselves, no key of a service may, whatever its role."""
 
 
 @pytest.fixture(scope="module")
@@ -24,11 +26,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def too_weak(weakest: str) -> list[str]:
-    return [role for role in RANK if weakest != "anybody" and RANK[role] < RANK[weakest]]
+    return [role for role in RANK if weakest != "anybody" and RANK[role] < ABOVE[weakest]]
 
 
 def strong_enough(weakest: str) -> list[str]:
-    return [role for role in RANK if weakest == "anybody" or RANK[role] >= RANK[weakest]]
+    return [role for role in RANK if weakest == "anybody" or RANK[role] >= ABOVE[weakest]]
 
 
 def test_every_native_route_is_in_the_table(world: World) -> None:

@@ -1,7 +1,6 @@
 """The console behind the chain: last of the doors, so it also says what is not there."""
 
-from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,8 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from stratal.gateway.chain import plain_error
 from stratal.identity.model import Principal
-from stratal.identity.sessions import Sessions
-from stratal.kernel.errors import StratalError, Unauthenticated
+from stratal.kernel.errors import StratalError
 
 
 class Pages(Protocol):
@@ -53,15 +51,3 @@ class ConsoleDoor:
             request_id=scope["state"]["request_id"],
             code=error.reason,
         )
-
-
-def sign_in_with(sessions: Sessions) -> Callable[[str], Coroutine[Any, Any, str | None]]:
-    """Spending a one-time token, with None for one that opens nothing."""
-
-    async def sign_in(token: str) -> str | None:
-        try:
-            return await sessions.sign_in(token)
-        except Unauthenticated:
-            return None
-
-    return sign_in

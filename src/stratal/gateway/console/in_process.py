@@ -46,7 +46,7 @@ class InProcess:
         except StratalError as error:
             refusal = self._door.error(error, scope)
             return refusal.status_code, orjson.loads(refusal.body)
-        return answer.status, orjson.loads(answer.body) if answer.is_json else None
+        return answer.status, orjson.loads(answer.body) if answer.is_json and answer.body else None
 
     def _scope(
         self, method: str, path: str, query: Mapping[str, object] | None, cookie: str | None, length: int

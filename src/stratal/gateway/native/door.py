@@ -1,6 +1,8 @@
 """The native door's wiring: FastAPI behind the chain, one error dialect, cookies only from our own pages."""
 
+import re
 from collections.abc import Sequence
+from urllib.parse import unquote_to_bytes
 
 from fastapi import APIRouter, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +23,8 @@ PREFIX = "/api/v1"
 MAX_MESSAGE = 32 << 20
 """The longest body that is read whole, in bytes; some routes have a lower limit of their own."""
 SESSION_COOKIE = "stratal_session"
+_FOR_ANYBODY = {b"/api/v1/openapi.json", b"/api/v1/device", b"/api/v1/device/token"}
+_PROJECT = re.compile(rb"/api/v1/projects/([^/]+)")
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
 
@@ -37,7 +41,7 @@ class NativeDoor:
 
     async def authenticate(self, request: Request) -> Principal | None:
         """A key in the Authorization header, or the console's cookie from the console's own pages."""
-        if request.url.path == f"{PREFIX}/openapi.json":
+        if request.scope["raw_path"] in _FOR_ANYBODY:
             return None
         cookie = request.cookies.get(SESSION_COOKIE)
         if cookie is None or "authorization" in request.headers:
@@ -47,7 +51,9 @@ class NativeDoor:
                 "A signed-in browser may change things only from the console's own pages.",
                 reason="cross_site",
             )
-        return await self._sessions.principal_of(cookie)
+        asked = _PROJECT.match(request.scope["raw_path"])
+        project = None if asked is None else unquote_to_bytes(asked[1]).decode(errors="replace")
+        return await self._sessions.principal_of(cookie, project)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive if _is_stream(scope) else _limited(receive), send)

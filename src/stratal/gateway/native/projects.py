@@ -85,10 +85,12 @@ def router(keys: Keys, projects: Projects, removal: Removal, sessions: Sessions,
         await keys.revoke(who, key_id)
 
     @api.post("/login-links", status_code=201)
-    async def create_login_link(who: Who) -> dict[str, object]:
-        """A one-time link that signs the admin in to the console."""
+    async def create_login_link(
+        who: Who, person: Annotated[str, Query(max_length=100)] = "admin"
+    ) -> dict[str, object]:
+        """A one-time link that signs the admin, or with `person` somebody else, in to the console."""
         require(who, "instance.manage", who.project_id)
-        return {"path": f"/login?token={await sessions.new_link('admin')}"}
+        return {"path": f"/login?token={await sessions.new_link(person)}"}
 
     @api.get("/projects/{project}/events")
     async def list_events(
@@ -133,6 +135,8 @@ def _key(key: KeyInfo) -> dict[str, object]:
         "created_by": key.created_by,
         "expires_at": iso(key.expires_at) if key.expires_at is not None else None,
         "revoked_at": iso(key.revoked_at) if key.revoked_at is not None else None,
+        "used_at": iso(key.used_at) if key.used_at is not None else None,
+        "principal": key.principal,
     }
 
 

@@ -1,0 +1,50 @@
+"""What the console's sign-in pages need of people's accounts, told in the console's own words."""
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from stratal.console.native import Refused
+from stratal.identity.room import Folk
+from stratal.kernel.errors import StratalError, Unauthenticated
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Accounts:
+    """Signing in and joining. What is refused is raised as the console's `Refused`."""
+
+    def __init__(self, folk: Folk) -> None:
+        self._folk = folk
+
+    async def by_link(self, token: str, address: str, agent: str) -> str | None:
+        """Spend a one-time link; None for one that opens nothing."""
+        try:
+            return await self._folk.sessions.sign_in(token, address=address, agent=agent)
+        except Unauthenticated:
+            return None
+
+    async def by_password(self, name: str, password: str, code: str, address: str, agent: str) -> str:
+        return await _told(self._folk.people.sign_in)(name, password, code, address=address, agent=agent)
+
+    async def invitation(self, token: str) -> tuple[str, str, str]:
+        """The project, the role and who invites."""
+        found = await _told(self._folk.members.invitation)(token)
+        return found.project, found.role.value, found.created_by.partition(":")[2]
+
+    async def accept(self, token: str, name: str, password: str, address: str, agent: str) -> str:
+        """Make an account and join; the session's token."""
+        return await _told(self._folk.members.accept)(token, name, password, address=address, agent=agent)
+
+    async def leave(self, token: str) -> None:
+        await self._folk.sessions.sign_out(token)
+
+
+def _told(call: Callable[P, Awaitable[T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    async def told(*given: P.args, **named: P.kwargs) -> T:
+        try:
+            return await call(*given, **named)
+        except StratalError as error:
+            raise Refused(error.status, error.reason, error.message, error.hint) from error
+
+    return told

@@ -1,0 +1,312 @@
+"""People: joining, signing in, what leaving ends, codes, and signing a command line in."""
+
+import asyncio
+from base64 import b32decode
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from cryptography.hazmat.primitives.hashes import SHA1
+from cryptography.hazmat.primitives.twofactor.totp import TOTP
+
+from stratal.app.tables import metadata
+from stratal.identity.founding import found
+from stratal.identity.keys import Keys
+from stratal.identity.master import MasterKey
+from stratal.identity.model import Principal, Role
+from stratal.identity.people import NeedsCode
+from stratal.identity.permissions import may
+from stratal.identity.projects import Projects
+from stratal.identity.room import Folk, furnish_people
+from stratal.identity.sessions import Sessions
+from stratal.kernel.database import Database
+from stratal.kernel.errors import Busy, Conflict, Denied, Invalid, NotFound, Unauthenticated
+
+pytestmark = pytest.mark.fast
+
+T = TypeVar("T")
+SECRET = "correct horse battery"
+
+
+class Town:
+    """An instance with its admin, and the projects ``default`` and ``lab``."""
+
+    def __init__(self, home: Path) -> None:
+        self.now = 1_800_000_000_000
+        clock = lambda: self.now  # noqa: E731
+        self.database = Database(home / "room.db")
+        self.database.write_now(metadata.create_all)
+        master = MasterKey({1: bytes(32)})
+        self.keys = Keys(self.database, master, clock)
+        self.sessions = Sessions(self.database, clock)
+        self.folk: Folk = furnish_people(self.database, self.keys, master, self.sessions, clock)
+        self.projects = Projects(self.database, clock)
+        founded = found(self.database, self.keys, clock)
+        self.runner = asyncio.Runner()
+        self.admin = self.do(self.keys.principal_of(founded.credential.id))
+        self.lab = self.do(self.projects.create(self.admin, "lab")).id
+
+    def do(self, work: Awaitable[T]) -> T:
+        async def run() -> T:
+            return await work
+
+        return self.runner.run(run())
+
+    def join(self, name: str, role: Role, project_id: str | None = None) -> Principal:
+        """Somebody new takes up an invitation; as their session acts in the project."""
+        _, token = self.do(self.folk.members.invite(self.admin, project_id or self.lab, role, ""))
+        session = self.do(self.folk.members.accept(token, name, SECRET, address="10.0.0.1", agent="Browser"))
+        return self.at(session)
+
+    def at(self, session: str, project: str = "lab") -> Principal:
+        return self.do(self.sessions.principal_of(session, project))
+
+    def sign_in(self, name: str, password: str = SECRET, code: str = "", address: str = "10.0.0.1") -> str:
+        return self.do(self.folk.people.sign_in(name, password, code, address=address, agent="Browser"))
+
+    def key_of(self, who: Principal) -> str:
+        """A key by way of `stratal login`."""
+        device, user = self.do(self.folk.devices.begin("laptop"))
+        assert self.do(self.folk.devices.take(device)) is None
+        assert self.do(self.folk.devices.asked(user.lower())) == "laptop"
+        self.do(self.folk.devices.approve(who, user))
+        granted = self.do(self.folk.devices.take(device))
+        assert granted is not None
+        with pytest.raises(Unauthenticated):
+            self.do(self.folk.devices.take(device))
+        return granted.credential.id
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    made = Town(tmp_path)
+    yield made
+    made.database.close()
+    made.runner.close()
+
+
+def test_an_invitation_makes_one_member_once(town: Town) -> None:
+    id_, token = town.do(town.folk.members.invite(town.admin, town.lab, Role.EDITOR, "for Ada"))
+    seen = town.do(town.folk.members.invitation(token))
+    assert (seen.id, seen.project, seen.role, seen.note) == (id_, "lab", Role.EDITOR, "for Ada")
+    for name, password, error in (
+        ("ada", "short", Invalid),
+        ("../x", SECRET, Invalid),
+        ("admin", SECRET, Conflict),
+    ):
+        with pytest.raises(error):
+            town.do(town.folk.members.accept(token, name, password, address="", agent=""))
+    who = town.at(town.do(town.folk.members.accept(token, "ada", SECRET, address="", agent="")))
+    assert (who.name, who.project, who.role, who.actor) == ("ada", "lab", Role.EDITOR, "person:ada")
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.members.accept(token, "eve", SECRET, address="", agent=""))
+    (member,) = town.do(town.folk.members.list(who, town.lab))
+    assert (member.person, member.role) == ("ada", Role.EDITOR)
+    id_, late = town.do(town.folk.members.invite(town.admin, town.lab, Role.OWNER, ""))
+    assert [i.id for i in town.do(town.folk.members.invited(town.admin, town.lab))] == [id_]
+    town.now += 8 * 24 * 3600 * 1000
+    assert town.do(town.folk.members.invited(town.admin, town.lab)) == []
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.members.accept(late, "eve", SECRET, address="", agent=""))
+
+
+def test_a_person_acts_in_each_of_their_projects_and_in_no_other(town: Town) -> None:
+    who = town.join("ada", Role.OWNER)
+    other = town.do(town.projects.create(town.admin, "clinic"))
+    assert [p.name for p in town.do(town.projects.list(who))] == ["lab"]
+    with pytest.raises(NotFound):
+        town.do(town.projects.get(who, "clinic"))
+    assert not may(who, "project.read", other.id)
+    _, token = town.do(town.folk.members.invite(town.admin, other.id, Role.VIEWER, ""))
+    assert town.do(town.folk.members.join(who, token)) == "clinic"
+    session = town.sign_in("ada")
+    in_lab, in_clinic = town.at(session), town.at(session, "clinic")
+    assert (in_lab.role, in_clinic.role) == (Role.OWNER, Role.VIEWER)
+    assert in_lab.elsewhere == {other.id: Role.VIEWER}
+    assert may(in_lab, "keys.manage", town.lab)
+    assert not may(in_lab, "keys.manage", other.id)
+    assert may(in_lab, "objects.read", other.id)
+    assert {p.name for p in town.do(town.projects.list(in_clinic))} == {"lab", "clinic"}
+
+
+def test_a_person_who_is_removed_loses_every_key_at_once(town: Town) -> None:
+    ada, bob = town.join("ada", Role.OWNER), town.join("bob", Role.OWNER)
+    own = town.key_of(bob)
+    made = town.do(town.keys.create(bob, town.lab, name="ci", role=Role.EDITOR)).id
+    hers = town.do(town.keys.create(ada, town.lab, name="hers", role=Role.EDITOR)).id
+    for key_id in (own, made, hers):
+        assert town.do(town.keys.principal_of(key_id)).project == "lab"  # and so it is in the cache
+    assert town.do(town.keys.principal_of(own)).actor == "person:bob"
+    assert town.do(town.folk.members.remove(ada, town.lab, "bob")) == 2
+    for key_id in (own, made):
+        with pytest.raises(Unauthenticated, match="revoked"):
+            town.do(town.keys.principal_of(key_id))
+    assert town.do(town.keys.principal_of(hers)).project == "lab"
+    again = town.at(town.sign_in("bob"))
+    assert again.project_id == ""
+    assert not may(again, "project.read", town.lab)
+    with pytest.raises(NotFound):
+        town.do(town.folk.members.remove(ada, town.lab, "bob"))
+
+
+def test_a_lower_role_holds_for_keys_at_once(town: Town) -> None:
+    town.join("ada", Role.OWNER)
+    bob = town.join("bob", Role.EDITOR)
+    key_id = town.key_of(bob)
+    assert town.do(town.keys.principal_of(key_id)).role is Role.EDITOR
+    assert town.do(town.folk.members.put(town.admin, town.lab, "bob", Role.VIEWER)) == 1
+    assert town.do(town.keys.principal_of(key_id)).role is Role.VIEWER
+    assert town.do(town.folk.members.put(town.admin, town.lab, "bob", Role.OWNER)) == 0
+    assert town.do(town.keys.principal_of(key_id)).role is Role.VIEWER  # a key never grows
+
+
+def test_who_may_say_who_is_what(town: Town) -> None:
+    ada, bob = town.join("ada", Role.OWNER), town.join("bob", Role.EDITOR)
+    for call in (
+        town.folk.members.put(bob, town.lab, "bob", Role.OWNER),
+        town.folk.members.remove(bob, town.lab, "ada"),
+        town.folk.members.invite(bob, town.lab, Role.VIEWER, ""),
+        town.folk.people.list(ada),
+        town.folk.members.join(town.admin, "x"),
+    ):
+        with pytest.raises(Denied):
+            town.do(call)
+    for change in (
+        town.folk.members.put(ada, town.lab, "ada", Role.VIEWER),
+        town.folk.members.remove(ada, town.lab, "ada"),
+    ):
+        with pytest.raises(Conflict, match="last owner"):
+            town.do(change)
+    with pytest.raises(NotFound):
+        town.do(town.folk.members.put(ada, town.lab, "nobody", Role.VIEWER))
+    stranger = town.join("eve", Role.OWNER, town.do(town.projects.create(town.admin, "other")).id)
+    with pytest.raises(NotFound):
+        town.do(town.folk.members.list(stranger, town.lab))
+    end = town.key_of(bob)
+    town.do(town.keys.revoke(bob, end))  # one's own key is one's own to end, whatever one's role
+
+
+def test_guessing_is_slowed_down_by_name_and_by_address(town: Town) -> None:
+    town.join("ada", Role.EDITOR)
+    for number in range(10):
+        with pytest.raises(Unauthenticated, match="wrong"):
+            town.sign_in("ada", "wrong password", address=f"10.0.1.{number}")
+    with pytest.raises(Busy) as slow:
+        town.sign_in("ada", SECRET, address="10.9.9.9")
+    assert slow.value.details["retry_after_seconds"] == 15 * 60
+    town.now += 16 * 60 * 1000
+    assert town.at(town.sign_in("ada")).name == "ada"
+    for number in range(50):
+        town.folk.people._guesses.failed(f"name{number}", "10.0.2.2")
+    with pytest.raises(Busy):
+        town.sign_in("nobody", SECRET, address="10.0.2.2")
+    with pytest.raises(Unauthenticated):
+        town.sign_in("nobody", SECRET, address="10.0.2.3")
+
+
+def test_a_new_password_ends_every_other_session(town: Town) -> None:
+    who = town.join("ada", Role.EDITOR)
+    here, there = town.sign_in("ada"), town.sign_in("ada")
+    with pytest.raises(Denied, match="old password"):
+        town.do(town.folk.people.change_password(who, "wrong", "another long one", session=here))
+    town.do(town.folk.people.change_password(who, SECRET, "another long one", session=here))
+    assert town.at(here).name == "ada"
+    with pytest.raises(Unauthenticated):
+        town.at(there)
+    with pytest.raises(Unauthenticated):
+        town.sign_in("ada")
+    assert town.sign_in("ada", "another long one")
+
+
+def test_sessions_are_seen_and_revoked(town: Town) -> None:
+    ada, bob = town.join("ada", Role.EDITOR), town.join("bob", Role.EDITOR)
+    session = town.sign_in("ada")
+    mine = town.do(town.sessions.list(ada, current=session))
+    assert [s.current for s in mine].count(True) == 1
+    assert {(s.person, s.address, s.agent) for s in mine} == {("ada", "10.0.0.1", "Browser")}
+    current = next(s for s in mine if s.current)
+    with pytest.raises(NotFound):
+        town.do(town.sessions.revoke(bob, current.id))
+    town.do(town.sessions.revoke(ada, current.id))
+    with pytest.raises(Unauthenticated):
+        town.at(session)
+    with pytest.raises(Denied):
+        town.do(town.sessions.list(town.admin))
+    everybody = town.do(town.sessions.list(town.admin, everybody=True))
+    assert {s.person for s in everybody} == {"ada", "bob"}
+    town.do(town.sessions.revoke(town.admin, everybody[0].id))
+
+
+def _code(secret: bytes, at: int) -> str:
+    return TOTP(secret, 6, SHA1(), 30, enforce_key_length=False).generate(at // 1000).decode()
+
+
+def test_a_code_is_asked_for_and_good_once(town: Town) -> None:
+    who = town.join("ada", Role.EDITOR)
+    uri, sealed = town.do(town.folk.people.begin_totp(who, "example.org"))
+    told: dict[str, Any] = parse_qs(urlsplit(uri).query)
+    secret = b32decode(told["secret"][0] + "=" * (-len(told["secret"][0]) % 8))
+    assert town.at(town.sign_in("ada")).name == "ada"  # not confirmed: nothing has changed
+    with pytest.raises(Invalid):
+        town.do(town.folk.people.confirm_totp(who, sealed, "000000x"))
+    town.do(town.folk.people.confirm_totp(who, sealed, _code(secret, town.now)))
+    with pytest.raises(NeedsCode):
+        town.sign_in("ada")
+    with pytest.raises(Unauthenticated, match="used already"):
+        town.sign_in("ada", code=_code(secret, town.now))
+    town.now += 30_000
+    assert town.sign_in("ada", code=_code(secret, town.now))
+    with pytest.raises(Unauthenticated):
+        town.sign_in("ada", code=_code(secret, town.now))
+    town.now += 60_000
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.people.drop_totp(who, "123"))
+    town.do(town.folk.people.drop_totp(who, _code(secret, town.now)))
+    assert town.sign_in("ada")
+
+
+def test_only_a_person_in_a_browser_says_yes_to_a_command_line(town: Town) -> None:
+    bob = town.join("bob", Role.EDITOR)
+    _, user = town.do(town.folk.devices.begin("laptop"))
+    key = town.do(town.keys.principal_of(town.key_of(bob)))
+    for who in (key, town.admin):
+        with pytest.raises(Denied):
+            town.do(town.folk.devices.approve(who, user))
+    with pytest.raises(NotFound):
+        town.do(town.folk.devices.approve(bob, "XXXX-XXXX"))
+    device, user = town.do(town.folk.devices.begin("laptop"))
+    town.do(town.folk.devices.approve(bob, user))
+    town.do(town.folk.members.remove(town.admin, town.lab, "bob"))  # in between
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.devices.take(device))
+    device, user = town.do(town.folk.devices.begin("laptop"))
+    town.now += 11 * 60 * 1000
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.devices.take(device))
+
+
+def test_when_a_key_was_used_is_noted(town: Town) -> None:
+    ada = town.join("ada", Role.OWNER)
+    made = town.do(town.keys.create(ada, town.lab, name="ci", role=Role.EDITOR))
+    town.now += 5000
+    town.do(town.keys.authenticate(made.id, made.secret))
+    town.do(town.keys.write_uses())
+    used = {key.name: key.used_at for key in town.do(town.keys.list(ada, town.lab))}
+    assert used == {"ci": town.now}
+
+
+def test_what_is_sealed_opens_only_for_its_purpose() -> None:
+    master = MasterKey({1: bytes(32), 2: bytes([1]) * 32})
+    sealed = master.seal(b"secret", "totp:ada")
+    assert b"secret" not in sealed.encode()
+    assert master.open(sealed, "totp:ada") == b"secret"
+    for text, purpose in (
+        (sealed, "totp:eve"),
+        (sealed[:-6] + "AAAAA=", "totp:ada"),
+        ("7:AAAA", "totp:ada"),
+        ("", ""),
+    ):
+        with pytest.raises(Exception, match="cannot be opened"):
+            master.open(text, purpose)
