@@ -61,7 +61,11 @@ def truncation(whole: Any, cut: Any, *, what: str) -> Json:
     same = a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True))
     worst = 0.0 if same or a.shape != b.shape else float(np.nanmax(np.abs(a - b)))
     said = f"{what} made without the future are " + (
-        f"the same ({a.size} values)" if same else f"others: they differ by up to {worst:.4g}"
+        f"the same ({a.size} values)"
+        if same
+        else f"others: {a.shape} and {b.shape}"
+        if a.shape != b.shape
+        else f"others: they differ by up to {worst:.4g}"
     )
     return {"name": "truncation", "passed": same, "said": said}
 

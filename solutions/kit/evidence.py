@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special, stats
 
 Json = dict[str, Any]
 
@@ -16,6 +15,10 @@ def interval(values: Sequence[float], *, overlap: float = 0.0, confidence: float
     Resplits share training rows, so the plain standard error is too small; the correction is that of Nadeau
     and Bengio, "Inference for the Generalization Error" (Machine Learning 52, 2003). 0: independent seeds.
     """
+    from scipy import (
+        stats,
+    )  # where it is used: half of the steps need no statistics, and SciPy takes half a second
+
     found = np.asarray(values, dtype=float)
     mean = float(found.mean())
     if len(found) < 2:
@@ -27,6 +30,8 @@ def interval(values: Sequence[float], *, overlap: float = 0.0, confidence: float
 
 def proportion(hits: int, n: int, confidence: float = 0.95) -> tuple[float, float, float]:
     """A share and Wilson's interval: right also for few rows and shares near 0 or 1."""
+    from scipy import stats
+
     if n == 0:
         return float("nan"), 0.0, 1.0
     z = float(stats.norm.ppf((1 + confidence) / 2))
@@ -90,6 +95,8 @@ def calibration(probability: Any, outcome: Any, *, bins: int = 10) -> Json:
 
 def _logistic(x: Any, y: Any) -> tuple[float, float]:
     """Slope and intercept of a one-variable logistic regression, with a touch of ridge."""
+    from scipy import optimize, special
+
     design = np.column_stack([x, np.ones_like(x)])
 
     def loss(weights: Any) -> tuple[float, Any]:

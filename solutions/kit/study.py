@@ -181,15 +181,22 @@ class Study:
         name: str,
         values: float | Sequence[float],
         *,
+        baseline: Sequence[float] | None = None,
         low: float | None = None,
         high: float | None = None,
     ) -> None:
-        """A number that gates or readers need beside the trials' own. `solution.toml` says its title and badge."""
+        """A number that gates or readers need beside the trials' own. `solution.toml` says its title and badge.
+
+        Several values get an interval; with the `baseline`'s, in the same order, so does their difference.
+        """
         if isinstance(values, int | float | np.floating):
             told: Json = {"values": [float(values)], "mean": float(values), "low": low, "high": high}
         else:
-            told = evidence.interval(values, overlap=self.overlap)
-        self.found.setdefault("numbers", {})[name] = {"candidate": told}
+            told = evidence.interval(values)
+        kept = self.found.setdefault("numbers", {})[name] = {"candidate": told}
+        if baseline is not None and not isinstance(values, int | float | np.floating):
+            kept["baseline"] = evidence.interval(baseline)
+            kept["difference"] = evidence.interval([a - b for a, b in zip(values, baseline, strict=True)])
 
     def subgroups(self, rows: Sequence[Json]) -> None:
         self.found["subgroups"] += rows
