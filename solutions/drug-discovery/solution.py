@@ -122,7 +122,7 @@ def train(study: Study, seed: int) -> Trial:
     if seed == 1:
         study.leakage(checks.overlap(groups[~test], groups[test], what="scaffolds"))
         study.leakage(checks.overlap(frame.canonical[~test], frame.canonical[test], what="molecules"))
-    trees = 60 if study.tiny else 300
+    trees = 60 if study.tiny else 120
     candidate = Solubility.fit(frame[~test], groups[~test], trees, seed)
     baseline = Esol.fit(frame[~test])
     truth = frame.logs[test].to_numpy()
@@ -173,7 +173,7 @@ def evaluate(study: Study, trials: list[Trial]) -> tuple[Any, Any]:
         ]
     )
     groups_of = _scaffolds(frame)
-    whole = Solubility.fit(frame, groups_of, 60 if study.tiny else 300, 0)
+    whole = Solubility.fit(frame, groups_of, 60 if study.tiny else 120, 0)
     _screen(study, whole)
     study.plot(
         "scatter",
