@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "deploy": ("stratal.cli.deploy", "Deploy a model version to an endpoint that answers requests."),
     "endpoints": ("stratal.cli.endpoints", "List the project's endpoints."),
     "endpoint": ("stratal.cli.endpoints", "Look at endpoints, share out requests, roll back, stop, remove."),
+    "bench": ("stratal.cli.bench", "Measure this machine's platform."),
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),

@@ -21,6 +21,9 @@ COLUMNS = (
     Column("made", "Made", lambda endpoint: endpoint.get("created_at")),
 )
 
+MOST_FIELDS = 100
+"""A playground for more columns than that helps nobody."""
+
 
 async def endpoints(view: View) -> Response:
     answer = await view.get("/endpoints")
@@ -53,6 +56,7 @@ async def endpoint(view: View) -> Response:
         ),
         calls=_calls(view.project, str(told["invocations_url"]), body),
         endpoint=told,
+        playground=_playground(told.get("interface")),
         history=history,
         inputs=_described(told, "inputs"),
         outputs=_described(told, "outputs"),
@@ -89,6 +93,36 @@ def _example(interface: Any) -> Json:
     width = shape[-1] if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[-1], int) else 1
     kind = str(inputs[0].get("datatype", "FP64")) if shape else "FP64"
     return {"inputs": [[_zero(kind)] * min(max(width, 1), 1000)]}
+
+
+def _playground(interface: Any) -> Json | None:
+    """A form for one row of what the model takes; None where that is no table and no row of a matrix."""
+    said: Mapping[str, Any] = interface if isinstance(interface, Mapping) else {}
+    inputs = [item for item in said.get("inputs") or () if isinstance(item, Mapping)]
+    columns = said.get("columns")
+    if isinstance(columns, list) and columns:
+        kinds = {str(item.get("name")): str(item.get("datatype")) for item in inputs}
+        fields = [(str(column), kinds.get(str(column), "FP64")) for column in columns]
+        return _form("table", fields)
+    shape = inputs[0].get("shape") if len(inputs) == 1 else None
+    if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[1], int) and shape[1] > 0:
+        return _form("matrix", [(f"x{at}", str(inputs[0].get("datatype"))) for at in range(shape[1])])
+    return None
+
+
+def _form(takes: str, fields: Sequence[tuple[str, str]]) -> Json | None:
+    if len(fields) > MOST_FIELDS:
+        return None
+    return {
+        "takes": takes,
+        "fields": [{"name": name, "kind": _kind(kind), "value": _zero(kind)} for name, kind in fields],
+    }
+
+
+def _kind(datatype: str) -> str:
+    if datatype in ("BYTES", "BOOL"):
+        return "text" if datatype == "BYTES" else "flag"
+    return "whole" if datatype.startswith(("INT", "UINT")) else "number"
 
 
 def _zero(datatype: str) -> float | int | str | bool:

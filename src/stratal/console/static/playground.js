@@ -1,4 +1,4 @@
-// Trying a solution: asks its endpoint with what the form says, and shows the answer with the id that explains it.
+// Trying an endpoint: asks it with what the form says, and shows the answer with the id that explains it.
 
 const form = document.querySelector("#try");
 
@@ -9,7 +9,7 @@ const READ = {
   text: String,
 };
 
-function row() {
+function body() {
   const read = [...form.querySelectorAll("input")].map((input) => {
     const value = READ[input.dataset.kind](input.value);
     const bad = typeof value === "number" && !Number.isFinite(value);
@@ -17,7 +17,9 @@ function row() {
     return [input.name, value, bad];
   });
   if (read.some(([, , bad]) => bad)) return null;
-  return Object.fromEntries(read);
+  // A model without names for its columns takes a row of numbers.
+  if (form.dataset.takes === "matrix") return { inputs: [read.map(([, value]) => value)] };
+  return { dataframe_records: [Object.fromEntries(read)] };
 }
 
 function show(...parts) {
@@ -31,22 +33,24 @@ function paragraph(text) {
 }
 
 async function ask() {
-  const values = row();
-  if (values === null) return show(paragraph("A number is missing where one is marked."));
+  const asked = body();
+  if (asked === null) return show(paragraph("A number is missing where one is marked."));
   const answer = await fetch(form.dataset.url, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ dataframe_records: [values] }),
+    body: JSON.stringify(asked),
   });
   const told = await answer.json();
   if (!answer.ok) return show(paragraph(`${told.error?.message ?? answer.status} ${told.error?.hint ?? ""}`));
   const list = document.createElement("dl");
   list.className = "facts";
-  for (const [name, value] of Object.entries(told.predictions[0])) {
+  const first = told.predictions[0];
+  const named = first !== null && typeof first === "object" && !Array.isArray(first);
+  for (const [name, value] of Object.entries(named ? first : { answer: first })) {
     const term = document.createElement("dt");
     term.textContent = name;
     const said = document.createElement("dd");
-    said.textContent = String(value);
+    said.textContent = typeof value === "string" ? value : JSON.stringify(value);
     list.append(term, said);
   }
   const why = document.createElement("a");
