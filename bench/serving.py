@@ -1,9 +1,13 @@
-"""One logistic regression, one row per request: Stratal's endpoint beside ``mlflow models serve``.
+"""One logistic regression, one row per request: Stratal's endpoint beside ``mlflow models serve``, FastAPI and BentoML.
 
 Needs a running platform and its variables (``eval "$(stratal env)"``). Prints, for 1 and 64 connections,
 the median latency, requests per second, and processor time per request of everything that serves
-(server and replica; MLflow's whole process tree), and the ratios. Run it on a machine that does nothing
-else; processor time per request holds up better than the rest where something does.
+(server and replica; the others' whole process trees), and the ratios to MLflow. Stratal authenticates,
+meters and records each request; the others do none of that. Run it on a machine that does nothing else;
+processor time per request holds up better than the rest where something does.
+
+BentoML wants an environment of its own: name its Python in ``BENTOML_PYTHON`` (with bentoml and this
+scikit-learn installed), else it is left out.
 """
 
 import asyncio
@@ -138,27 +142,86 @@ def prepare(folder: Path) -> tuple[bytes, bytes, int]:
     return json.dumps(split).encode(), header + raw, len(header)
 
 
-def serve_mlflow(folder: Path, port: int) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+def serve(
+    label: str, command: Sequence[str], port: int, folder: Path, **env: str
+) -> "subprocess.Popen[bytes]":
+    """Start a server in a process group of its own and wait until it listens."""
+    bin = Path(command[0]).parent
     process = subprocess.Popen(
-        [*command, "-m", str(folder / "model"), "-p", str(port)],
+        command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={
-            **os.environ,
-            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true",
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # it looks for uvicorn there
-        },
+        cwd=folder,
+        env={**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", **env},  # they look for uvicorn there
         start_new_session=True,
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline and process.poll() is None:
         try:
             asyncio.run(asyncio.open_connection("127.0.0.1", port))
             return process
         except OSError:
             time.sleep(0.2)
-    raise SystemExit("mlflow models serve does not start")
+    raise SystemExit(f"{label} does not start")
+
+
+FASTAPI = """
+import cloudpickle, numpy
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+class Body(BaseModel):
+    instances: list[list[float]]
+
+app = FastAPI()
+model = cloudpickle.load(open("model/model.pkl", "rb"))
+
+@app.post("/invocations")
+def invocations(body: Body) -> dict[str, list[int]]:
+    return {"predictions": model.predict(numpy.array(body.instances)).tolist()}
+"""
+
+BENTOML = """
+import bentoml, cloudpickle, numpy
+
+@bentoml.service(workers=1, traffic={"concurrency": 256})
+class Served:
+    def __init__(self) -> None:
+        self.model = cloudpickle.load(open("model/model.pkl", "rb"))
+
+    @bentoml.api
+    def predict(self, instances: list[list[float]]) -> list[int]:
+        return self.model.predict(numpy.array(instances)).tolist()
+"""
+
+
+def peers(folder: Path, port: int, split: bytes) -> list[tuple[Target, "subprocess.Popen[bytes]"]]:
+    """The others, serving the same model from `port` on, each with the request that it takes."""
+    rows = json.dumps({"instances": json.loads(split)["dataframe_split"]["data"]}).encode()
+    (folder / "peer_fastapi.py").write_text(FASTAPI)
+    (folder / "peer_bentoml.py").write_text(BENTOML)
+    python = sys.executable
+    mlflow = [python, "-m", "mlflow", "models", "serve", "--env-manager", "local"]
+    uvicorn = [python, "-m", "uvicorn", "peer_fastapi:app", "--log-level", "warning", "--port", str(port + 1)]
+    wanted = [
+        (
+            "mlflow models serve",
+            [*mlflow, "-m", str(folder / "model"), "-p", str(port)],
+            "/invocations",
+            split,
+            {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "true"},
+        ),
+        ("FastAPI, one process", uvicorn, "/invocations", rows, {}),
+    ]
+    bento = os.environ.get("BENTOML_PYTHON")
+    if bento:
+        command = [bento, "-m", "bentoml", "serve", "peer_bentoml:Served", "--port", str(port + 2)]
+        wanted.append(("BentoML, one worker", command, "/predict", rows, {"BENTOML_DO_NOT_TRACK": "1"}))
+    found = []
+    for at, (label, command, path, body, env) in enumerate(wanted):
+        process = serve(label, command, port + at, folder, **env)
+        found.append((Target(label, port + at, http(path, body), [process.pid]), process))
+    return found
 
 
 def main() -> None:
@@ -171,19 +234,15 @@ def main() -> None:
             [sys.executable, "-m", "stratal.cli.main", "status", "--json"], capture_output=True, check=True
         )
         ours = [process["pid"] for process in json.loads(status.stdout)["processes"]]
-        theirs = serve_mlflow(Path(scratch), port + 1)
+        others = peers(Path(scratch), port + 1, split)
         try:
             v2 = f"Inference-Header-Content-Length: {length}\r\n"
             invocations = f"/api/v1/projects/{project}/endpoints/{NAME}/invocations"
+            binary_v2 = http(f"/v2/models/{NAME}/infer", binary, key=key, extra=v2)
             targets = [
-                Target("mlflow models serve", port + 1, http("/invocations", split), [theirs.pid]),
+                *(target for target, _ in others),
                 Target("stratal invocations", port, http(invocations, split, key=key), ours),
-                Target(
-                    "stratal v2 binary",
-                    port,
-                    http(f"/v2/models/{NAME}/infer", binary, key=key, extra=v2),
-                    ours,
-                ),
+                Target("stratal v2 binary", port, binary_v2, ours),
             ]
             print(
                 f"{'':<22}{'conns':>6}{'p50 ms':>10}{'req/s':>10}{'cpu ms/req':>12}{'p50 ×':>8}{'cpu ×':>8}"
@@ -198,8 +257,9 @@ def main() -> None:
                         f"{result.cpu_ms:>12.2f}{base.p50_ms / result.p50_ms:>8.1f}{base.cpu_ms / result.cpu_ms:>8.1f}"
                     )
         finally:
-            os.killpg(theirs.pid, 15)
-            theirs.wait()
+            for _, process in others:
+                os.killpg(process.pid, 15)
+                process.wait()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Every page in a real browser: nothing for axe to find, nothing that runs, nothing that does not fit."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -90,6 +91,24 @@ def test_axe_finds_nothing_and_every_page_fits(tab: Callable[..., Any], addresse
     found = {address: axe(shown(opened, address)) for address in addresses}
     assert {address: problems for address, problems in found.items() if problems} == {}
     opened.troubles = [t for t in opened.troubles if "404" not in t]  # of the page that is not there
+
+
+def test_an_endpoint_is_tried_from_its_page_and_news_leave_what_was_filled_in(
+    tab: Callable[..., Any], demo: dict[str, Any]
+) -> None:
+    page: Page = tab().live("/projects/demo/endpoints/breast-cancer")
+    first = page.locator("#try input").first
+    first.fill("17.25")
+    page.locator("#try button").click()
+    expect(page.locator("#answer dd")).to_have_text(re.compile(r"\d"), timeout=60_000)
+    expect(page.locator("#answer a")).to_have_attribute("href", re.compile("/predictions/pr_"))
+    # The page's news, which come every few seconds, say that there was one more request.
+    expect(page.locator("#rows-answering")).to_contain_text("Awake", timeout=60_000)
+    expect(first).to_have_value("17.25")
+    assert page.locator("#answer dd").count() == 1
+    first.fill("none")
+    page.locator("#try button").click()
+    expect(page.locator("#answer")).to_contain_text("A number is missing")
 
 
 def test_axe_finds_nothing_in_the_dark(tab: Callable[..., Any], addresses: list[str]) -> None:

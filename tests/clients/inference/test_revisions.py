@@ -88,6 +88,16 @@ def test_replicas_that_ended_are_listed_with_their_logs_and_paid_for(canary: Can
     assert [(e["name"], e["awake"]) for e in listed] == [("m", 2)]
 
 
+@pytest.mark.parametrize("times", [2, pytest.param(100, marks=pytest.mark.soak)])
+def test_woken_from_zero_every_request_is_answered(canary: Canary, times: int) -> None:
+    told = canary.server.json(
+        *("bench", "wake", "models:/matrix/1", "--times", str(times), "--project", canary.project),
+        timeout=60 * times,
+    )
+    assert (told["times"], told["failures"]) == (times, [])
+    assert [e["name"] for e in canary.stratal("endpoint", "ls")["endpoints"]] == ["m"], "it removed its own"
+
+
 def test_shares_that_make_no_sense_are_refused_and_change_nothing(canary: Canary) -> None:
     refused = canary.server.cli("endpoint", "traffic", "m", "v9=10", "--project", canary.project, check=False)
     assert refused.returncode == 1
