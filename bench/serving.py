@@ -195,9 +195,14 @@ class Served:
 """
 
 
+def bare(split: bytes) -> bytes:
+    """The same rows without their columns' names, as frameworks without a signature take them."""
+    return json.dumps({"instances": json.loads(split)["dataframe_split"]["data"]}).encode()
+
+
 def peers(folder: Path, port: int, split: bytes) -> list[tuple[Target, "subprocess.Popen[bytes]"]]:
     """The others, serving the same model from `port` on, each with the request that it takes."""
-    rows = json.dumps({"instances": json.loads(split)["dataframe_split"]["data"]}).encode()
+    rows = bare(split)
     (folder / "peer_fastapi.py").write_text(FASTAPI)
     (folder / "peer_bentoml.py").write_text(BENTOML)
     python = sys.executable
@@ -242,6 +247,7 @@ def main() -> None:
             targets = [
                 *(target for target, _ in others),
                 Target("stratal invocations", port, http(invocations, split, key=key), ours),
+                Target("stratal, bare rows", port, http(invocations, bare(split), key=key), ours),
                 Target("stratal v2 binary", port, binary_v2, ours),
             ]
             print(

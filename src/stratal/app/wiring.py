@@ -284,6 +284,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(meter.close)
 
     # doors, in the order in which they are asked
+    invocations = native_endpoints.invocations(serving.serving, projects)
     native = NativeDoor(
         bearer,
         sessions,
@@ -305,11 +306,12 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
             native_catalog.router(projects, Catalog(registered, commits, compute.environments)),
-            native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
+            native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
             native_predictions.router(serving.predictions),
             native_why.router(why),
             native_solutions.router(projects, Catalogue(), Results(objects)),
         ],
+        [(native_endpoints.INVOCATIONS, invocations)],
     )
     console = Console(
         InProcess(native, SESSION_COOKIE),

@@ -1,10 +1,14 @@
 """``/api/v1/projects/{project}/endpoints``: deploying, looking, stopping, and MLflow's scoring shapes."""
 
+import re
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from stratal.ai.endpoints.latency import SLICE_SECONDS, Summary
 from stratal.ai.endpoints.model import Changes, EndpointView, Revision, ServedRevision
@@ -13,6 +17,7 @@ from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.endpoints.serving import Serving
 from stratal.compute.services.model import MOST_IDLE_SECONDS, ReplicaInfo
 from stratal.gateway.bodies import beside, read_body
+from stratal.gateway.door import principal
 from stratal.gateway.native.door import caller
 from stratal.gateway.traffic_key import traffic_key
 from stratal.identity.model import Principal
@@ -94,8 +99,13 @@ class Rollback(BaseModel):
     to: str | None = Field(None, description="v2 or r3. Default: the last that answered before.")
 
 
-def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str) -> APIRouter:
-    """`url` is the instance's address, shown in how to call an endpoint."""
+INVOCATIONS = re.compile(rb"/api/v1/projects/([^/]+)/endpoints/([^/]+)/invocations\Z")
+
+
+def router(
+    endpoints: Endpoints, projects: Projects, url: str, ask: Callable[..., Awaitable[Response]]
+) -> APIRouter:
+    """`url` is the instance's address, shown in how to call an endpoint; `ask` answers `invocations`."""
     api = APIRouter(tags=["endpoints"])
 
     @api.get("/projects/{project}/endpoints")
@@ -179,19 +189,28 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
     @api.post("/projects/{project}/endpoints/{name}/invocations", openapi_extra=_INVOCATION)
     async def invoke(request: Request) -> Response:
         """Ask the endpoint in one of MLflow's scoring shapes, or CSV with a header line."""
-        who = caller(request)
-        project, name = request.path_params["project"], request.path_params["name"]
+        parts = request.path_params
+        return await ask(request.scope, request.receive, parts["project"], parts["name"])
+
+    return api
+
+
+def invocations(serving: Serving, projects: Projects) -> Callable[..., Awaitable[Response]]:
+    """Who answers what an endpoint is asked in MLflow's shapes: ``(scope, receive, project, name)``."""
+
+    async def ask(scope: Scope, receive: Receive, project: str, name: str) -> Response:
+        who = principal(scope)
         project_id = who.project_id if project == who.project else (await projects.get(who, project)).id
-        body = await read_body(request.scope, request.receive, MAX_BODY)
-        inputs = await beside(len(body), _inputs, request, body)
+        body = await read_body(scope, receive, MAX_BODY)
+        inputs = await beside(len(body), _inputs, scope, body)
         answer = await serving.infer(
             who,
             project_id,
             name,
             inputs,
             None,
-            request_id=request.scope["state"]["request_id"],
-            traffic_key=traffic_key(request.scope),
+            request_id=scope["state"]["request_id"],
+            traffic_key=traffic_key(scope),
             shown=True,
         )
         size = sum(len(tensor.data) for tensor in answer.outputs)
@@ -202,7 +221,7 @@ def router(endpoints: Endpoints, serving: Serving, projects: Projects, url: str)
             "application/json",
         )
 
-    return api
+    return ask
 
 
 def _milliseconds(seconds: float | None) -> int | None:
@@ -214,8 +233,8 @@ def _milliseconds(seconds: float | None) -> int | None:
     return round(seconds * 1000)
 
 
-def _inputs(request: Request, body: bytes) -> Inputs:
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+def _inputs(scope: Scope, body: bytes) -> Inputs:
+    kind = Headers(scope=scope).get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind == "text/csv":
         return read_csv(body)
     if kind == "application/json":
