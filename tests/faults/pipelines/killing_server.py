@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Engine, event
 
-from stratal.kernel.database import Database
+from stratal.kernel.database.sqlite import SqliteBackend
 
 ORDER = Path(os.environ["KILL_AT"])
 SEEN = ORDER.with_suffix(".seen")
@@ -52,10 +52,10 @@ def _is_due(how: str) -> bool:
     return wanted == how and count + 1 == number
 
 
-_run_group = Database._run_group
+_run_group = SqliteBackend._run_group
 
 
-def _after(self: Database, connection: Any, group: Any) -> None:
+def _after(self: SqliteBackend, connection: Any, group: Any) -> None:
     global touched, count
     _run_group(self, connection, group)
     if not touched:
@@ -83,7 +83,7 @@ def _kill_workers() -> None:
             os.kill(int(entry.name), signal.SIGKILL)
 
 
-Database._run_group = _after  # type: ignore[method-assign]
+SqliteBackend._run_group = _after  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     from stratal.cli.main import main

@@ -12,6 +12,7 @@ from rooms.gateway.operations import CODE, CODE_SHA256, SCHEMA, SNAPSHOT
 from stratal.data.pipelines.deployed import Deployments
 from stratal.data.pipelines.tables import runs
 from stratal.kernel.errors import Invalid
+from stratal.kernel.events import Events
 from stratal.kernel.schedules import due_after, next_due
 from wired import Wired
 
@@ -40,7 +41,7 @@ class Place:
         made = wired.ask("POST", f"{self.base}/code/snapshots", wired.admin, json=SNAPSHOT)
         self.snapshot = made.json()["id"]
         room = wired.platform.database
-        self.deployed = Deployments(room, None, lambda: self.now, lambda: None)  # type: ignore[arg-type]
+        self.deployed = Deployments(room, Events(room), None, lambda: self.now, lambda: None)  # type: ignore[arg-type]
         self.id = next(
             p["id"]
             for p in wired.ask("GET", "/api/v1/projects", wired.admin).json()["projects"]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -19,7 +20,7 @@ import orjson
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from stratal.compute.snapshots import Snapshots
-from stratal.data.lake.model import SEPARATOR, parse_table_name, split_location
+from stratal.data.lake.model import SEPARATOR, parse_table_name
 from stratal.data.lake.tables import snapshots, tables
 from stratal.data.pipelines import records
 from stratal.data.pipelines.model import UNENDED_RUNS, Json, Run, RunSpec
@@ -31,7 +32,7 @@ from stratal.identity.tables import projects
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound, StratalError
-from stratal.kernel.events import emit, outbox
+from stratal.kernel.events import Event, Events, emit, outbox
 from stratal.kernel.names import check_name
 from stratal.kernel.schedules import check_schedule, due_after, next_due
 
@@ -82,6 +83,7 @@ class Deployments:
     """`start` before use. `kick` is told when runs were made."""
 
     database: Database
+    events: Events
     snapshots: Snapshots
     clock: Clock
     kick: Callable[[], None]
@@ -215,9 +217,11 @@ class Deployments:
             if row.next_at is not None and row.next_at <= now:
                 made += await self.database.write(lambda c, r=row: self._by_clock(c, r, now))  # type: ignore[misc]
             if row.on_table is not None:
-                made += await self._listen(row, _news_of_table)
+                made += await self._note(row, *await self.database.read(partial(_news_of_table, row=row)))
             elif row.on_prefix is not None:
-                made += await self._listen(row, _news_of_prefix)
+                found = await self.events.after(row.seen, project_id=row.project_id, limit=_PAGE)
+                if found:
+                    made += await self._note(row, found[-1].seq, _arrived(found, row))
         if made:
             self.kick()
         return made
@@ -245,8 +249,8 @@ class Deployments:
             due = due[-1:]
         return sum(self._fire(c, row, f"schedule {_iso(at)}", _moment_words(at, row.timezone)) for at in due)
 
-    async def _listen(self, row: Row[Any], look: "_Look") -> int:
-        seen, news = await self.database.read(lambda c: look(c, row))
+    async def _note(self, row: Row[Any], seen: int, news: str) -> int:
+        """What a row listens to was seen up to `seen`; `news` is what is new there ("": nothing for it)."""
         if seen == row.seen:
             return 0
 
@@ -292,11 +296,8 @@ class Deployments:
         return run_id
 
 
-_Look = Callable[[Connection, Row[Any]], tuple[int, str]]
-"""Looks for news of what a row listens to: up to where it is seen now, and what is new ("": nothing)."""
-
-
 def _news_of_table(c: Connection, row: Row[Any]) -> tuple[int, str]:
+    """The table's snapshot now, and in words what that is news of."""
     name = parse_table_name(row.on_table)
     found = c.execute(
         select(tables.c.id, tables.c.snapshot_id).where(
@@ -323,25 +324,18 @@ def _writer(c: Connection, table_id: str, snapshot_id: int) -> str | None:
     return c.execute(query.limit(1)).scalar()
 
 
-def _news_of_prefix(c: Connection, row: Row[Any]) -> tuple[int, str]:
-    bucket, prefix = split_location(row.on_prefix + "x") or ("", "")
-    prefix = prefix[:-1]
-    query = (
-        select(outbox.c.seq, outbox.c.data)
-        .where(
-            outbox.c.project_id == row.project_id, outbox.c.seq > row.seen, outbox.c.kind == "object.created"
-        )
-        .order_by(outbox.c.seq)
-        .limit(_PAGE)
-    )
-    seen, names = row.seen, []
-    for seq, text in c.execute(query):
-        seen = seq
-        data = orjson.loads(text)
-        if data["bucket"] == bucket and data["key"].startswith(prefix):
-            names.append(data["key"])
+def _arrived(found: Sequence[Event], row: Row[Any]) -> str:
+    """What of the news are objects below the row's prefix, in words; "" when none is."""
+    bucket, _, prefix = row.on_prefix.removeprefix("s3://").partition("/")
+    names = [
+        event.data["key"]
+        for event in found
+        if event.kind == "object.created"
+        and event.data["bucket"] == bucket
+        and event.data["key"].startswith(prefix)
+    ]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return seen, f"object s3://{bucket}/{names[0]}{more}"[:500] if names else ""
+    return f"object s3://{bucket}/{names[0]}{more}"[:500] if names else ""
 
 
 def _seen_now(c: Connection, project_id: str, triggers: Triggers) -> int:

@@ -273,7 +273,7 @@ class Journal:
         values |= {"error": error[:2000], "failures": failures}
         if again is not None or failures <= row.retries:
             pause = float(again) if again is not None else min(2.0 ** (failures - 1), _LONGEST_PAUSE)
-            values |= {"state": StepState.WAITING.value, "reason": f"attempt {step.attempt}: {error[:500]}"}
+            values["state"] = StepState.WAITING.value  # why it runs stays as it was
             c.execute(update(steps).where(steps.c.id == step.id).values(values))
             return {"name": step.name, "decision": "again", "seconds": pause}
         values |= {"state": StepState.FAILED.value, "reason": error[:500]}

@@ -14,6 +14,7 @@ from stratal.data.queries.service import Warehouse
 from stratal.identity.keys import Keys
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
+from stratal.kernel.events import Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +52,5 @@ def furnish(
     upkeep = Upkeep(database, jobs, journal, stage)
     return Room(
         Pipelines(database, jobs, snapshots, journal, stage, upkeep, clock),
-        Deployments(database, snapshots, clock, upkeep.kick),
+        Deployments(database, Events(database), snapshots, clock, upkeep.kick),
     )

@@ -30,6 +30,8 @@ from stratal.kernel.errors import Conflict, NotFound, StratalError
 
 log = logging.getLogger("stratal.pipelines")
 _AGAIN_SECONDS = 0.2
+_PATIENCE_SECONDS = 20.0
+_LOOK_SECONDS = 0.05
 KEY_PROPERTY = "stratal.step-key"
 STEP_PROPERTY = "stratal.step"
 
@@ -95,12 +97,35 @@ class Stage:
 
         branch = f"stratal-step-{step.id}-{attempt}"
         properties = {KEY_PROPERTY: step.key or "", STEP_PROPERTY: f"{run_id}/{step_name}"}
-        # Iceberg orders a table's snapshots whatever their branch: those who write one table take turns.
-        async with self._turns.setdefault(f"{place.id} {name}", asyncio.Lock()):
-            await self._warehouse.stage(
-                who, place, name, source, mode, Staging(branch, properties, also), keys=keys, where=where
+        staging = Staging(branch, properties, also)
+        # Iceberg orders a table's snapshots whatever their branch: those who write one table take turns. And whoever
+        # stages while another attempt has yet to show what it staged would only be done again: so it waits a while.
+        patience = asyncio.get_running_loop().time() + _PATIENCE_SECONDS
+        while True:
+            async with self._turns.setdefault(f"{place.id} {name}", asyncio.Lock()):
+                late = asyncio.get_running_loop().time() > patience
+                if late or not await self._is_being_written(place, name, step):
+                    await self._warehouse.stage(
+                        who, place, name, source, mode, staging, keys=keys, where=where
+                    )
+                    return _told(row)
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _is_being_written(self, place: Place, name: TableName, besides: Step) -> bool:
+        """Has a living attempt of another step staged something for the table?"""
+        query = (
+            select(writes.c.step_id)
+            .join(steps, (steps.c.id == writes.c.step_id) & (steps.c.attempt == writes.c.attempt))
+            .where(
+                writes.c.state == "staged",
+                writes.c.project_id == place.id,
+                writes.c.table_name == str(name),
+                writes.c.step_id != besides.id,
+                steps.c.state == StepState.RUNNING.value,
             )
-        return _told(row)
+            .limit(1)
+        )
+        return await self._database.read(lambda c: c.execute(query).first()) is not None
 
     # -- the attempt's end -----------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ Refuses: anything but Python's standard library. These files travel with the cod
 environment, which holds whatever the user asked for and nothing of the platform.
 """
 
+from stratal.sdk.pipelines import features
 from stratal.sdk.pipelines.authoring import pipeline, shell_step, sql_step, step
 from stratal.sdk.pipelines.checks import (
     Check,
@@ -29,6 +30,7 @@ from stratal.sdk.pipelines.checks import (
     sql_check,
     unique,
 )
+from stratal.sdk.pipelines.ingestion import ingest, ingest_sqlite
 from stratal.sdk.pipelines.lake import read_sql as sql
 from stratal.sdk.pipelines.values import Model, Object, Table, model, object_at, table
 
@@ -38,7 +40,10 @@ __all__ = [
     "Object",
     "Table",
     "between",
+    "features",
     "fresh",
+    "ingest",
+    "ingest_sqlite",
     "matches",
     "model",
     "not_null",

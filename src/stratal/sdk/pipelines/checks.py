@@ -116,7 +116,10 @@ def carried_out(checks: Sequence[Check], written: Mapping[str, Table]) -> tuple[
         if check.table is not None and check.table not in written:
             raise ValueError(f"The check {check.name} is for {check.table}, which this step has not written.")
         for name, table in written.items():
-            if check.table not in (None, name):
+            aside = name.removesuffix("_bad")  # rows that `ingest` kept aside are checked when they are meant
+            if check.table not in (None, name) or (
+                check.table is None and aside != name and aside in written
+            ):
                 continue
             result = _one(check, table)
             results.append(result)

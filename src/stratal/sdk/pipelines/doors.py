@@ -142,6 +142,10 @@ class PlatformLake:
         names = [column["name"] for column in answer["columns"]]
         return [dict(zip(names, row, strict=True)) for row in answer["rows"]]
 
+    def columns(self, text: str) -> list[str]:
+        asked = {"sql": text, "format": "json", "limit": 0}
+        return [str(column["name"]) for column in self._doors.json("POST", "/api/v1/sql", asked)["columns"]]
+
     def arrow(self, text: str) -> Any:
         import pyarrow as pa
 

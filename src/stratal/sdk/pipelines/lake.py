@@ -26,6 +26,8 @@ class Lake(Protocol):
 
     def arrow(self, text: str) -> Any: ...
 
+    def columns(self, text: str) -> list[str]: ...
+
     def write(
         self, name: str, body: "Body", mode: str, keys: Sequence[str], where: dict[str, Any]
     ) -> Table: ...
@@ -83,6 +85,11 @@ def rows(table: Table) -> list[dict[str, Any]]:
 
 def arrow(table: Table) -> Any:
     return current().arrow(_all_of(table))
+
+
+def columns(table: Table) -> list[str]:
+    """The names of the table's columns."""
+    return current().columns(_all_of(table))
 
 
 def write(

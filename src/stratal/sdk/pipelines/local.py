@@ -137,6 +137,9 @@ class LocalLake:
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
+    def columns(self, text: str) -> list[str]:
+        return [str(column[0]) for column in self._database().execute(text).description]
+
     def arrow(self, text: str) -> Any:
         return self._database().execute(text).to_arrow_table()
 
