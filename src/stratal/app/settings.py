@@ -71,6 +71,11 @@ class Home:
         return self.run / "keeper"
 
     @property
+    def ray(self) -> Path:
+        """The pool of ``--engine ray``: its bridge's files, its head's, its token."""
+        return self.run / "ray"
+
+    @property
     def log(self) -> Path:
         return self.root / "logs" / "server.log"
 
@@ -130,7 +135,11 @@ class Home:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How one instance runs. `hostnames` are names it answers to besides loopback and its `host`."""
+    """How one instance runs. `hostnames` are names it answers to besides loopback and its `host`.
+
+    `engine` is what jobs run on, ``local`` or ``ray``; `ray_interface` and `ray_port` are where the pool's
+    head listens, the port that next to the platform's unless given.
+    """
 
     home: Home
     host: str = "127.0.0.1"
@@ -142,6 +151,9 @@ class Settings:
     hostnames: tuple[str, ...] = ()
     currency: str = "USD"
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
+    engine: str = "local"
+    ray_interface: str = "127.0.0.1"
+    ray_port: int | None = None
 
     @property
     def everywhere(self) -> bool:

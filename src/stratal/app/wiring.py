@@ -37,6 +37,8 @@ from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.local.adapter import LocalEngine
 from stratal.engines.local.gpus import inventory
 from stratal.engines.optuna.adapter import OptunaAdvisor
+from stratal.engines.ray.adapter import RayEngine
+from stratal.engines.ray.pool import prepare
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
 from stratal.gateway.chain import Chain
@@ -166,6 +168,15 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(engine.connect)
     closes.append(engine.close)
 
+    pool = None
+    if settings.engine == "ray":
+        port = settings.ray_port or settings.port + 1
+        pool = RayEngine(
+            home.ray, prepare(home.ray, home.root, home.platform_socket, settings.ray_interface, port)
+        )
+        starts.append(pool.connect)
+        closes.append(pool.close)
+
     # compute, data, collab, ai: services are made here, lower rooms first
     compute = furnish(
         database,
@@ -180,6 +191,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         checkpoints=home.checkpoints,
         sources=package_sources,
         client_env=lambda credential, project: client_env(settings.url, credential, project),
+        jobs_on=pool,
     )
     starts.append(compute.start)
     closes.append(compute.close)

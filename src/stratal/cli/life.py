@@ -14,7 +14,7 @@ from stratal.app.processes import descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
 from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
-from stratal.kernel.errors import Unavailable
+from stratal.kernel.errors import Conflict, Unavailable
 
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 10.0
@@ -34,6 +34,22 @@ _GRACE_SECONDS = 10.0
     "--tls-key", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Its key (PEM)."
 )
 @click.option("--insecure", is_flag=True, help="Allow other machines in without TLS.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="What jobs run on: this machine, or a pool of machines.",
+)
+@click.option(
+    "--ray-interface",
+    default="127.0.0.1",
+    show_default=True,
+    help="The one address of this machine that the pool listens on.",
+)
+@click.option(
+    "--ray-port", type=click.IntRange(1, 65535), help="The pool's port (default: the one after --port)."
+)
 @click.option("--detach", is_flag=True, help="Return once it is ready; it runs on in the background.")
 def up(
     home: Path,
@@ -43,6 +59,9 @@ def up(
     tls_cert: Path | None,
     tls_key: Path | None,
     insecure: bool,
+    engine: str,
+    ray_interface: str,
+    ray_port: int | None,
     detach: bool,
 ) -> None:
     """Start the platform on this machine.
@@ -61,7 +80,11 @@ def up(
         hostnames=hostnames,
         currency=currency(),
         database_url=database_url(),
+        engine=engine,
+        ray_interface=ray_interface,
+        ray_port=ray_port,
     )
+    check_engine(settings)
     if bool(tls_cert) != bool(tls_key):
         raise click.UsageError("--tls-cert and --tls-key go together.")
     if detach:
@@ -91,6 +114,9 @@ def _detach(settings: Settings) -> None:
         arguments += ["--hostname", name]
     if settings.insecure:
         arguments.append("--insecure")
+    if settings.engine != "local":
+        arguments += ["--engine", settings.engine, "--ray-interface", settings.ray_interface]
+        arguments += ["--ray-port", str(settings.ray_port)] if settings.ray_port else []
     out = settings.home.log.with_name("server.out")
     with out.open("wb") as stream:
         server = subprocess.Popen(
@@ -157,6 +183,8 @@ def down(home: Path, keep_jobs: bool, as_json: bool) -> None:
             raise Unavailable(f"The server (pid {record['pid']}) does not end.")
     if record is not None:
         place.server_record.unlink(missing_ok=True)
+    if not keep_jobs and _end_pool(place):
+        was_running = True
     if not keep_jobs and _end_keeper(place):
         was_running = True
     if as_json:
@@ -176,7 +204,7 @@ def status(home: Path, as_json: bool) -> None:
     answer: dict[str, object] = {"state": "running" if running else "stopped", "home": str(place.root)}
     processes = []
     if record is not None and running:
-        pids = [int(record["pid"]), *_keeper_pids(place)]
+        pids = [int(record["pid"]), *_keeper_pids(place), *_pool_pids(place)]
         pids += [child for pid in list(pids) for child in descendants(pid)]
         processes = [p for pid in dict.fromkeys(pids) if (p := describe(pid)) is not None]
         answer |= {"url": record["url"], "pid": record["pid"], "version": record["version"]}
@@ -216,6 +244,57 @@ def _keeper_pids(place: Home) -> list[int]:
         return []
     written = (place.keeper / "keeper.lock").read_text().strip()
     return [int(written)] if written.isdigit() else []
+
+
+def check_engine(settings: Settings) -> None:
+    """Raise `Conflict` when jobs would be left behind on the other engine, `Unavailable` when there is no Ray."""
+    from stratal.engines.local.link import keeper_lives
+
+    if settings.engine == "ray":
+        from stratal.engines.ray.pool import require_ray
+
+        require_ray()
+    elif keeper_lives(settings.home.ray, "bridge"):
+        raise Conflict(
+            f"The pool of {settings.home.root} runs still, and its jobs with it.",
+            hint="Go on with: stratal up --engine ray. Or end it first: stratal down",
+        )
+
+
+def _pool_pids(place: Home) -> list[int]:
+    """The bridge's and the head's, while they live."""
+    from stratal.engines.local.link import keeper_lives
+
+    found = []
+    for folder, name in ((place.ray, "bridge"), (place.ray / "node", "node")):
+        if keeper_lives(folder, name):
+            written = (folder / f"{name}.lock").read_text().strip()
+            found += [int(written)] if written.isdigit() else []
+    return found
+
+
+def _end_pool(place: Home) -> bool:
+    """Stop every workload of the pool, its head and its bridge; True when there was one. Other machines stay up, alone."""
+    from stratal.engines.local.link import keeper_lives
+
+    if not any(
+        keeper_lives(folder, name) for folder, name in ((place.ray, "bridge"), (place.ray / "node", "node"))
+    ):
+        return False
+    from stratal.engines.ray.adapter import RayEngine
+    from stratal.engines.ray.settings import BridgeSettings
+
+    engine = RayEngine(place.ray, BridgeSettings.read(place.ray / "pool.json"))
+
+    async def shut_down() -> None:
+        await engine.connect()
+        await engine.shutdown(kill=True, grace_seconds=_GRACE_SECONDS)
+
+    asyncio.run(shut_down())
+    deadline = time.monotonic() + _GRACE_SECONDS + 5
+    while keeper_lives(place.ray, "bridge") and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return True
 
 
 def _end_keeper(place: Home) -> bool:

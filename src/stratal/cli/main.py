@@ -57,6 +57,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("stratal.cli.sweeps", "Search the parameters with which a script does best."),
     "pipeline": ("stratal.cli.pipelines", "Run pipelines and look at their runs, step by step."),
     "gpus": ("stratal.cli.gpus", "List the GPUs, what they are doing, and which jobs hold them."),
+    "pool": ("stratal.cli.pool", "The machines that jobs run on with `stratal up --engine ray`."),
     "quota": ("stratal.cli.quota", "What a project's jobs may hold at the same time."),
     "runs": ("stratal.cli.runs", "List and show runs: what was tried, and how it went."),
     "models": ("stratal.cli.runs", "List and show registered models and their versions."),

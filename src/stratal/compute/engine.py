@@ -128,6 +128,13 @@ class WorkloadStatus:
     """Why it ended, for people, when that is more than its exit code: ``memory limit of 512 MiB``, ``stopped`` …"""
     usage: Usage = field(default_factory=Usage)
     isolation: Isolation = field(default_factory=Isolation)
+    node: str = ""
+    """The machine it runs on, where the engine has several."""
+    lost: bool = False
+    """Its machine is gone, or gave it up, and with it the end that nobody saw: it may be begun again elsewhere.
+
+    Whatever of it may still run there is ended when that machine can be reached; it cannot report any more.
+    """
 
 
 @dataclass(frozen=True, slots=True)

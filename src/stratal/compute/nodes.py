@@ -45,8 +45,11 @@ class Node:
 
 
 class Nodes:
-    def __init__(self, database: Database, engine: Engine) -> None:
+    """`name`: what the engine's machines are called together; "": it has this one."""
+
+    def __init__(self, database: Database, engine: Engine, name: str = "") -> None:
         self._database = database
+        self._name = name
         self._engine = engine
 
     async def list(self, who: Principal, project_id: str) -> Sequence[Node]:
@@ -69,4 +72,4 @@ class Nodes:
 
         used, running, holders = await self._database.read(work)
         gpus = [GpuState(gpu, holders.get(gpu.uuid), samples.get(gpu.uuid)) for gpu in capacity.gpus]
-        return [Node(socket.gethostname(), capacity, used, running, gpus)]
+        return [Node(self._name or socket.gethostname(), capacity, used, running, gpus)]

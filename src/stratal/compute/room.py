@@ -33,7 +33,7 @@ from stratal.ledger.meter import Source
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    workloads: Workloads
+    following: Sequence[Workloads]
     environments: Environments
     snapshots: Snapshots
     jobs: Jobs
@@ -46,7 +46,8 @@ class Compute:
 
     async def start(self) -> None:
         await self.leftovers.start()
-        await self.workloads.start()
+        for workloads in self.following:
+            await workloads.start()
         await self.environments.start()
         await self.jobs.start()
         await self.services.start()
@@ -56,7 +57,8 @@ class Compute:
         await self.services.close()
         await self.jobs.close()
         await self.environments.close()
-        await self.workloads.close()
+        for workloads in self.following:
+            await workloads.close()
         await self.leftovers.close()
 
 
@@ -74,31 +76,33 @@ def furnish(
     sockets: Path,
     sources: Sources,
     client_env: ClientEnv,
+    jobs_on: Engine | None = None,
 ) -> Compute:
-    """The services of compute on one engine. `environments`, `work`, `checkpoints` and `sockets` are folders
-    of this machine.
+    """The services of compute on one engine, jobs on another where `jobs_on` is given. `environments`, `work`,
+    `checkpoints` and `sockets` are folders of this machine.
 
     `replica_logs` keeps what ended replicas wrote; `sources` reads the operator's package sources;
     `client_env` makes the variables that point a workload's clients at this instance.
     """
-    workloads = Workloads(engine)
+    workloads = Workloads(engine) if jobs_on is None else Workloads(jobs_on, prefixes=("job-",))
+    building = workloads if jobs_on is None else Workloads(engine, prefixes=("env-",))
     built = Environments(
-        database, blobs, workloads, environments, clock, uv=Path(find_uv_bin()), sources=sources
+        database, blobs, building, environments, clock, uv=Path(find_uv_bin()), sources=sources
     )
     snapshots = Snapshots(database, blobs, clock)
     logs = JobLogs(blobs, workloads, work)
     kept = Checkpoints(checkpoints)
     launching = Launching(database, keys, built, snapshots, kept, logs, client_env)
-    gpus = GpuMeter(database, engine)
+    gpus = GpuMeter(database, workloads.engine)
     reconciler = Reconciler(database, keys, workloads, launching, kept, logs, gpus, clock)
     jobs = Jobs(database, blobs, workloads, snapshots, logs, kept, reconciler, clock)
     following = Workloads(engine, prefixes=(PREFIX,))
     replicas = Replicas(database, replica_logs, following, sockets, clock, in_use, reconciler.kick)
     services = Services(database, replica_logs, following, replicas)
     quotas = Quotas(database, clock)
-    nodes = Nodes(database, engine)
+    nodes = Nodes(database, workloads.engine, name="" if jobs_on is None else "pool")
     return Compute(
-        workloads,
+        (workloads,) if building is workloads else (workloads, building),
         built,
         snapshots,
         jobs,

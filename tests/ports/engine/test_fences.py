@@ -206,6 +206,27 @@ async def test_the_platform_is_reachable_and_nothing_else_is(bench: Bench) -> No
     assert status.isolation.network == "platform"
 
 
+async def test_a_platform_on_another_machine_is_reached_at_its_address(bench: Bench) -> None:
+    if not bench.boxed:
+        pytest.skip("only a box relays")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        await bench.engine.close()
+        there = f"127.0.0.1:{server.server_address[1]}"
+        bench.engine = LocalEngine(bench.run_dir, bench.home, None, platform_address=there)
+        await bench.engine.connect()
+        spec = bench.python(FETCH, network="platform", env=URL)
+        status = await bench.run(spec)
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert (await bench.log(spec.attempt_id)).startswith("the platform says /hello")
+    assert status.isolation.network == "platform"
+
+
 async def test_a_large_body_and_many_connections_pass(bench: Bench) -> None:
     if not bench.boxed:
         pytest.skip("only a box relays")

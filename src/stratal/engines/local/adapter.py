@@ -2,21 +2,20 @@
 
 import asyncio
 import os
-import re
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stratal.compute.engine import Capacity, GpuSample, Isolation, Usage, WorkloadSpec, WorkloadStatus
+from stratal.compute.engine import Capacity, GpuSample, WorkloadSpec, WorkloadStatus
 from stratal.engines.local.gpus import Inventory, NvidiaGpus
-from stratal.engines.local.link import Link, Status
+from stratal.engines.local.link import KEEPER
+from stratal.engines.local.linked import Linked, check_id
 from stratal.engines.local.probe import ControlGroup, find_cgroup, machine, try_bubblewrap
 from stratal.kernel.errors import Invalid, Unavailable
 
 _MOST_MEMBERS = 256
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,13 @@ class Fences:
     """Where control groups may be made; None: wherever this machine handed a folder over."""
 
 
-class LocalEngine:
+class LocalEngine(Linked):
     """Runs workloads on this machine. `connect` first; `close` lets go of the keeper, `shutdown` ends it.
 
     `run_dir` (made if need be, mode 0700) holds the keeper's and the attempts' files. `home` is the
-    platform's home, hidden from isolated workloads but for the paths they are given. `platform_socket` is
-    where the server listens for workloads that may reach nothing else.
+    platform's home, hidden (as is `also_hidden`) from isolated workloads but for the paths they are given.
+    `platform_socket` is where the server listens for workloads that may reach nothing else; where that is another
+    machine, `platform_address` is its ``host:port``.
     """
 
     def __init__(
@@ -45,16 +45,18 @@ class LocalEngine:
         *,
         fences: Fences | None = None,
         gpus: Inventory | None = None,
+        platform_address: str | None = None,
+        also_hidden: Sequence[Path] = (),
     ) -> None:
         self._run_dir = Path(os.path.abspath(run_dir))
         self._home = Path(os.path.abspath(home))
         self._platform_socket = None if platform_socket is None else Path(os.path.abspath(platform_socket))
         self._fences = fences or Fences()
         self._gpus = gpus or NvidiaGpus()
+        self._platform_address = platform_address
+        self._also_hidden = tuple(Path(os.path.abspath(path)) for path in also_hidden)
         self._settings: Mapping[str, Any] = {}
-        self._link = Link(self._run_dir, self._heard_all, self._heard_one)
-        self._known: dict[str, WorkloadStatus] = {}
-        self._watchers: set[_Watcher] = set()
+        super().__init__(self._run_dir, KEEPER)
 
     async def connect(self) -> None:
         """Find out what can be enforced here, and reach the keeper, started if none answers.
@@ -64,14 +66,6 @@ class LocalEngine:
         if not self._settings:
             self._settings = await asyncio.to_thread(self._find_out)
         await self._link.open()
-
-    async def close(self) -> None:
-        """Let go: the keeper and all workloads go on."""
-        await self._link.close()
-
-    async def shutdown(self, *, kill: bool, grace_seconds: float = 10.0) -> None:
-        """End the keeper: after all its workloads ended (`kill`), or sparing them for the next keeper."""
-        await self._link.shutdown(kill=kill, grace_seconds=grace_seconds)
 
     @property
     def keeper_pid(self) -> int | None:
@@ -109,75 +103,30 @@ class LocalEngine:
             "isolate": spec.isolate,
             "engine": dict(self._settings),
         }
-        status = _status(await self._link.ask("start", spec=asked))
-        self._known.setdefault(status.attempt_id, status)
-        return status
-
-    async def adopt(self) -> Sequence[WorkloadStatus]:
-        return [_status(status) for status in await self._link.ask("list")]
-
-    async def watch(self) -> AsyncIterator[WorkloadStatus]:
-        watcher = _Watcher(dict(self._known))
-        self._watchers.add(watcher)
-        try:
-            while True:
-                await watcher.news.wait()
-                watcher.news.clear()
-                while watcher.pending:
-                    yield watcher.pending.pop(next(iter(watcher.pending)))
-        finally:
-            self._watchers.discard(watcher)
-
-    async def stop(self, attempt_id: str, grace_seconds: float) -> None:
-        await self._link.ask("stop", attempt_id=attempt_id, grace_seconds=grace_seconds)
-
-    async def logs(
-        self, attempt_id: str, offset: int, limit: int = 1 << 20, *, rank: int | None = None
-    ) -> bytes:
-        if not _ID.match(attempt_id) or offset < 0 or limit < 0:
-            raise Invalid("A log is read by its attempt's id from an offset of 0 or more.")
-        name = "log" if rank is None else f"log.{int(rank)}"
-        path = self._run_dir / "attempts" / attempt_id / name
-        return await asyncio.to_thread(_read_slice, path, offset, limit)
-
-    async def release(self, attempt_id: str) -> None:
-        await self._link.ask("release", attempt_id=attempt_id)
-        self._known.pop(attempt_id, None)
-
-    # -- what comes from the keeper --------------------------------------------------------------
-
-    def _heard_all(self, statuses: list[Status]) -> None:
-        now = {status["attempt_id"]: _status(status) for status in statuses}
-        before, self._known = self._known, now
-        for attempt_id, status in now.items():
-            if before.get(attempt_id) != status:
-                self._tell(status)
-
-    def _heard_one(self, status: Status) -> None:
-        news = _status(status)
-        self._known[news.attempt_id] = news
-        self._tell(news)
-
-    def _tell(self, status: WorkloadStatus) -> None:
-        for watcher in self._watchers:
-            watcher.pending[status.attempt_id] = status
-            watcher.news.set()
+        return self._started(await self._link.ask("start", spec=asked))
 
     # -- what goes to the keeper -----------------------------------------------------------------
 
     def _find_out(self) -> dict[str, Any]:
         box = try_bubblewrap() if self._fences.bubblewrap else None
         group = self._fences.cgroup if self._fences.cgroup is not None else find_cgroup()
-        hidden = [self._home, self._home.resolve(), self._run_dir, self._run_dir.resolve()]
+        hidden = [
+            name
+            for path in (self._home, self._run_dir, *self._also_hidden)
+            for name in (path, path.resolve())
+        ]
         boxed = (
             {"path": str(box.path), "users": box.users, "network": box.network}
             if box and box.usable
             else None
         )
+        upstream = None if self._platform_socket is None else str(self._platform_socket)
+        if self._platform_address is not None:
+            upstream = f"tcp:{self._platform_address}"
         return {
             "python": getattr(sys, "_base_executable", sys.executable),
             "hidden": list(dict.fromkeys(str(path) for path in hidden)),
-            "platform_socket": None if self._platform_socket is None else str(self._platform_socket),
+            "platform_socket": upstream,
             "bubblewrap": boxed,
             "landlock": self._fences.landlock,
             "cgroup": {"version": group.version, "path": str(group.path)} if group.version else None,
@@ -198,67 +147,38 @@ class LocalEngine:
         return devices
 
     def _check(self, spec: WorkloadSpec) -> None:
-        """Raise `Invalid` for what no keeper could carry out, before anything is written down."""
-        if not _ID.match(spec.attempt_id):
-            raise Invalid(f"{spec.attempt_id[:60]!r} cannot be an attempt's id.", reason="bad_attempt")
-        words = [*spec.argv, *spec.env, *spec.env.values()]
-        if not spec.argv or not spec.argv[0] or any("\0" in word for word in words):
-            raise Invalid("A workload needs a program, and no NUL in its arguments and variables.")
-        if any("=" in name or not name for name in spec.env):
-            raise Invalid("A variable's name is not empty and has no '='.")
-        limits = (spec.cpus, spec.memory_bytes, spec.wall_seconds)
-        if any(limit is not None and not 0 < limit < float("inf") for limit in limits):
-            raise Invalid("Limits of processors, memory and time are above zero.")
-        if spec.gang is not None and not 1 <= spec.gang.world_size <= _MOST_MEMBERS:
-            raise Invalid(f"A gang has 1 to {_MOST_MEMBERS} members.", reason="bad_gang")
-        if not spec.cwd.is_dir():
-            raise Invalid(f"The working directory {spec.cwd} is no directory.", reason="no_cwd")
-        for path in (*spec.read_only, *spec.read_write):
-            if not path.exists():
-                raise Invalid(f"{path} does not exist, so a workload cannot be given it.", reason="no_path")
-        if spec.isolate:
-            for path in (spec.cwd, *spec.read_only, *spec.read_write):
-                for hidden in (self._home.resolve(), self._run_dir.resolve()):
-                    if hidden.is_relative_to(path.resolve()):
-                        raise Invalid(
-                            f"{path} would show the platform's home to a workload.", reason="home_shown"
-                        )
+        check(spec, (self._home, self._run_dir))
 
 
-class _Watcher:
-    """One reader of `watch`: the newest status of each attempt that it has not seen yet, oldest first."""
+def check(spec: WorkloadSpec, hidden: Sequence[Path]) -> None:
+    """Raise `Invalid` for what could never be carried out, before anything is written down.
 
-    def __init__(self, known: dict[str, WorkloadStatus]) -> None:
-        self.pending = known
-        self.news = asyncio.Event()
-        self.news.set()
-
-
-def _status(wire: Status) -> WorkloadStatus:
-    isolation = dict(wire["isolation"])
-    isolation["other_inputs"] = tuple(isolation.get("other_inputs", ()))
-    return WorkloadStatus(
-        attempt_id=wire["attempt_id"],
-        state=wire["state"],
-        pid=wire["pid"],
-        started_at=wire["started_at"],
-        ended_at=wire["ended_at"],
-        exit_code=wire["exit_code"],
-        reason=wire["reason"],
-        usage=Usage(**wire["usage"]),
-        isolation=Isolation(**isolation),
-    )
+    A path that would show one of `hidden` to an isolated workload is refused.
+    """
+    check_id(spec.attempt_id)
+    words = [*spec.argv, *spec.env, *spec.env.values()]
+    if not spec.argv or not spec.argv[0] or any("\0" in word for word in words):
+        raise Invalid("A workload needs a program, and no NUL in its arguments and variables.")
+    if any("=" in name or not name for name in spec.env):
+        raise Invalid("A variable's name is not empty and has no '='.")
+    limits = (spec.cpus, spec.memory_bytes, spec.wall_seconds)
+    if any(limit is not None and not 0 < limit < float("inf") for limit in limits):
+        raise Invalid("Limits of processors, memory and time are above zero.")
+    if spec.gang is not None and not 1 <= spec.gang.world_size <= _MOST_MEMBERS:
+        raise Invalid(f"A gang has 1 to {_MOST_MEMBERS} members.", reason="bad_gang")
+    if not spec.cwd.is_dir():
+        raise Invalid(f"The working directory {spec.cwd} is no directory.", reason="no_cwd")
+    for path in (*spec.read_only, *spec.read_write):
+        if not path.exists():
+            raise Invalid(f"{path} does not exist, so a workload cannot be given it.", reason="no_path")
+    if not spec.isolate:
+        return
+    for path in (spec.cwd, *spec.read_only, *spec.read_write):
+        for place in hidden:
+            if place.resolve().is_relative_to(path.resolve()):
+                raise Invalid(f"{path} would show the platform's home to a workload.", reason="home_shown")
 
 
 def _plain(path: Path) -> str:
     """Absolute and without ``..``, links left as they are: the workload sees the name that it was given."""
     return os.path.abspath(path)
-
-
-def _read_slice(path: Path, offset: int, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            return file.read(limit)
-    except FileNotFoundError:
-        return b""

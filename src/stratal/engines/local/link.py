@@ -11,7 +11,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,38 @@ _KINDS: dict[str, type[StratalError]] = {
 Status = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """Who is at the other end: the name of its files in the run directory, and how one is started there.
+
+    The command returns once one listens, with `BUSY` when there is one already; ``--dir`` and the run
+    directory are added to it.
+    """
+
+    name: str
+    protocol: int
+    command: Sequence[str]
+
+
+KEEPER = Companion("keeper", PROTOCOL, (sys.executable, *program("keeper")))
+
+
 class Link:
     """One connection to the keeper of `run_dir`, made again whenever it breaks, with a new keeper if need be.
 
     `on_all` is called with every status after each connection, `on_one` with each that changed since.
+    A `companion` other than a keeper speaks the same protocol.
     """
 
     def __init__(
-        self, run_dir: Path, on_all: Callable[[list[Status]], None], on_one: Callable[[Status], None]
+        self,
+        run_dir: Path,
+        on_all: Callable[[list[Status]], None],
+        on_one: Callable[[Status], None],
+        companion: Companion = KEEPER,
     ) -> None:
         self._run_dir = run_dir
+        self._companion = companion
         self._on_all = on_all
         self._on_one = on_one
         self._connected = asyncio.Event()
@@ -88,18 +111,23 @@ class Link:
             await self._wait_connected()
             with contextlib.suppress(ConnectionError):
                 return await self._ask(operation, arguments, last=operation == "shutdown")
-        raise Unavailable("The keeper dies at each request.", hint=f"See {self._run_dir / 'keeper.log'}.")
+        raise Unavailable(f"The {self._companion.name} dies at each request.", hint=self._hint)
+
+    @property
+    def _hint(self) -> str:
+        return f"See {self._run_dir / self._companion.name}.log."
 
     async def _wait_connected(self) -> None:
         if self._task is None:
-            raise Unavailable("The local engine is not connected.")
+            raise Unavailable("The engine is not connected.")
         try:
             async with asyncio.timeout(_PATIENCE):
                 await self._connected.wait()
         except TimeoutError:
             raise Unavailable(
-                f"The keeper of {self._run_dir} cannot be reached: {self._trouble or 'it does not answer'}.",
-                hint=f"See {self._run_dir / 'keeper.log'}.",
+                f"The {self._companion.name} of {self._run_dir} cannot be reached: "
+                f"{self._trouble or 'it does not answer'}.",
+                hint=self._hint,
             ) from None
 
     async def _ask(self, operation: str, arguments: dict[str, object], *, last: bool = False) -> Any:
@@ -143,7 +171,7 @@ class Link:
             except (OSError, ValueError, StratalError, subprocess.SubprocessError) as error:
                 failures += 1
                 self._trouble = str(error) or type(error).__name__
-                _log.warning("keeper: %s", self._trouble)
+                _log.warning("%s: %s", self._companion.name, self._trouble)
             finally:
                 if reading is not None:
                     reading.cancel()
@@ -159,9 +187,12 @@ class Link:
         return await asyncio.open_unix_connection(sock=channel, limit=_LINE_LIMIT)
 
     async def _greet(self) -> None:
-        token = json.loads(await asyncio.to_thread((self._run_dir / "keeper.token").read_bytes))["token"]
+        path = self._run_dir / f"{self._companion.name}.token"
+        token = json.loads(await asyncio.to_thread(path.read_bytes))["token"]
         hello = await self._ask("hello", {"token": token})
-        if hello["protocol"] != PROTOCOL:  # left by another version: its workloads will be taken over
+        if (
+            hello["protocol"] != self._companion.protocol
+        ):  # left by another version: its workloads will be taken over
             await self._ask("shutdown", {"kill": False, "grace_seconds": 0})
             raise ConnectionError("a keeper of another version was asked to leave")
         self.keeper_pid = hello["pid"]
@@ -213,10 +244,10 @@ class Link:
         try:
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             try:
-                channel.connect(f"/proc/self/fd/{folder}/keeper.sock")
+                channel.connect(f"/proc/self/fd/{folder}/{self._companion.name}.sock")
                 peer = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
                 if struct.unpack("3i", peer)[1] != os.getuid():
-                    raise PermissionError(f"the keeper in {self._run_dir} belongs to somebody else")
+                    raise PermissionError(f"what listens in {self._run_dir} belongs to somebody else")
             except BaseException:
                 channel.close()
                 raise
@@ -227,7 +258,7 @@ class Link:
 
     def _start_keeper(self) -> None:
         self._run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        argv = [sys.executable, *program("keeper"), "--dir", str(self._run_dir)]
+        argv = [*self._companion.command, "--dir", str(self._run_dir)]
         done = subprocess.run(
             argv,
             env={},
@@ -240,7 +271,8 @@ class Link:
             check=False,
         )
         if done.returncode not in (0, BUSY):
-            raise Unavailable(f"no keeper could be started: {done.stderr.decode(errors='replace')[-500:]}")
+            said = done.stderr.decode(errors="replace")[-500:]
+            raise Unavailable(f"no {self._companion.name} could be started: {said}")
 
 
 def _hang_up(dialling: "asyncio.Future[socket.socket]") -> None:
@@ -248,10 +280,10 @@ def _hang_up(dialling: "asyncio.Future[socket.socket]") -> None:
         dialling.result().close()
 
 
-def keeper_lives(run_dir: Path) -> bool:
-    """True when a keeper holds the lock of `run_dir`."""
+def keeper_lives(run_dir: Path, name: str = KEEPER.name) -> bool:
+    """True when a keeper (or another companion, `name`) holds the lock of `run_dir`."""
     try:
-        with (run_dir / "keeper.lock").open("rb") as lock:
+        with (run_dir / f"{name}.lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
         return False

@@ -144,10 +144,16 @@ class Relay(threading.Thread):
 
 
 def connect(path: str) -> socket.socket:
-    """Connect to the unix socket at `path`, however long that is (sun_path holds 107 bytes).
+    """Connect to the unix socket at `path`, however long that is (sun_path holds 107 bytes), or to ``tcp:host:port``.
 
-    The socket does not block, not even now: a full backlog raises `BlockingIOError`.
+    The socket does not block. A unix socket not even now: a full backlog raises `BlockingIOError`.
     """
+    if path.startswith("tcp:"):
+        host, port = path.removeprefix("tcp:").rsplit(":", 1)
+        far = socket.create_connection((host, int(port)), timeout=_PATIENCE)
+        far.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        far.setblocking(False)
+        return far
     folder = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
     try:
         channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
