@@ -305,6 +305,62 @@ def answers(word: str) -> dict[str, Any]:
         "diff": f"diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-{word}\n+{word}\n",
         "diff_cut": True,
     }
+    revision = {
+        "number": 1,
+        "seq": 1,
+        "state": "failed",
+        "failure": word,
+        "target": word,
+        "snapshot": "c" * 64,
+        "source": {"commit": word},
+        "requirements": [word],
+        "environment": "e" * 64,
+        "min": 0,
+        "max": 1,
+        "max_concurrency": 8,
+        "idle_seconds": 300,
+        "timeout_seconds": 60,
+        "retries": 3,
+        "memory_bytes": 1 << 29,
+        "public": True,
+        "created_at": at,
+        "created_by": word,
+    }
+    function = {
+        "name": word,
+        "state": "failed",
+        "failure": word,
+        "target": word,
+        "revision": 1,
+        "public": True,
+        "replicas": 1,
+        "in_flight": 2,
+        "url": word,
+        "created_at": at,
+        "created_by": word,
+        "active": None,
+        "latest": revision,
+        "invocations": {"dead": 1, "succeeded": 2},
+        "running": [{"id": word, "started_at": at, "isolation": {"sandbox": word}}],
+    }
+    invocation = {
+        "id": "inv_1",
+        "state": "dead",
+        "trigger": word,
+        "caller": word,
+        "status": 500,
+        "error": {"code": word, "type": word, "message": word},
+        "attempt": 4,
+        "failures": 4,
+        "result_type": word,
+        "result_bytes": 3,
+        "log_bytes": 3,
+        "waits_until": at,
+        "created_at": at,
+        "started_at": at,
+        "ended_at": at,
+        "seconds": 0.5,
+    }
     check = {"path": word, "expected": word, "found": None, "state": "broken"}
     links = [
         {
@@ -533,6 +589,11 @@ def answers(word: str) -> dict[str, Any]:
         f"{BASE}/repositories/r/commits": {"commits": [commit], "next": 50},
         f"{BASE}/repositories/r/commits/{'a' * 40}": commit,
         f"{BASE}/repositories/r/search": {"found": [{"path": word, "line": 3, "text": word}], "more": True},
+        f"{BASE}/functions": {"functions": [function]},
+        f"{BASE}/functions/f": function,
+        f"{BASE}/functions/f/revisions": {"revisions": [revision]},
+        f"{BASE}/functions/f/invocations": {"invocations": [invocation], "next": None},
+        f"{BASE}/functions/f/invocations/inv_1": invocation,
         "/api/v1/predictions/pr_1": {"id": "pr_1", "inputs": [tensor], "outputs": [tensor]},
         "/api/v1/predictions/pr_1/why": why,
     }
@@ -685,5 +746,8 @@ def every_page(word: str) -> list[str]:
         "/repositories/r/commits?path=x",
         f"/repositories/r/commits/{'a' * 40}",
         "/repositories/r/search?q=x",
+        "/functions",
+        "/functions/f",
+        "/functions/f/invocations/inv_1",
     ]
     return [*(f"/projects/default{path}" for path in below), "/predictions/pr_1", "/predictions/pr_1?panel"]

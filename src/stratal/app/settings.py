@@ -112,6 +112,11 @@ class Home:
         """Bare git repositories, named by id."""
         return self.root / "repositories"
 
+    @property
+    def functions(self) -> Path:
+        """Functions' code laid out for replicas; a cache, rebuilt from snapshots."""
+        return self.root / "functions"
+
     def make(self) -> None:
         """Create the directories, each closed to other users (mode 0700)."""
         for path in (
@@ -129,6 +134,7 @@ class Home:
             self.spool,
             self.models,
             self.repositories,
+            self.functions,
         ):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 

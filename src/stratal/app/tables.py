@@ -1,6 +1,7 @@
 """Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
 
 from stratal.ai.endpoints import tables as endpoints
+from stratal.ai.functions import tables as functions
 from stratal.ai.models import tables as models
 from stratal.ai.sweeps import tables as sweeps
 from stratal.app import database as instance
@@ -33,6 +34,7 @@ ROOMS = (
     endpoints,
     repositories,
     sweeps,
+    functions,
 )
 
 __all__ = ["ROOMS", "metadata"]

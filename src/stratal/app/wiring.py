@@ -9,6 +9,8 @@ from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
+from stratal.ai.functions.records import held_environments as held_by_functions
+from stratal.ai.functions.room import furnish as furnish_functions
 from stratal.ai.models.commits import Commits
 from stratal.ai.models.conversion import Conversions
 from stratal.ai.models.logged import LoggedModels
@@ -34,6 +36,7 @@ from stratal.data.objects.service import Objects
 from stratal.data.pipelines.room import furnish as furnish_pipelines
 from stratal.data.queries.service import Warehouse
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
+from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine
 from stratal.engines.local.gpus import inventory
 from stratal.engines.optuna.adapter import OptunaAdvisor
@@ -48,6 +51,7 @@ from stratal.gateway.console.in_process import InProcess
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.denials import put_on_record
 from stratal.gateway.door import Door
+from stratal.gateway.functions.door import FunctionsDoor
 from stratal.gateway.git.door import GitDoor
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
@@ -62,6 +66,7 @@ from stratal.gateway.native import catalog as native_catalog
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
+from stratal.gateway.native import functions as native_functions
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import models as native_models
 from stratal.gateway.native import nodes as native_nodes
@@ -258,6 +263,19 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     starts.append(sweeping.conductor.start)
     closes.append(sweeping.conductor.close)
+    functions = furnish_functions(
+        database,
+        keys,
+        compute.environments,
+        compute.snapshots,
+        compute.services,
+        FunctionProgram(),
+        lambda credential, project: client_env(settings.url, credential, project),
+        clock,
+        layouts=home.functions,
+    )
+    starts.append(functions.start)
+    closes.append(functions.close)
 
     why = Why(
         serving.predictions,
@@ -272,11 +290,12 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
 
     async def collect_environments() -> None:
-        await compute.environments.collect(held_environments)
+        await compute.environments.collect(lambda c: held_environments(c) | held_by_functions(c))
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
         sweeping.sweeps.purge,
+        functions.functions.purge,
         serving.endpoints.purge,
         partial(purge_models, database),
         artifact_collector.purge,
@@ -319,6 +338,8 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_sweeps.router(sweeping.sweeps, projects),
             native_catalog.router(projects, Catalog(registered, commits, compute.environments)),
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
+            native_endpoints.router(serving.endpoints, serving.serving, projects, settings.url),
+            native_functions.router(functions.functions, functions.invocations, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),
             native_solutions.router(projects, Catalogue(), Results(objects)),
@@ -347,6 +368,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         InferenceDoor(bearer, serving.serving),
         OpenAIDoor(bearer, serving.serving, clock),
         GitDoor(bearer, projects, shelf.traffic),
+        FunctionsDoor(bearer, functions.registry, functions.calling, functions.invocations),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]
     return Platform(

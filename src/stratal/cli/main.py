@@ -65,10 +65,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "endpoints": ("stratal.cli.endpoints", "List the project's endpoints."),
     "endpoint": ("stratal.cli.endpoints", "Look at endpoints, share out requests, roll back, stop, remove."),
     "bench": ("stratal.cli.bench", "Measure this machine's platform."),
+    "function": (
+        "stratal.cli.functions",
+        "Deploy Python functions that answer requests, call them, look at them.",
+    ),
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),
-    "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job or endpoint."),
+    "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job, endpoint or function."),
     "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
     "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),
 }

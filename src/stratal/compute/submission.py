@@ -39,7 +39,7 @@ def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
     Raises `Invalid`: a value that makes no sense, or more than the machine has; `TooLarge`: too long.
     """
     _check_argv(spec.argv)
-    _check_env(spec.env)
+    check_env(spec.env)
     _check_source(spec)
     if spec.timeout_seconds is not None and not 0 < spec.timeout_seconds <= MOST_SECONDS:
         raise Invalid("A time limit is more than 0 seconds and at most a year.", reason="bad_timeout")
@@ -62,7 +62,7 @@ def complete(spec: JobSpec, capacity: Capacity) -> JobSpec:
         network=spec.network or "platform",
         grace_seconds=DEFAULT_GRACE_SECONDS if spec.grace_seconds is None else spec.grace_seconds,
         requirements=canonical(spec.requirements),
-        cwd=_cwd_of(spec.cwd),
+        cwd=cwd_of(spec.cwd),
     )
 
 
@@ -79,7 +79,8 @@ def _check_argv(argv: Sequence[str]) -> None:
         )
 
 
-def _check_env(env: Mapping[str, str]) -> None:
+def check_env(env: Mapping[str, str]) -> None:
+    """Raise `Invalid` or `TooLarge` for variables that no process can be given."""
     if len(env) > MAX_WORDS:
         raise TooLarge(f"A job may be given {MAX_WORDS} variables.")
     for name in env:
@@ -239,7 +240,7 @@ def _gib(count: int) -> str:
     return f"{count / 2**30:.1f} GiB of memory"
 
 
-def _cwd_of(cwd: str) -> str:
+def cwd_of(cwd: str) -> str:
     """The working directory inside the snapshot, normalised. Raises `Invalid` when it would leave it."""
     if not cwd:
         return ""

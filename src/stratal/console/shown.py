@@ -26,6 +26,7 @@ _SHAPES = {
     "awake": "done",
     "failed": "fail",
     "failing": "fail",
+    "dead": "fail",
     "broken": "fail",
     "missing": "fail",
     "unhealthy": "fail",

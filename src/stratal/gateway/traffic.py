@@ -1,4 +1,4 @@
-"""Whose traffic a request was: what the chain counts, put down to a workload, an endpoint, or a door."""
+"""Whose traffic a request was: what the chain counts, put down to a workload, an endpoint, a function, or a door."""
 
 import re
 from urllib.parse import unquote_to_bytes
@@ -10,17 +10,22 @@ from stratal.ledger.meter import Meter
 
 _ASKED = re.compile(
     rb"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer\Z|/api/v1/projects/[^/]+/endpoints/([^/]+)/invocations\Z"
+    rb"|/f/[^/]+/([^/]+)\Z"
 )
 
 
 def count_traffic(
     meter: Meter, who: Principal, door: str, scope: Scope, status: int, received: int, sent: int
 ) -> None:
-    """Count a request's bytes. What an endpoint was asked is the endpoint's, what a workload asks is the workload's."""
+    """Count a request's bytes. What an endpoint or function was asked is theirs, what a workload asks is the workload's."""
     workload, name = who.workload or door, "" if who.workload else door
+    if workload.startswith(
+        "function:"
+    ):  # its revisions act under names of their own, and are one on the bill
+        workload = workload.rpartition(":")[0]
     if status < 400 and scope["method"] == "POST":
         asked = _ASKED.match(scope["raw_path"])
         if asked is not None:
-            name = unquote_to_bytes(asked[1] or asked[2]).decode(errors="backslashreplace")
-            workload = f"endpoint:{name}"
+            name = unquote_to_bytes(asked[1] or asked[2] or asked[3]).decode(errors="backslashreplace")
+            workload = f"function:{name}" if asked[3] else f"endpoint:{name}"
     meter.count((who.project_id, who.name, workload, name, door), received, sent)

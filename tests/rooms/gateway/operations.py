@@ -207,6 +207,25 @@ NATIVE: dict[tuple[str, str], Route] = {
         "viewer", f"{P}/endpoints/ep/invocations", 404, json={"inputs": [[1.0]]}
     ),
     ("DELETE", f"{P}/endpoints/{{name}}"): Route("editor", f"{P}/endpoints/ep", 404),
+    # functions (there is none, as with endpoints)
+    ("GET", f"{P}/functions"): Route("viewer", f"{P}/functions"),
+    ("POST", f"{P}/functions"): Route(
+        "editor", f"{P}/functions", 404, json={"name": "fn", "target": "a.py:f", "snapshot": "0" * 64}
+    ),
+    ("GET", f"{P}/functions/{{name}}"): Route("viewer", f"{P}/functions/fn", 404),
+    ("GET", f"{P}/functions/{{name}}/revisions"): Route("viewer", f"{P}/functions/fn/revisions", 404),
+    ("GET", f"{P}/functions/{{name}}/logs"): Route("viewer", f"{P}/functions/fn/logs", 404),
+    ("GET", f"{P}/functions/{{name}}/invocations"): Route("viewer", f"{P}/functions/fn/invocations", 404),
+    ("GET", f"{P}/functions/{{name}}/invocations/{{invocation_id}}"): Route(
+        "viewer", f"{P}/functions/fn/invocations/inv_1", 404
+    ),
+    ("GET", f"{P}/functions/{{name}}/invocations/{{invocation_id}}/log"): Route(
+        "viewer", f"{P}/functions/fn/invocations/inv_1/log", 404
+    ),
+    ("POST", f"{P}/functions/{{name}}/invocations/{{invocation_id}}/retry"): Route(
+        "editor", f"{P}/functions/fn/invocations/inv_1/retry", 404
+    ),
+    ("DELETE", f"{P}/functions/{{name}}"): Route("editor", f"{P}/functions/fn", 404),
     ("GET", "/predictions/{prediction_id}"): Route("viewer", "/predictions/pr_none", 404),
     ("GET", "/predictions/{prediction_id}/why"): Route("viewer", "/predictions/pr_none/why", 404),
     # people (what is about one's own account is for people alone: no key of a service may)
@@ -393,6 +412,9 @@ OTHERS = [
     Operation("openai", "POST", "/v1/completions", "viewer", 404, json={"model": "ep", "prompt": "x"}),
     Operation("openai", "POST", "/v1/chat/completions", "viewer", 404,
               json={"model": "ep", "messages": [{"role": "user", "content": "x"}]}),
+    Operation("functions", "POST", "/f/alpha/fn", "viewer", 404, json={}),
+    Operation("functions", "POST", "/f/alpha/fn?async=1", "viewer", 404, json={}),
+    Operation("functions", "GET", "/f/alpha/fn/invocations/inv_1", "viewer", 404),
     Operation("operations", "GET", "/healthz", "anybody", foreign=200),
     Operation("operations", "GET", "/readyz", "anybody", foreign=200),
     Operation("mlflow", "GET", "/version", "anybody", foreign=200),

@@ -98,6 +98,8 @@ def check_dialect(operation: Operation, answer: Answer, s3: str, iceberg: str, m
     elif operation.door == "openai":
         error = answer.json()["error"]
         assert (error["type"], set(error)) == ("invalid_request_error", {"message", "type", "param", "code"})
+    elif operation.door == "functions":
+        assert answer.json()["error"]["request_id"]
     else:
         assert set(answer.json()) == {"error"}
         assert isinstance(answer.json()["error"], str)

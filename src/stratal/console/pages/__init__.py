@@ -3,6 +3,7 @@
 from stratal.console.pages import (
     audit,
     endpoints,
+    functions,
     jobs,
     models,
     nodes,
@@ -39,6 +40,9 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/tables/{table}/snapshots/{snapshot}": tables.snapshot,
     "/projects/{project}/endpoints": endpoints.endpoints,
     "/projects/{project}/endpoints/{endpoint}": endpoints.endpoint,
+    "/projects/{project}/functions": functions.functions,
+    "/projects/{project}/functions/{function}": functions.function,
+    "/projects/{project}/functions/{function}/invocations/{invocation}": functions.invocation,
     "/projects/{project}/runs": runs.runs,
     "/projects/{project}/runs/{run}": runs.run,
     "/projects/{project}/sweeps": sweeps.sweeps,

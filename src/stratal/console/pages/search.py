@@ -65,6 +65,7 @@ NOUNS: Sequence[_Noun] = (
     _named("table", "tables"),
     _named("model", "models"),
     _named("endpoint", "endpoints"),
+    _named("function", "functions"),
     _named("bucket", "buckets"),
     _Noun(
         "repository",

@@ -95,6 +95,10 @@ async def body(request: Request, model: type[B]) -> B:
     except ValidationError as error:
         problems = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()[:5]]
         raise Invalid("The request is not valid: " + "; ".join(problems), reason="bad_body") from error
+    except AttributeError as error:  # pyiceberg looks into properties before it knows that they are an object
+        raise Invalid(
+            "The request is not valid: properties are an object of text.", reason="bad_body"
+        ) from error
 
 
 async def read(request: Request, limit: int) -> bytes:

@@ -1,0 +1,75 @@
+"""Functions in memory: what the path of a request needs to know. `rollout` and `service` tell of every change."""
+
+from dataclasses import replace
+from typing import Any
+
+from stratal.ai.functions.model import Function, Revision
+from stratal.ai.functions.runtime import FunctionReplica
+from stratal.compute.services.service import Service
+from stratal.kernel.errors import NotFound
+
+FunctionService = Service[FunctionReplica]
+
+
+class Live:
+    """A function. `active` answers, by `service`; `deploying` is the newest revision that is not ready yet."""
+
+    def __init__(self, function: Function) -> None:
+        self.function = function
+        self.active: Revision | None = None
+        self.service: FunctionService | None = None
+        self.deploying: Revision | None = None
+        self.failure = ""
+
+
+class Registry:
+    """Every function of the instance, by project and name."""
+
+    def __init__(self) -> None:
+        self._live: dict[tuple[str, str], Live] = {}
+        self._named: dict[tuple[str, str], Live] = {}
+
+    def put(self, live: Live) -> None:
+        self._live[live.function.project_id, live.function.name] = live
+        self._named[live.function.project, live.function.name] = live
+
+    def drop(self, live: Live) -> None:
+        self._live.pop((live.function.project_id, live.function.name), None)
+        self._named.pop((live.function.project, live.function.name), None)
+
+    def find(self, project_id: str, name: str) -> Live | None:
+        return self._live.get((project_id, name))
+
+    def get(self, project_id: str, name: str) -> Live:
+        """Raises `NotFound`."""
+        live = self.find(project_id, name)
+        if live is None:
+            raise no_such_function(name)
+        return live
+
+    def named(self, project: str, name: str) -> Live | None:
+        """The function with this name in the project with this name."""
+        return self._named.get((project, name))
+
+    def public(self, project: str, name: str) -> Live | None:
+        """The function that anybody may call under these names; None: there is none, or it is not public."""
+        live = self.named(project, name)
+        return live if live is not None and live.active is not None and live.active.wishes.public else None
+
+    def by_id(self, function_id: str) -> Live | None:
+        return next((live for live in self._live.values() if live.function.id == function_id), None)
+
+    def all(self) -> list[Live]:
+        return list(self._live.values())
+
+    def change(self, live: Live, **values: Any) -> None:
+        """Note changed columns of the function's row."""
+        live.function = replace(live.function, **values)
+
+
+def no_such_function(name: str) -> NotFound:
+    return NotFound(
+        f"There is no function {name[:100]!r} in this project.",
+        hint="List them with: stratal function ls",
+        reason="no_such_function",
+    )

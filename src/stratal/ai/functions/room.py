@@ -1,0 +1,78 @@
+"""The room's services, made together from what they stand on: the wiring calls `furnish` once."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Connection
+
+from stratal.ai.functions import records
+from stratal.ai.functions.blueprint import Foundry
+from stratal.ai.functions.calling import Calling
+from stratal.ai.functions.invocations import Invocations
+from stratal.ai.functions.journal import Journal
+from stratal.ai.functions.later import Later
+from stratal.ai.functions.layout import Layouts
+from stratal.ai.functions.live import Registry
+from stratal.ai.functions.model import KIND
+from stratal.ai.functions.rollout import Rollouts
+from stratal.ai.functions.runtime import Program
+from stratal.ai.functions.service import Functions
+from stratal.compute.environments import Environments
+from stratal.compute.launching import ClientEnv
+from stratal.compute.services.model import ServiceName
+from stratal.compute.services.services import Services
+from stratal.compute.snapshots import Snapshots
+from stratal.identity.keys import Keys
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    functions: Functions
+    calling: Calling
+    invocations: Invocations
+    registry: Registry
+    rollouts: Rollouts
+    later: Later
+    journal: Journal
+
+    async def start(self) -> None:
+        await self.rollouts.start()
+        await self.later.start()
+
+    async def close(self) -> None:
+        """Let go; replicas go on and are found again."""
+        await self.later.close()
+        await self.rollouts.close()
+        await self.journal.flush()
+
+
+def furnish(
+    database: Database,
+    keys: Keys,
+    environments: Environments,
+    snapshots: Snapshots,
+    services: Services,
+    program: Program,
+    client_env: ClientEnv,
+    clock: Clock,
+    *,
+    layouts: Path,
+) -> Room:
+    """`layouts` is a folder of this machine for functions' code; `client_env` points a function's clients at us."""
+    registry = Registry()
+    laid_out = Layouts(layouts, snapshots)
+    foundry = Foundry(environments, laid_out, keys, program, client_env)
+    rollouts = Rollouts(database, services, foundry, registry)
+    journal = Journal(database)
+    calling = Calling(journal, clock)
+    later = Later(database, registry, clock)
+    invocations = Invocations(database, registry, journal, later, clock)
+    functions = Functions(database, keys, snapshots, services, registry, rollouts, invocations, clock)
+    services.paid_by(KIND, _payer)
+    return Room(functions, calling, invocations, registry, rollouts, later, journal)
+
+
+def _payer(c: Connection, name: ServiceName) -> tuple[str, str]:
+    return records.payer_of(c, name.owner) or ("", name.owner)

@@ -1,0 +1,444 @@
+"""``stratal function``: deploy, ls, show, logs, invoke, invocations, retry, rm."""
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stratal.app.settings import home_directory
+from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
+from stratal.cli.run import requirements_of, tell_code, variable_of
+from stratal.cli.shown import Duration, Size, ago, lasted, note
+from stratal.sdk import Client
+from stratal.sdk import functions as sdk
+from stratal.sdk.client import error_of
+from stratal.sdk.worktree import TreeError, WorkTree, read_worktree
+
+_WORDS = {"preparing": "preparing environment and code", "starting": "loading the function"}
+DEPLOY_EPILOG = """
+\b
+Examples:
+  stratal function deploy app.py:handler
+  stratal function deploy app.py:handler --name score --with scikit-learn --timeout 30s
+  stratal function deploy app.py:handler --requirements requirements.txt --min 1 --public
+
+\b
+  def handler(event):            # event: the parsed JSON of the request's body
+      return {"hello": event["name"]}
+
+\b
+The code is the working tree as it lies there, as `stratal run` sends it. A deployment is a new revision: it
+takes over when it has loaded, and when it cannot, the one before goes on answering.
+"""
+
+
+@click.group(epilog="Examples: stratal function deploy app.py:handler · stratal function invoke handler '{}'")
+def function() -> None:
+    """Deploy Python functions that answer requests, call them, look at them."""
+
+
+@function.command("deploy", epilog=DEPLOY_EPILOG)
+@click.argument("target", metavar="FILE.py:FUNCTION")
+@click.option("--name", help="Its name (default: the function's).")
+@click.option(
+    "--min", "least", type=click.IntRange(0, 256), default=0, help="Replicas when nobody calls (default 0)."
+)
+@click.option(
+    "--max",
+    "most",
+    type=click.IntRange(1, 256),
+    help="At most so many replicas (default: --min, at least 1).",
+)
+@click.option(
+    "--max-concurrency",
+    type=click.IntRange(1, 256),
+    default=8,
+    help="Calls at once in a replica (default 8).",
+)
+@click.option(
+    "--idle",
+    type=Duration(),
+    default="5m",
+    help="Stop a replica without calls after so long (default 5m; 0: never).",
+)
+@click.option("--timeout", type=Duration(), default="60s", help="End a call after so long (default 60s).")
+@click.option(
+    "--retries",
+    type=click.IntRange(0, 20),
+    default=3,
+    help="Try a call that nobody waits for again so often (default 3).",
+)
+@click.option(
+    "--memory", type=Size(), default="512MiB", help="Memory that a replica may use (default 512MiB)."
+)
+@click.option(
+    "-r",
+    "--requirements",
+    multiple=True,
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A file of requirements to install.",
+)
+@click.option(
+    "--with", "packages", multiple=True, metavar="PKG", help="A package to install, e.g. 'pandas>=2'."
+)
+@click.option(
+    "--env",
+    "variables",
+    multiple=True,
+    metavar="K=V",
+    help="A variable for the function; K alone passes yours on.",
+)
+@click.option("--public", is_flag=True, help="Anybody who reaches the platform may call it, without a key.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it answers, or failed.")
+@project_option
+@json_option
+def deploy(
+    target: str,
+    name: str | None,
+    least: int,
+    most: int | None,
+    max_concurrency: int,
+    idle: float,
+    timeout: float,
+    retries: int,
+    memory: int,
+    requirements: tuple[Path, ...],
+    packages: tuple[str, ...],
+    variables: tuple[str, ...],
+    public: bool,
+    wait: bool,
+    project: str | None,
+    as_json: bool,
+) -> None:
+    """Deploy a function of a file in this folder."""
+    env = dict(variable_of(text) for text in variables)
+    wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
+    try:
+        tree, target = _code(target)
+        client = Client(project=project)
+        tell_code(tree)
+        made = sdk.deploy(
+            client,
+            target,
+            tree=tree,
+            name=name or _name_of(target),
+            requirements=wanted,
+            env=env,
+            wait=wait,
+            said=None if as_json else lambda state: note(f"{_WORDS.get(state, state)} …"),
+            min=least,
+            max=most,
+            max_concurrency=max_concurrency,
+            idle_seconds=idle,
+            timeout_seconds=timeout,
+            retries=retries,
+            memory_bytes=memory,
+            public=public,
+        )
+    except TreeError as error:
+        print_error(error.message, error.hint)
+        raise SystemExit(1) from None
+    except OSError as error:
+        print_error(f"{error.filename or 'A file'} cannot be read: {error.strerror}.")
+        raise SystemExit(1) from None
+    latest = made["latest"]
+    if as_json:
+        print_json(made)
+    elif latest["state"] == "active":
+        click.echo(f"Function {made['name']} (revision {latest['number']}) answers at {made['url']}")
+        click.echo(f"Call it: stratal function invoke {made['name']} '{{}}'")
+    elif not wait:
+        click.echo(
+            f"Revision {latest['number']} of {made['name']} is on its way: stratal function show {made['name']}"
+        )
+    if wait and latest["state"] in {"failed", "superseded"}:
+        still = f"Revision {made['active']['number']} goes on answering." if made["active"] else ""
+        print_error(f"Revision {latest['number']} {latest['state']}: {latest['failure']}", still)
+        raise SystemExit(1)
+
+
+def _code(target: str) -> tuple[WorkTree, str]:
+    """The tree to send, and the target within its folder. Raises `TreeError`."""
+    file, colon, attribute = target.rpartition(":")
+    if not colon or not file or not attribute:
+        raise click.BadParameter(
+            "write the file and the function in it, as in app.py:handler", param_hint="FILE.py:FUNCTION"
+        )
+    folder = Path.cwd()
+    if file.endswith(".py"):
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise click.BadParameter(f"there is no file {file}", param_hint="FILE.py:FUNCTION")
+        if not path.is_relative_to(folder.resolve()):
+            folder = path.parent
+        file = path.relative_to(folder.resolve()).as_posix()
+    return read_worktree(folder, without=home_directory()), f"{file}:{attribute}"
+
+
+def _name_of(target: str) -> str:
+    file, _, attribute = target.rpartition(":")
+    word = (
+        attribute
+        if attribute != "handler"
+        else Path(file).stem
+        if file.endswith(".py")
+        else file.split(".")[-1]
+    )
+    return re.sub(r"^[^A-Za-z0-9]+|[^A-Za-z0-9]+$", "", word.replace(".", "-")) or "function"
+
+
+@function.command("ls", epilog="Example: stratal function ls --json")
+@project_option
+@json_option
+def ls(project: str | None, as_json: bool) -> None:
+    """List the project's functions."""
+    client = Client(project=project)
+    found = client.get(client.path("/functions"))
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["Name", "State", "Function", "Revision", "Replicas", "Address"],
+        [
+            (
+                f["name"] + (" (public)" if f["public"] else ""),
+                f["state"],
+                f["target"],
+                f["revision"],
+                f["replicas"],
+                f["url"],
+            )
+            for f in found["functions"]
+        ],
+        empty="No functions yet. Deploy one with: stratal function deploy app.py:handler",
+        right=(3, 4),
+    )
+
+
+@function.command("show")
+@click.argument("name")
+@project_option
+@json_option
+def show(name: str, project: str | None, as_json: bool) -> None:
+    """Show what function NAME runs, how it does, and how to call it."""
+    client = Client(project=project)
+    seen = sdk.get(client, name)
+    if as_json:
+        print_json(seen)
+        return
+    revision = seen["active"] or seen["latest"]
+    source = revision["source"]
+    code = revision["snapshot"][:12] + (f", commit {source['commit'][:12]}" if source.get("commit") else "")
+    code += ", with uncommitted changes" if source.get("commit") and source.get("dirty") else ""
+    counted = ", ".join(f"{count} {state}" for state, count in seen["invocations"].items() if count)
+    lines = [
+        ("Function", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
+        ("Runs", f"{revision['target']} (revision {revision['number']}, code {code})"),
+        ("Environment", revision["environment"] or "-"),
+        ("Callable by", "anybody" if revision["public"] else "keys of the project"),
+        (
+            "Calls",
+            f"{revision['max_concurrency']} at once in a replica, {lasted(revision['timeout_seconds'])} each",
+        ),
+        ("Replicas", f"{seen['replicas']} now, {revision['min']} to {revision['max']}, {_idle(revision)}"),
+        ("Memory", human_bytes(revision["memory_bytes"])),
+        ("Invocations", counted or "none yet"),
+    ]
+    if seen["latest"]["state"] == "failed":
+        lines.append(("Failed", f"revision {seen['latest']['number']}: {seen['latest']['failure']}"))
+    elif seen["failure"]:
+        lines.append(("Trouble", seen["failure"]))
+    for label, text in lines:
+        click.echo(f"{label + ':':<13}{text}")
+    click.echo(
+        f"\nCall it:\n  stratal function invoke {name} '{{}}'\n"
+        f'  curl -s {seen["url"]} -H "Authorization: Bearer $STRATAL_API_KEY" '
+        "-H 'Content-Type: application/json' -d '{}'"
+    )
+
+
+def _idle(revision: dict[str, Any]) -> str:
+    if not revision["idle_seconds"]:
+        return "never stopped for being idle"
+    return f"stopped after {lasted(revision['idle_seconds'])} without calls"
+
+
+@function.command(
+    "invoke", epilog="Examples: stratal function invoke score '{\"x\": 1}' · … --later · … @input.json"
+)
+@click.argument("name")
+@click.argument("body", default="", metavar="[JSON|@FILE|-]")
+@click.option(
+    "--later", is_flag=True, help="Do not wait: have it called, tried again if need be, and print its id."
+)
+@click.option(
+    "--type", "content_type", default="application/json", show_default=True, help="The body's content type."
+)
+@project_option
+@json_option
+def invoke(name: str, body: str, later: bool, content_type: str, project: str | None, as_json: bool) -> None:
+    """Call function NAME and print its answer as it comes."""
+    client = Client(project=project)
+    data = _body(body)
+    if later:
+        made = sdk.invoke_later(client, name, data, content_type)
+        if as_json:
+            print_json(made)
+        else:
+            click.echo(made["id"])
+            note(f"What comes of it: stratal function invocations {name}")
+        return
+    with sdk.stream(client, name, data, content_type) as answer:
+        if answer.is_error:
+            answer.read()
+            raise error_of(answer)
+        kind = answer.headers.get("content-type", "")
+        if as_json:
+            text = answer.read()
+            told = {
+                "id": answer.headers["x-stratal-invocation-id"],
+                "status": answer.status_code,
+                "type": kind,
+            }
+            print_json(
+                told
+                | (
+                    {"result": answer.json()}
+                    if kind == "application/json"
+                    else {"text": text.decode(errors="replace")}
+                )
+            )
+            return
+        last = b""
+        for chunk in answer.iter_bytes():
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            last = chunk[-1:] or last
+    if last != b"\n" and os.isatty(sys.stdout.fileno()):
+        click.echo()
+
+
+def _body(text: str) -> bytes:
+    if text == "-":
+        return sys.stdin.buffer.read()
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_bytes()
+        except OSError as error:
+            raise click.BadParameter(
+                f"{text[1:]} cannot be read: {error.strerror}", param_hint="JSON"
+            ) from None
+    return text.encode()
+
+
+@function.command("invocations", epilog="Examples: stratal function invocations score --state dead")
+@click.argument("name")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(["queued", "running", "succeeded", "failed", "dead"]),
+    help="Only those in this state.",
+)
+@click.option("--limit", type=click.IntRange(1, 1000), default=30, show_default=True, help="How many.")
+@project_option
+@json_option
+def invocations(name: str, states: tuple[str, ...], limit: int, project: str | None, as_json: bool) -> None:
+    """List what function NAME was asked, newest first."""
+    client = Client(project=project)
+    found = client.get(sdk.path(client, name, "/invocations"), state=list(states) or None, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    print_table(
+        ["Id", "State", "Made", "Took", "Tries", "By", "Caller", "Error"],
+        [
+            (
+                i["id"],
+                i["state"],
+                ago(i["created_at"]),
+                "" if i["seconds"] is None else lasted(i["seconds"]),
+                i["attempt"],
+                i["trigger"],
+                i["caller"] or "anybody",
+                (i["error"] or {}).get("message", "")[:80],
+            )
+            for i in found["invocations"]
+        ],
+        empty="No invocations."
+        if states
+        else f"Nobody called it yet. Call it: stratal function invoke {name} '{{}}'",
+        right=(3, 4),
+    )
+
+
+@function.command(
+    "logs", epilog="Examples: stratal function logs score · stratal function logs score inv_01k…"
+)
+@click.argument("name")
+@click.argument("invocation", default="")
+@click.option(
+    "--limit", type=click.IntRange(1, 100), default=10, show_default=True, help="So many newest calls."
+)
+@project_option
+@json_option
+def logs(name: str, invocation: str, limit: int, project: str | None, as_json: bool) -> None:
+    """Print what function NAME's newest calls wrote, or one INVOCATION, and what its replica wrote beside them."""
+    client = Client(project=project)
+    if invocation:
+        found = [client.get(sdk.path(client, name, f"/invocations/{invocation}"))]
+        replica, beside = None, ""
+    else:
+        found = client.get(sdk.path(client, name, "/invocations"), limit=limit)["invocations"][::-1]
+        with client.stream("GET", sdk.path(client, name, "/logs")) as answer:
+            beside, replica = answer.read().decode(errors="replace"), answer.headers.get("x-stratal-replica")
+    told = [(i, _log(client, name, i["id"]) if i["log_bytes"] else "") for i in found]
+    if as_json:
+        written = [{"id": i["id"], "state": i["state"], "log": text} for i, text in told]
+        print_json({"name": name, "replica": replica, "log": beside, "invocations": written})
+        return
+    if beside:
+        note(f"Replica {replica}:")
+        click.echo(beside.rstrip("\n"))
+    for i, text in told:
+        if not invocation:
+            note(f"{i['id']}, {ago(i['created_at'])}, {i['state']}:")
+        if text:
+            click.echo(text.rstrip("\n"))
+
+
+def _log(client: Client, name: str, invocation_id: str) -> str:
+    with client.stream("GET", sdk.path(client, name, f"/invocations/{invocation_id}/log")) as answer:
+        return answer.read().decode(errors="replace")
+
+
+@function.command("retry")
+@click.argument("name")
+@click.argument("invocation")
+@project_option
+@json_option
+def retry(name: str, invocation: str, project: str | None, as_json: bool) -> None:
+    """Have a dead INVOCATION of function NAME run again, as if it were new."""
+    client = Client(project=project)
+    made = client.post(sdk.path(client, name, f"/invocations/{invocation}/retry"))
+    if as_json:
+        print_json(made)
+    else:
+        click.echo(f"It runs again. What comes of it: stratal function invocations {name}")
+
+
+@function.command("rm")
+@click.argument("name")
+@project_option
+@json_option
+def remove(name: str, project: str | None, as_json: bool) -> None:
+    """Remove function NAME; calls that wait for it end as dead."""
+    client = Client(project=project)
+    client.delete(sdk.path(client, name))
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"Removed function {name}.")

@@ -1,0 +1,265 @@
+"""``/api/v1/projects/{project}/functions``: deploying, looking, what came of calls. They are called at ``/f/…``."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field
+from starlette.responses import Response
+
+from stratal.ai.functions.invocations import MOST_AT_ONCE, Invocations
+from stratal.ai.functions.model import Deployment, FunctionView, Invocation, InvocationState, Revision, Wishes
+from stratal.ai.functions.service import Functions
+from stratal.compute.services.model import ReplicaInfo
+from stratal.gateway.native.bodies import Strict, body_of, read_model
+from stratal.gateway.native.door import caller
+from stratal.identity.model import Principal
+from stratal.identity.projects import Projects
+from stratal.kernel.clock import iso
+from stratal.kernel.errors import TooLarge
+
+Who = Annotated[Principal, Depends(caller)]
+MAX_BODY = 2 << 20
+MOST_SECONDS_OF_WAITING = 55.0
+_PLAIN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+_DEFAULT = Wishes()
+
+
+class NewSource(Strict):
+    """Where the code came from, as the deployer's git says."""
+
+    kind: str = Field(default="none", max_length=20)
+    commit: str | None = Field(default=None, max_length=200)
+    branch: str | None = Field(default=None, max_length=1000)
+    remote: str | None = Field(default=None, max_length=1000)
+    dirty: bool = False
+
+
+class NewFunction(Strict):
+    name: str
+    target: str = Field(description="The file and the function in it: app.py:handler")
+    snapshot: str = Field(description="The id of a code snapshot.")
+    cwd: str = Field(default="", description="The folder of the snapshot that `target` lies in.")
+    source: NewSource = Field(default_factory=NewSource)
+    requirements: str = ""
+    env: dict[str, str] = Field(default_factory=dict)
+    min: int = Field(default=_DEFAULT.least, description="So many replicas, also when nobody calls.")
+    max: int | None = Field(default=None, description="At most so many replicas. Default: `min`, at least 1.")
+    max_concurrency: int = Field(default=_DEFAULT.concurrency, description="Calls at once in one replica.")
+    idle_seconds: float = Field(
+        default=_DEFAULT.idle_seconds,
+        description="A replica without calls is stopped after so long; 0: never.",
+    )
+    timeout_seconds: float = Field(default=_DEFAULT.timeout_seconds, description="How long a call may take.")
+    retries: int = Field(default=_DEFAULT.retries, description="How often a later call is tried again.")
+    memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What a replica may use.")
+    public: bool = Field(default=False, description="Anybody may call it, without a key.")
+
+
+def router(functions: Functions, invocations: Invocations, projects: Projects, url: str) -> APIRouter:
+    """`url` is the instance's address, shown in how to call a function."""
+    api = APIRouter(tags=["functions"])
+
+    @api.get("/projects/{project}/functions")
+    async def list_functions(who: Who, project: str) -> dict[str, object]:
+        place = await projects.get(who, project)
+        return {"functions": [_brief(view, url) for view in await functions.list(who, place.id)]}
+
+    @api.post("/projects/{project}/functions", status_code=202, openapi_extra=body_of(NewFunction))
+    async def deploy_function(request: Request, who: Who, project: str) -> dict[str, object]:
+        """Deploy code as a new revision. It answers when it has loaded; until then the one before does."""
+        place = await projects.get(who, project)
+        body = await read_model(request, NewFunction, MAX_BODY)
+        return _full(await functions.deploy(who, place, _deployment(body)), url)
+
+    @api.get("/projects/{project}/functions/{name}")
+    async def get_function(who: Who, project: str, name: str) -> dict[str, object]:
+        place = await projects.get(who, project)
+        view = await functions.get(who, place.id, name)
+        counts = await invocations.counts(who, place.id, name)
+        replicas = await functions.replicas(who, place.id, name)
+        running = [_replica(replica) for replica in replicas if replica.ended_at is None]
+        states = {state.value: counts.get(state.value, 0) for state in InvocationState}
+        return {**_full(view, url), "invocations": states, "running": running}
+
+    @api.get("/projects/{project}/functions/{name}/revisions")
+    async def list_function_revisions(who: Who, project: str, name: str) -> dict[str, object]:
+        """The function's revisions, newest first."""
+        place = await projects.get(who, project)
+        return {"revisions": [_revision(r) for r in await functions.revisions(who, place.id, name)]}
+
+    @api.get("/projects/{project}/functions/{name}/logs")
+    async def read_function_log(who: Who, project: str, name: str) -> Response:
+        """What the function's newest replica wrote outside of calls, at most the first MiB."""
+        place = await projects.get(who, project)
+        replica, text = await functions.logs(who, place.id, name)
+        headers = dict(_PLAIN)
+        if replica is not None:
+            headers["X-Stratal-Replica"] = replica.id
+        return Response(text, 200, headers, "text/plain; charset=utf-8")
+
+    @api.get("/projects/{project}/functions/{name}/invocations")
+    async def list_invocations(
+        who: Who,
+        project: str,
+        name: str,
+        state: Annotated[list[InvocationState] | None, Query()] = None,
+        before: Annotated[str | None, Query(max_length=100)] = None,
+        limit: Annotated[int, Query(ge=1, le=MOST_AT_ONCE)] = 100,
+    ) -> dict[str, object]:
+        """What the function was asked, newest first; `next` is the `before` of the next page, null at the end."""
+        place = await projects.get(who, project)
+        page = await invocations.list(who, place.id, name, states=state or (), before=before, limit=limit)
+        return {"invocations": [_invocation(i) for i in page.invocations], "next": page.more_before}
+
+    @api.get("/projects/{project}/functions/{name}/invocations/{invocation_id}")
+    async def get_invocation(
+        who: Who,
+        project: str,
+        name: str,
+        invocation_id: str,
+        wait: Annotated[float, Query(ge=0, description="Wait up to so many seconds for its end.")] = 0,
+    ) -> dict[str, object]:
+        place = await projects.get(who, project)
+        seconds = min(wait, MOST_SECONDS_OF_WAITING)
+        return _invocation(await invocations.get(who, place.id, name, invocation_id, wait_seconds=seconds))
+
+    @api.get("/projects/{project}/functions/{name}/invocations/{invocation_id}/log")
+    async def read_invocation_log(who: Who, project: str, name: str, invocation_id: str) -> Response:
+        """What the call wrote (of a later call, in its last attempt), at most 64 KiB."""
+        place = await projects.get(who, project)
+        text = await invocations.log(who, place.id, name, invocation_id)
+        return Response(text, 200, _PLAIN, "text/plain; charset=utf-8")
+
+    @api.post("/projects/{project}/functions/{name}/invocations/{invocation_id}/retry")
+    async def retry_invocation(who: Who, project: str, name: str, invocation_id: str) -> dict[str, object]:
+        """Have a dead invocation run again, as if it were new."""
+        place = await projects.get(who, project)
+        return _invocation(await invocations.retry(who, place.id, name, invocation_id))
+
+    @api.delete("/projects/{project}/functions/{name}", status_code=204)
+    async def remove_function(who: Who, project: str, name: str) -> None:
+        """Remove the function; calls that wait for it end as dead."""
+        place = await projects.get(who, project)
+        await functions.remove(who, place.id, name)
+
+    return api
+
+
+def _deployment(body: NewFunction) -> Deployment:
+    if len(body.env) > 1000:
+        raise TooLarge("A function may be given 1000 variables.")
+    return Deployment(
+        name=body.name,
+        target=body.target,
+        snapshot_id=body.snapshot,
+        cwd=body.cwd,
+        source=body.source.model_dump(),
+        requirements=body.requirements,
+        env=body.env,
+        wishes=Wishes(
+            least=body.min,
+            most=max(1, body.min) if body.max is None else body.max,
+            concurrency=body.max_concurrency,
+            idle_seconds=body.idle_seconds,
+            timeout_seconds=body.timeout_seconds,
+            retries=body.retries,
+            memory_bytes=body.memory_bytes,
+            public=body.public,
+        ),
+    )
+
+
+# -- shapes --------------------------------------------------------------------------------------
+
+
+def _brief(view: FunctionView, url: str) -> dict[str, object]:
+    function, revision = view.function, view.active or view.latest
+    return {
+        "name": function.name,
+        "project": function.project,
+        "state": view.state,
+        "failure": view.failure,
+        "target": revision.target,
+        "revision": revision.number,
+        "public": revision.wishes.public,
+        "replicas": view.replicas,
+        "in_flight": view.in_flight,
+        "url": f"{url}/f/{function.project}/{function.name}",
+        "created_at": iso(function.created_at),
+        "created_by": function.created_by,
+    }
+
+
+def _full(view: FunctionView, url: str) -> dict[str, object]:
+    return {
+        **_brief(view, url),
+        "id": view.function.id,
+        "active": None if view.active is None else _revision(view.active),
+        "latest": _revision(view.latest),
+    }
+
+
+def _revision(revision: Revision) -> dict[str, object]:
+    wishes = revision.wishes
+    return {
+        "number": revision.number,
+        "seq": revision.seq,
+        "state": revision.state,
+        "failure": revision.failure,
+        "target": revision.target,
+        "snapshot": revision.snapshot_id,
+        "cwd": revision.cwd,
+        "source": dict(revision.source),
+        "requirements": revision.requirements.splitlines(),
+        "environment": revision.environment_id,
+        "env": dict.fromkeys(revision.env, "…"),
+        "workload": revision.workload,
+        "min": wishes.least,
+        "max": wishes.most,
+        "max_concurrency": wishes.concurrency,
+        "idle_seconds": wishes.idle_seconds,
+        "timeout_seconds": wishes.timeout_seconds,
+        "retries": wishes.retries,
+        "memory_bytes": wishes.memory_bytes,
+        "public": wishes.public,
+        "created_at": iso(revision.created_at),
+        "created_by": revision.created_by,
+    }
+
+
+def _replica(replica: ReplicaInfo) -> dict[str, object]:
+    return {
+        "id": replica.id,
+        "version": replica.service.version,
+        "started_at": iso(replica.started_at),
+        "ready_at": None if replica.ready_at is None else iso(replica.ready_at),
+        "isolation": replica.isolation,
+    }
+
+
+def _invocation(invocation: Invocation) -> dict[str, object]:
+    return {
+        "id": invocation.id,
+        "state": invocation.state,
+        "trigger": invocation.trigger,
+        "caller": invocation.caller,
+        "status": invocation.status,
+        "error": invocation.error,
+        "attempt": invocation.attempt,
+        "failures": invocation.failures,
+        "revision_seq": invocation.revision,
+        "result_type": invocation.result_type,
+        "result_bytes": invocation.result_bytes,
+        "log_bytes": invocation.log_bytes,
+        "waits_until": None if invocation.waits_until is None else iso(invocation.waits_until),
+        "created_at": iso(invocation.created_at),
+        "started_at": None if invocation.started_at is None else iso(invocation.started_at),
+        "ended_at": None if invocation.ended_at is None else iso(invocation.ended_at),
+        "seconds": _seconds(invocation),
+    }
+
+
+def _seconds(invocation: Invocation) -> float | None:
+    if invocation.started_at is None or invocation.ended_at is None:
+        return None
+    return (invocation.ended_at - invocation.started_at) / 1000
