@@ -323,6 +323,9 @@ def answers(word: str) -> dict[str, Any]:
         "retries": 3,
         "memory_bytes": 1 << 29,
         "public": True,
+        "schedule": word,
+        "zone": word,
+        "on": [word],
         "created_at": at,
         "created_by": word,
     }

@@ -24,6 +24,8 @@ Examples:
   stratal function deploy app.py:handler
   stratal function deploy app.py:handler --name score --with scikit-learn --timeout 30s
   stratal function deploy app.py:handler --requirements requirements.txt --min 1 --public
+  stratal function deploy app.py:nightly --schedule '0 2 * * *' --zone Europe/Berlin
+  stratal function deploy app.py:ingest --on s3:incoming/scans/
 
 \b
   def handler(event):            # event: the parsed JSON of the request's body
@@ -91,6 +93,18 @@ def function() -> None:
     metavar="K=V",
     help="A variable for the function; K alone passes yours on.",
 )
+@click.option(
+    "--schedule",
+    metavar="CRON",
+    default="",
+    help="Call it by the clock, e.g. '30 7 * * 1-5': 7:30 on workdays.",
+)
+@click.option(
+    "--zone", default="UTC", show_default=True, help="The schedule's time zone, e.g. Europe/Berlin."
+)
+@click.option(
+    "--on", "triggers", multiple=True, metavar="s3:BUCKET/PREFIX", help="Call it with each new object below."
+)
 @click.option("--public", is_flag=True, help="Anybody who reaches the platform may call it, without a key.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it answers, or failed.")
 @project_option
@@ -108,6 +122,9 @@ def deploy(
     requirements: tuple[Path, ...],
     packages: tuple[str, ...],
     variables: tuple[str, ...],
+    schedule: str,
+    zone: str,
+    triggers: tuple[str, ...],
     public: bool,
     wait: bool,
     project: str | None,
@@ -136,6 +153,9 @@ def deploy(
             timeout_seconds=timeout,
             retries=retries,
             memory_bytes=memory,
+            schedule=schedule,
+            zone=zone,
+            on=list(triggers),
             public=public,
         )
     except TreeError as error:
@@ -244,6 +264,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
             f"{revision['max_concurrency']} at once in a replica, {lasted(revision['timeout_seconds'])} each",
         ),
         ("Replicas", f"{seen['replicas']} now, {revision['min']} to {revision['max']}, {_idle(revision)}"),
+        ("Called by", _sources(revision)),
         ("Memory", human_bytes(revision["memory_bytes"])),
         ("Invocations", counted or "none yet"),
     ]
@@ -258,6 +279,12 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         f'  curl -s {seen["url"]} -H "Authorization: Bearer $STRATAL_API_KEY" '
         "-H 'Content-Type: application/json' -d '{}'"
     )
+
+
+def _sources(revision: dict[str, Any]) -> str:
+    told = [f"the schedule {revision['schedule']} ({revision['zone']})"] if revision["schedule"] else []
+    told += [f"new objects in {trigger}" for trigger in revision["on"]]
+    return ", ".join(["whoever asks", *told])
 
 
 def _idle(revision: dict[str, Any]) -> str:

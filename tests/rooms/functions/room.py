@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from sqlalchemy import select
 
 from rooms.compute.room import HandEngine, ReadyEnvironments
 from stratal.ai.functions.calling import Asked
@@ -27,6 +28,7 @@ from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
+from stratal.identity.tables import projects
 from stratal.kernel.database import Database
 from stratal.kernel.events import Event, Events
 from stratal.stores.local import LocalBlobs
@@ -69,7 +71,7 @@ class HandExchange:
             world.kill(self._replica.id)
             self.ended = True
             raise Broken
-        if word in world.failing:
+        if isinstance(word, str) and word in world.failing:
             self.ended = True
             raise Failed(f"The function raised ValueError: {word}", type="ValueError")
         return Start(201 if word == "created" else 200, {"content-type": "application/json"}, None)
@@ -171,10 +173,9 @@ class Room:
 
     def __init__(self, home: Path, world: World) -> None:
         self.world = world
-        new = not (home / "room.db").exists()
         self.database = Database(home / "room.db")
         self.database.write_now(metadata.create_all)
-        if new:
+        if self.database.read_now(lambda c: c.execute(select(projects.c.id)).first()) is None:
             self.database.write_now(lambda c: insert_project(c, PLACE, "test"))
             self.database.write_now(lambda c: insert_project(c, Project("prj_b", "beta", 0), "test"))
         self.keys = Keys(self.database, MasterKey({1: b"k" * 32}), self.clock)
@@ -191,6 +192,7 @@ class Room:
             self.snapshots,
             self.services,
             HandProgram(world),
+            Events(self.database),
             lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
             self.clock,
             layouts=home / "functions",
@@ -204,6 +206,7 @@ class Room:
     def later(self, milliseconds: int) -> None:
         """Let time pass."""
         self.world.now += milliseconds
+        self.room.sources.kick()
         self.room.later.kick()
 
     async def start(self) -> None:

@@ -7,19 +7,23 @@ queued ──▶ running ──▶ succeeded
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 from stratal.compute.services.model import Needs, Scaling, ServiceName
 from stratal.kernel.errors import Invalid
+from stratal.kernel.schedules import check_schedule
 
 KIND = "function"
 """The kind of service that functions are."""
 MOST_TIMEOUT = 3600.0
 MOST_CONCURRENCY = 256
 MOST_RETRIES = 20
+MOST_TRIGGERS = 20
+MOST_DEPTH = 8
+"""So long may a chain of functions be that call one another by what they write."""
 _LONGEST_PAUSE_MS = 300_000
 _LOAD_SECONDS = 330.0
 
@@ -75,6 +79,11 @@ class Wishes:
     retries: int = 3
     memory_bytes: int = 512 << 20
     public: bool = False
+    schedule: str = ""
+    """Five fields of cron; "": none."""
+    zone: str = "UTC"
+    on: Sequence[str] = ()
+    """``s3:bucket/prefix``: new objects that it is called with."""
 
     @property
     def scaling(self) -> Scaling:
@@ -102,7 +111,28 @@ def check_wishes(wishes: Wishes) -> Wishes:
         raise Invalid("A call's time limit is 0.1 seconds to an hour.", reason="bad_timeout")
     if not 0 <= wishes.retries <= MOST_RETRIES:
         raise Invalid(f"A call may be tried again 0 to {MOST_RETRIES} times.", reason="bad_retries")
-    return wishes
+    schedule = " ".join(wishes.schedule.split())
+    if schedule:
+        check_schedule(schedule, wishes.zone)
+    if len(wishes.on) > MOST_TRIGGERS:
+        raise Invalid(f"A function may be called by {MOST_TRIGGERS} triggers.", reason="bad_trigger")
+    for word in wishes.on:
+        bucket_of(word)
+    return replace(wishes, schedule=schedule, on=list(dict.fromkeys(wishes.on)))
+
+
+def bucket_of(trigger: str) -> tuple[str, str]:
+    """The bucket and the prefix that ``s3:bucket/prefix`` means. Raises `Invalid`."""
+    match = re.fullmatch(
+        r"s3:(?://)?([a-z0-9][a-z0-9.-]{1,62})(?:/(.{0,1024}))?", trigger, re.ASCII | re.DOTALL
+    )
+    if match is None:
+        raise Invalid(
+            f"{trigger[:100]!r} names no objects.",
+            hint="Write the bucket and the beginning of the keys: s3:bucket/prefix",
+            reason="bad_trigger",
+        )
+    return match[1], match[2] or ""
 
 
 def check_target(target: str) -> str:

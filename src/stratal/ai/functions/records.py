@@ -18,10 +18,11 @@ from stratal.ai.functions.model import (
     RevisionState,
     Wishes,
 )
+from stratal.ai.functions.tables import function_dues, function_sources, functions
 from stratal.ai.functions.tables import function_invocations as calls
 from stratal.ai.functions.tables import function_revisions as revisions
-from stratal.ai.functions.tables import functions
 from stratal.identity.tables import projects
+from stratal.kernel.events import outbox
 
 KEPT = 1000
 """So many ended invocations of a function are remembered; as many dead ones beside them."""
@@ -248,6 +249,7 @@ _EMPTY: dict[str, Any] = {
     "dedupe": None,
     "query": "",
     "headers": "{}",
+    "depth": 0,
     "input": None,
     "result": None,
     "result_type": "",
@@ -418,7 +420,8 @@ def prune(c: Connection, function_id: str, keep: int = KEPT) -> None:
 def purge(c: Connection, project_id: str) -> None:
     """Remove every row of a project's functions."""
     of_project = select(functions.c.id).where(functions.c.project_id == project_id)
-    c.execute(delete(calls).where(calls.c.function_id.in_(of_project)))
+    for table in (calls, function_sources, function_dues):
+        c.execute(delete(table).where(table.c.function_id.in_(of_project)))
     c.execute(delete(revisions).where(revisions.c.function_id.in_(of_project)))
     c.execute(delete(functions).where(functions.c.project_id == project_id))
 
@@ -455,3 +458,8 @@ def removed(c: Connection, function_ids: Collection[str]) -> set[str]:
     """Which of these functions are not there any more, not even as removed ones (their project is gone)."""
     there = set(c.execute(select(functions.c.id).where(functions.c.id.in_(function_ids))).scalars())
     return set(function_ids) - there
+
+
+def last_event(c: Connection) -> int:
+    """The newest event of the outbox."""
+    return int(c.execute(select(func.coalesce(func.max(outbox.c.seq), 0))).scalar_one())

@@ -7,7 +7,7 @@ the server everything is found again: replicas that live are taken over, and rev
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from sqlalchemy import Connection
@@ -16,7 +16,9 @@ from stratal.ai.functions import records
 from stratal.ai.functions.blueprint import Foundry
 from stratal.ai.functions.live import FunctionService, Live, Registry
 from stratal.ai.functions.model import KIND, PENDING, Function, Revision, RevisionState
+from stratal.ai.functions.sources import put_source
 from stratal.compute.services.services import Services
+from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import StratalError
 from stratal.kernel.events import emit
@@ -27,11 +29,16 @@ log = logging.getLogger("stratal.functions")
 class Rollouts:
     """`start` before use; `close` lets go, and replicas go on alone until the next start."""
 
-    def __init__(self, database: Database, services: Services, foundry: Foundry, registry: Registry) -> None:
+    def __init__(
+        self, database: Database, services: Services, foundry: Foundry, registry: Registry, clock: Clock
+    ) -> None:
         self._database = database
         self._services = services
         self._foundry = foundry
         self._registry = registry
+        self._clock = clock
+        self.switched: Callable[[], None] = lambda: None
+        """Told whenever another revision answers."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._others: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -167,6 +174,7 @@ class Rollouts:
         def work(c: Connection) -> bool:
             if not records.activate(c, live.function.id, revision.seq):
                 return False
+            put_source(c, live.function.id, revision.wishes, self._clock(), records.last_event(c))
             self._tell(c, live, revision, "function.deployed")
             return True
 
@@ -178,6 +186,7 @@ class Rollouts:
         live.deploying = None
         self._registry.change(live, active_revision=revision.seq)
         self._tasks.pop(live.function.id, None)
+        self.switched()
         if old is not None and before is not None:
             self._aside(self._end(old, before))
         return True

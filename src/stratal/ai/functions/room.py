@@ -17,6 +17,7 @@ from stratal.ai.functions.model import KIND
 from stratal.ai.functions.rollout import Rollouts
 from stratal.ai.functions.runtime import Program
 from stratal.ai.functions.service import Functions
+from stratal.ai.functions.sources import Sources
 from stratal.compute.environments import Environments
 from stratal.compute.launching import ClientEnv
 from stratal.compute.services.model import ServiceName
@@ -25,6 +26,7 @@ from stratal.compute.snapshots import Snapshots
 from stratal.identity.keys import Keys
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
+from stratal.kernel.events import Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +38,16 @@ class Room:
     rollouts: Rollouts
     later: Later
     journal: Journal
+    sources: Sources
 
     async def start(self) -> None:
         await self.rollouts.start()
         await self.later.start()
+        await self.sources.start()
 
     async def close(self) -> None:
         """Let go; replicas go on and are found again."""
+        await self.sources.close()
         await self.later.close()
         await self.rollouts.close()
         await self.journal.flush()
@@ -55,6 +60,7 @@ def furnish(
     snapshots: Snapshots,
     services: Services,
     program: Program,
+    events: Events,
     client_env: ClientEnv,
     clock: Clock,
     *,
@@ -64,14 +70,16 @@ def furnish(
     registry = Registry()
     laid_out = Layouts(layouts, snapshots)
     foundry = Foundry(environments, laid_out, keys, program, client_env)
-    rollouts = Rollouts(database, services, foundry, registry)
+    rollouts = Rollouts(database, services, foundry, registry, clock)
     journal = Journal(database)
     calling = Calling(journal, clock)
     later = Later(database, registry, clock)
     invocations = Invocations(database, registry, journal, later, clock)
     functions = Functions(database, keys, snapshots, services, registry, rollouts, invocations, clock)
+    sources = Sources(database, events, registry, later, clock)
+    rollouts.switched = sources.kick
     services.paid_by(KIND, _payer)
-    return Room(functions, calling, invocations, registry, rollouts, later, journal)
+    return Room(functions, calling, invocations, registry, rollouts, later, journal, sources)
 
 
 def _payer(c: Connection, name: ServiceName) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from stratal.ai.functions.model import (
     check_wishes,
 )
 from stratal.ai.functions.rollout import Rollouts
+from stratal.ai.functions.sources import drop_source
 from stratal.compute.requirements import canonical
 from stratal.compute.services.model import Condition, ReplicaInfo
 from stratal.compute.services.services import Services
@@ -73,9 +74,13 @@ class Functions:
         check_name("function", asked.name)
         require(who, "functions.deploy", place.id, what=f"function {asked.name!r}")
         check_target(asked.target)
-        check_wishes(asked.wishes)
         check_env(asked.env)
-        asked = replace(asked, requirements=canonical(asked.requirements), cwd=cwd_of(asked.cwd))
+        asked = replace(
+            asked,
+            wishes=check_wishes(asked.wishes),
+            requirements=canonical(asked.requirements),
+            cwd=cwd_of(asked.cwd),
+        )
         await self._snapshots.get(place.id, asked.snapshot_id)
         await self._services.check(asked.wishes.scaling, asked.wishes.needs)
         function, revision = await self._database.write(lambda c: self._record(c, who, place, asked))
@@ -121,6 +126,7 @@ class Functions:
             records.supersede_pending(c, live.function.id, "The function was removed.")
             for revision in records.revisions_of(c, live.function.id):
                 self._keys.end_workload(c, revision.workload)
+            drop_source(c, live.function.id)
             records.give_up_waiting(c, live.function.id, "The function was removed.", now)
             emit(c, "function.removed", live.function.id, actor=who.actor, project_id=project_id, name=name)
 

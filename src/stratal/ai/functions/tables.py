@@ -75,6 +75,9 @@ function_invocations = Table(
     Column("content_type", Text, nullable=False),
     Column("query", Text, nullable=False),
     Column("headers", Text, nullable=False),  # JSON
+    Column(
+        "depth", Integer, nullable=False, server_default="0"
+    ),  # of a chain of functions that trigger one another
     Column("input", LargeBinary),  # of one that is run later
     Column("result", LargeBinary),  # of one that was run later
     Column("result_type", Text, nullable=False),
@@ -91,4 +94,31 @@ function_invocations = Table(
     UniqueConstraint("function_id", "dedupe"),
     Index("ix_function_invocations_function_id_state", "function_id", "state", "id"),
     Index("ix_function_invocations_state", "state", "waits_until"),
+)
+
+function_sources = Table(
+    "function_sources",
+    metadata,
+    # What calls a function besides people: of the revision that answers.
+    Column("function_id", Text, ForeignKey("functions.id"), primary_key=True),
+    Column("cron", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("looked_at", BigInteger, nullable=False),  # up to here, times that came were seen to
+    Column("triggers", Text, nullable=False),  # JSON [s3:bucket/prefix]
+    Column("since", BigInteger, nullable=False),  # events up to this one are not its
+)
+
+function_dues = Table(
+    "function_dues",
+    metadata,
+    # A time at which a function was called by its schedule: never twice.
+    Column("function_id", Text, ForeignKey("functions.id"), primary_key=True),
+    Column("due", BigInteger, primary_key=True),
+)
+
+function_cursors = Table(
+    "function_cursors",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("seq", BigInteger, nullable=False),  # events up to this one were seen to
 )

@@ -52,6 +52,11 @@ class NewFunction(Strict):
     timeout_seconds: float = Field(default=_DEFAULT.timeout_seconds, description="How long a call may take.")
     retries: int = Field(default=_DEFAULT.retries, description="How often a later call is tried again.")
     memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What a replica may use.")
+    schedule: str = Field(default="", description="Five fields of cron; empty: none.")
+    zone: str = Field(default="UTC", description="The schedule's time zone, e.g. Europe/Berlin.")
+    on: list[str] = Field(
+        default_factory=list, description="s3:bucket/prefix: new objects that it is called with."
+    )
     public: bool = Field(default=False, description="Anybody may call it, without a key.")
 
 
@@ -165,6 +170,9 @@ def _deployment(body: NewFunction) -> Deployment:
             retries=body.retries,
             memory_bytes=body.memory_bytes,
             public=body.public,
+            schedule=body.schedule,
+            zone=body.zone,
+            on=body.on,
         ),
     )
 
@@ -222,6 +230,9 @@ def _revision(revision: Revision) -> dict[str, object]:
         "retries": wishes.retries,
         "memory_bytes": wishes.memory_bytes,
         "public": wishes.public,
+        "schedule": wishes.schedule,
+        "zone": wishes.zone,
+        "on": list(wishes.on),
         "created_at": iso(revision.created_at),
         "created_by": revision.created_by,
     }
