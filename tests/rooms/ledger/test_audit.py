@@ -26,12 +26,16 @@ EDITOR = Principal(Kind.PERSON, "usr_3", "bob", "prj_a", "a", Role.EDITOR)
 
 
 class Book:
+    """Entries are named here by their places, 1, 2 …: the numbers of events differ between the databases."""
+
     def __init__(self, home: Path) -> None:
         self.database = Database(home / "room.db")
         self.database.write_now(metadata.create_all)
         self.head = home / "audit" / "head.json"
         self.head.parent.mkdir()
         self.audit = Audit(self.database, self.head.parent)
+        self.known: list[int] = []
+        """The numbers of the entries as they were written."""
 
     def change(self, number: int, project: str = "prj_a", actor: str = "person:ada") -> None:
         self.database.write_now(
@@ -39,12 +43,19 @@ class Book:
                 c, "thing.made", f"th_{number}", actor=actor, project_id=project, name=f"ä{number}"
             )
         )
+        self.known += [seq for seq in self.seqs() if seq not in self.known]
+
+    def at(self, place: int) -> int:
+        return self.known[place - 1]
+
+    def alter(self, c: Connection, column: str, value: object, place: int = 3) -> None:
+        c.execute(update(outbox).where(outbox.c.seq == self.at(place)).values({column: value}))
 
     def wrong_at(self) -> int | None:
         found = asyncio.run(self.audit.verify(ADMIN))
         assert found.holds == (found.wrong == "")
         assert found.holds or found.wrong_at is not None
-        return found.wrong_at
+        return None if found.wrong_at is None else self.known.index(found.wrong_at) + 1
 
     def seqs(self) -> list[int]:
         return self.database.read_now(
@@ -67,11 +78,7 @@ def test_an_untouched_chain_holds_and_grows(book: Book) -> None:
     book.change(7)
     assert book.wrong_at() is None
     found = asyncio.run(book.audit.verify(ADMIN))
-    assert (found.entries, found.unchained, found.kept_seq) == (7, 0, 6)
-
-
-def _alter(c: Connection, column: str, value: object) -> None:
-    c.execute(update(outbox).where(outbox.c.seq == 3).values({column: value}))
+    assert (found.entries, found.unchained, found.kept_seq) == (7, 0, book.at(6))
 
 
 @pytest.mark.parametrize(
@@ -82,19 +89,20 @@ def _alter(c: Connection, column: str, value: object) -> None:
     ],
 )  # fmt: skip
 def test_an_altered_entry_is_found(book: Book, column: str, value: object) -> None:
-    book.database.write_now(lambda c: _alter(c, column, value))
+    book.database.write_now(lambda c: book.alter(c, column, value))
     assert book.wrong_at() == 3
 
 
 @pytest.mark.parametrize(("removed", "found_at"), [(1, 2), (3, 4), (6, 6)])
 def test_a_removed_entry_is_found_the_last_too(book: Book, removed: int, found_at: int) -> None:
-    book.database.write_now(lambda c: c.execute(delete(outbox).where(outbox.c.seq == removed)))
+    book.database.write_now(lambda c: c.execute(delete(outbox).where(outbox.c.seq == book.at(removed))))
     assert book.wrong_at() == found_at
 
 
 def test_entries_that_changed_places_are_found(book: Book) -> None:
     def swap(c: Connection) -> None:
-        for old, new in ((2, 100), (3, 2), (100, 3)):
+        second, third = book.at(2), book.at(3)
+        for old, new in ((second, -1), (third, second), (-1, third)):
             c.execute(update(outbox).where(outbox.c.seq == old).values(seq=new))
 
     book.database.write_now(swap)
@@ -105,7 +113,7 @@ def test_a_log_written_anew_is_found_by_the_head_outside(book: Book) -> None:
     """Somebody who can compute hashes alters an entry and every hash behind it."""
 
     def forge(c: Connection) -> None:
-        _alter(c, "actor", "person:eve")
+        book.alter(c, "actor", "person:eve")
         before = ""
         for row in c.execute(select(outbox).order_by(outbox.c.seq)).all():
             before = link(before, dict(row._mapping))
@@ -113,7 +121,7 @@ def test_a_log_written_anew_is_found_by_the_head_outside(book: Book) -> None:
 
     book.database.write_now(forge)
     found = asyncio.run(book.audit.verify(ADMIN))
-    assert (found.wrong_at, "cut off" in found.wrong) == (6, True)
+    assert (found.wrong_at, "cut off" in found.wrong) == (book.at(6), True)
     book.head.write_text("nonsense")
     assert not asyncio.run(book.audit.verify(ADMIN)).holds
 
@@ -135,7 +143,9 @@ def test_entries_of_an_older_version_come_before_the_chain(tmp_path: Path) -> No
     book.change(4)
     found = asyncio.run(book.audit.verify(ADMIN))
     assert (found.holds, found.unchained, found.entries) == (True, 2, 4)
-    book.database.write_now(lambda c: _alter(c, "hash", None))  # to hide an entry among the unprotected ones
+    book.database.write_now(
+        lambda c: book.alter(c, "hash", None)
+    )  # to hide an entry among the unprotected ones
     assert book.wrong_at() == 4
     book.database.close()
 
@@ -192,7 +202,7 @@ def test_what_is_wanted(book: Book) -> None:
     assert ask(ADMIN, None, who="%") == []
     assert ask(ADMIN, None, what="th_3") == ["th_3"]
     assert len(ask(ADMIN, None, what="thing.")) == 7
-    assert ask(OWNER, "prj_a", before=3) == ["th_1", "th_0"]
+    assert ask(OWNER, "prj_a", before=book.at(3)) == ["th_1", "th_0"]
     assert ask(OWNER, "prj_a", since=2**50) == []
     for who, project, error in (
         (EDITOR, "prj_a", Denied),
