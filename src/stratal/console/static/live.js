@@ -113,10 +113,7 @@ function put(page) {
 }
 
 function show(page) {
-  // What a person filled in, and the answer to it, are theirs: news do not touch them.
-  const own = (node) => node.nodeType === Node.ELEMENT_NODE && node.hasAttribute("data-own");
-  const callbacks = { beforeNodeMorphed: (old) => !own(old) };
-  Idiomorph.morph(document.querySelector("#content"), page, { morphStyle: "outerHTML", callbacks });
+  Idiomorph.morph(document.querySelector("#content"), page, { morphStyle: "outerHTML" });
   htmx.process(document.querySelector("#content"));
   document.dispatchEvent(new Event("refreshed"));
 }
