@@ -113,16 +113,16 @@ def test_other_projects_jobs_do_not_exist_and_viewers_only_look(in_room: InRoom)
 
 def test_pages_and_states(in_room: InRoom) -> None:
     async def story(room: Room) -> None:
-        for _ in range(7):
-            await room.submit(cpus=2)
-        await room.until(await room.jobs.get(room.ann, "prj_a", 1), "running")
+        ids = [(await room.submit(cpus=2)).id for _ in range(7)]
+        assert ids == sorted(ids)  # they count up; not every number is given out
+        await room.until(await room.jobs.get(room.ann, "prj_a", ids[0]), "running")
         page = await room.jobs.list(room.ann, "prj_a", limit=3)
-        assert [job.id for job in page.jobs] == [7, 6, 5]
+        assert [job.id for job in page.jobs] == [ids[6], ids[5], ids[4]]
         page = await room.jobs.list(room.ann, "prj_a", limit=3, before=page.more_before)
         page = await room.jobs.list(room.ann, "prj_a", limit=3, before=page.more_before)
-        assert ([job.id for job in page.jobs], page.more_before) == ([1], None)
+        assert ([job.id for job in page.jobs], page.more_before) == ([ids[0]], None)
         running = await room.jobs.list(room.ann, "prj_a", states=[JobState.RUNNING])
-        assert [job.id for job in running.jobs] == [1]
+        assert [job.id for job in running.jobs] == [ids[0]]
 
     in_room(story)
 
