@@ -91,7 +91,7 @@ class Tenant:
 def state_of(tenant: Tenant) -> dict[str, list[tuple[Any, ...]]]:
     """Every row of every table that belongs to the project: what must be the same after a refused request.
 
-    But the books: the meter writes up to a minute later what the project itself has used before.
+    But what is written up to a minute later of the project's own use before: the books, and when a key was used.
     """
     database = sqlite3.connect(f"file:{tenant.server.home}/db/stratal.db?mode=ro", uri=True)
     try:
@@ -99,19 +99,19 @@ def state_of(tenant: Tenant) -> dict[str, list[tuple[Any, ...]]]:
             "select id from projects where name = ?", (tenant.project,)
         ).fetchone()
         names = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
+        columns = {
+            name: [column[1] for column in database.execute(f'pragma table_info("{name}")')] for name in names
+        }
         owned = [
-            name
-            for name in names
-            if name not in {"usage", "spending"}
-            and any(column[1] == "project_id" for column in database.execute(f'pragma table_info("{name}")'))
+            name for name in names if name not in {"usage", "spending"} and "project_id" in columns[name]
         ]
         assert {"buckets", "jobs", "runs", "model_versions", "tables", "outbox", "accesses"} <= set(owned)
-        return {
-            name: sorted(
-                database.execute(f'select * from "{name}" where project_id = ?', (project_id,)), key=repr
-            )
-            for name in owned
-        }
+        rows = {}
+        for name in owned:
+            shown = ", ".join(f'"{column}"' for column in columns[name] if column != "used_at")
+            query = f'select {shown} from "{name}" where project_id = ?'
+            rows[name] = sorted(database.execute(query, (project_id,)), key=repr)
+        return rows
     finally:
         database.close()
 
