@@ -41,6 +41,7 @@ from stratal.engines.ray.adapter import RayEngine
 from stratal.engines.ray.pool import prepare
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
+from stratal.gateway.budgets import refuse_beyond_budget
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.accounts import Accounts
 from stratal.gateway.console.door import ConsoleDoor
@@ -58,6 +59,7 @@ from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import audit as native_audit
+from stratal.gateway.native import budgets as native_budgets
 from stratal.gateway.native import catalog as native_catalog
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
@@ -95,6 +97,7 @@ from stratal.kernel.database import Database, is_ready
 from stratal.kernel.errors import Invalid
 from stratal.kernel.events import Events
 from stratal.ledger.audit import Audit
+from stratal.ledger.budgets import Budgets
 from stratal.ledger.cost import Costs
 from stratal.ledger.lineage import Lineage
 from stratal.ledger.meter import Meter
@@ -148,6 +151,8 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(audit.start)
     closes.append(audit.close)
     costs = Costs(database, meter, clock)
+    budgets = Budgets(database, clock, settings.currency)
+    meter.watch(budgets.watched, budgets.look)
     bearer = Authenticator(keys)
 
     # bytes: one store per owner, so that each may sweep its own for leftovers
@@ -197,6 +202,8 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(compute.close)
     for source in compute.running:
         meter.follow(source)
+    budgets.stop_with(compute.jobs.stop_projects)
+    budgets.stop_with(compute.services.suspend)
     objects = Objects(database, object_blobs, lineage, clock)
     uploads = Uploads(database, object_blobs, objects, clock)
     starts.append(objects.start)
@@ -287,11 +294,13 @@ def wire(settings: Settings, database: Database) -> Platform:
         objects.purge,
         compute.jobs.purge,
         lineage.purge,
+        budgets.purge,
         lambda _: collect_environments(),
     ]
     removal = Removal(database, keys, projects, clock, purges)
     starts.append(removal.resume)
 
+    starts.append(budgets.look)
     starts.append(meter.start)
     closes.append(meter.close)
 
@@ -305,6 +314,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_people.router(folk, projects, settings.url.partition("://")[2]),
             native_audit.router(audit, projects),
             native_cost.router(projects, costs, prices),
+            native_budgets.router(projects, budgets),
             native_jobs.router(compute.jobs, projects),
             native_code.router(compute.jobs, compute.snapshots, projects),
             native_quotas.router(compute.quotas, projects),
@@ -359,6 +369,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             any_address=settings.everywhere,
             count=partial(count_traffic, meter),
             deny=partial(put_on_record, audit),
+            gate=partial(refuse_beyond_budget, budgets),
         ),
         starts=starts,
         closes=closes,

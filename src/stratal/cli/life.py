@@ -221,6 +221,10 @@ def status(home: Path, as_json: bool) -> None:
             f"Running at {record['url']} (pid {record['pid']}, version {record['version']}), data in {place.root}"
         )
         click.echo(f"Records in {answer['database']}")
+        for one in _strained(str(record["url"]), place):
+            click.echo(
+                f"Budget of project {one['project']}: {one['state']}, {one['spent']} of {one['amount']} spent"
+            )
         print_table(
             ["Pid", "Memory", "Process"],
             [(p.pid, human_bytes(p.pss_bytes), p.command[:90]) for p in processes],
@@ -234,6 +238,17 @@ def status(home: Path, as_json: bool) -> None:
         click.echo(f"Nothing is running on {place.root}. Start it with: stratal up --detach")
     if not running:
         raise SystemExit(3)
+
+
+def _strained(url: str, place: Home) -> list[dict[str, str]]:
+    """The budgets of which most is spent; none when the platform cannot be asked right now."""
+    from stratal.sdk import ApiError, Client
+
+    try:
+        told = Client(url, place.admin_key.read_text().strip()).get("/budgets")["budgets"]
+    except (ApiError, Unavailable, OSError):
+        return []
+    return [one for one in told if one["state"] != "ok"]
 
 
 def _keeper_pids(place: Home) -> list[int]:

@@ -70,6 +70,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),
     "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job or endpoint."),
     "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
+    "budget": ("stratal.cli.budget", "What a project may spend in a month."),
     "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),
 }
 

@@ -1,7 +1,7 @@
 """Jobs: asking for work to be run, and what became of it. The `reconciler` runs it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
+from stratal.ledger.budgets import require_open
 
 _PURGE_SECONDS = 30.0
 MOST_AT_ONCE = 1000
@@ -94,7 +95,13 @@ class Jobs:
             await self._snapshots.get(project_id, spec.snapshot_id)
         elif spec.cwd:
             raise Invalid("Without code there is no folder to work in.", reason="bad_cwd")
-        await self._database.read(lambda c: _check_quota(c, project_id, spec))
+        now = self._clock()
+
+        def possible(c: Connection) -> None:
+            require_open(c, project_id, now)
+            _check_quota(c, project_id, spec)
+
+        await self._database.read(possible)
         return spec
 
     async def submit(
@@ -111,7 +118,7 @@ class Jobs:
         in the same write: what it records is there exactly when the job is, and what it raises undoes both.
         Raises `Invalid` for what makes no sense or could never fit on this machine or into the project's quota,
         `TooLarge`, `NotFound` for a snapshot or an earlier job that is not the project's, `Conflict` for an
-        earlier job that has failed already, `Denied`.
+        earlier job that has failed already, `OverBudget`, `Denied`.
         """
         spec = await self.check(who, project_id, spec)
         indices = None if spec.array is None else array_indices(spec.array)
@@ -135,6 +142,7 @@ class Jobs:
         }
 
         def work(c: Connection) -> Job:
+            require_open(c, project_id, now)
             _check_quota(c, project_id, spec)
             after = dependencies.named(c, project_id, spec.after)
             rows = [values] if indices is None else insert_members(c, values, indices, spec.parallel)
@@ -171,6 +179,10 @@ class Jobs:
         job = await self._database.write(work)
         self._reconciler.stop(job_id)
         return job
+
+    def stop_projects(self, why: Mapping[str, str]) -> None:
+        """Stop what runs in these projects, for good, each job with its grace: it fails, for the reason given."""
+        self._reconciler.stop_projects(why)
 
     async def stop_array(self, who: Principal, project_id: str, array_id: int) -> Array:
         """Stop every member of an array, as `stop` does. Raises `NotFound`, `Denied`."""

@@ -136,6 +136,12 @@ class Reconciler:
             self._stops[job_id].set()
         self.kick()
 
+    def stop_projects(self, why: Mapping[str, str]) -> None:
+        """End all that is held of these projects, by the platform's doing. May be repeated."""
+        for job_id, held in self._held.items():
+            if held.job.project_id in why:
+                self._stops[job_id].because(why[held.job.project_id])
+
     # -- the loop ------------------------------------------------------------------------------
 
     async def _run(self) -> None:

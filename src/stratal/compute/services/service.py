@@ -107,6 +107,7 @@ class Service(Generic[R]):
         self._look = asyncio.Event()
         self._news = asyncio.Event()
         self._closing = False
+        self._suspended = False
         self._quiet: asyncio.Event | None = None
         """Told, when it is to be closed, once nobody is asking any more."""
         self._task: asyncio.Task[None] | None = None
@@ -371,8 +372,16 @@ class Service(Generic[R]):
             looks.append(surplus if surplus > now else now + _AGAIN_SECONDS)
         return max(min(looks) - now, 0.01) if looks else None
 
+    def suspend(self, on: bool) -> None:
+        """Have no replica while nothing is asked, whatever else was wished; or be as before."""
+        if on != self._suspended:
+            self._suspended = on
+            self._look.set()
+
     def _target(self) -> int:
         """How many replicas there should be now: what the load needs; one for a while after it was last used."""
+        if self._suspended and not self.load:
+            return 0
         target = max(self.scaling.wanted(self.load), min(self._asked, self.scaling.most))
         if target == 0 and self._warm and self._loop.time() - self._used < self.scaling.idle_seconds:
             return 1
@@ -381,6 +390,8 @@ class Service(Generic[R]):
     def _surplus_at(self) -> float | None:
         """When the next replica may go, if nothing comes until then; None: all are needed."""
         count = len(self._members)
+        if self._suspended and not self.load:
+            return self._loop.time() if count else None
         if count <= max(self.scaling.floor, self._asked):
             return None
         if count == 1:

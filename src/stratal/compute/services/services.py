@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -124,6 +124,11 @@ class Services:
                 if await service.give_way():
                     return True
         return False
+
+    def suspend(self, projects: Collection[str]) -> None:
+        """Have no replicas in these projects while nothing is asked of them; everywhere else as before."""
+        for service in self._kept.values():
+            service.suspend(service.name.project_id in projects)
 
     # -- looking -------------------------------------------------------------------------------
 
