@@ -130,19 +130,23 @@ def ends_told(server: PlatformServer, most: int) -> Iterator[tuple[int, str]]:
 def ride_out(server: PlatformServer, *, kills: int, jobs: int, seed: int) -> Storm:
     mark = f"storm-{os.getpid()}-{seed}"
     storm = Storm(server, random.Random(seed), mark)
-    sending = threading.Thread(target=storm.send, args=(jobs, 0.4, kills))
-    sending.start()
-    while storm.victims.total() < kills:
-        time.sleep(storm.dice.uniform(0, 0.3))
-        storm.strike()
-    sending.join(timeout=600)
-    assert not sending.is_alive()
 
     def all_ended() -> bool:
         with server.http() as http:
             left = http.get("/api/v1/projects/default/jobs?state=queued&state=starting&state=running&limit=1")
             return not left.json()["jobs"]
 
+    storm.send(
+        1, 0, kills
+    )  # the environment is built by a workload too, whose killed attempt has no exit code
+    wait_until(all_ended, seconds=300)
+    sending = threading.Thread(target=storm.send, args=(jobs - 1, 0.4, kills))
+    sending.start()
+    while storm.victims.total() < kills:
+        time.sleep(storm.dice.uniform(0, 0.3))
+        storm.strike()
+    sending.join(timeout=600)
+    assert not sending.is_alive()
     wait_until(all_ended, seconds=600)
     found = jobs_of(server)
     assert set(storm.expected) <= set(found), "an acknowledged job is lost"
