@@ -74,10 +74,16 @@ class HandExchange:
         if isinstance(word, str) and word in world.failing:
             self.ended = True
             raise Failed(f"The function raised ValueError: {word}", type="ValueError")
-        return Start(201 if word == "created" else 200, {"content-type": "application/json"}, None)
+        length = 40 if word == "of known length" else None
+        return Start(201 if word == "created" else 200, {"content-type": "application/json"}, length)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         word = orjson.loads(self._call.body)
+        if word == "of known length":
+            for _ in range(4):
+                yield bytes(10)
+            self.ended = True
+            return
         if word == "long":
             for _ in range(40):
                 yield bytes(1 << 16)

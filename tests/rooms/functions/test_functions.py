@@ -92,6 +92,23 @@ def test_an_answer_that_nobody_reads_to_its_end_is_given_up(tell: Tell) -> None:
     tell(story)
 
 
+def test_who_hangs_up_with_the_last_byte_of_an_answer_has_not_given_up(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.deploy()
+        live = room.room.registry.get("prj_a", "fn")
+        for wanted, state in ((40, "succeeded"), (30, "failed")):
+            answer = await room.calling.invoke(VIEWER, live, Asked(b'"of known length"'))
+            read = 0
+            async for chunk in answer.chunks():
+                read += len(chunk)
+                if read == wanted:
+                    break
+            await answer.close()
+            assert (await room.told(answer.invocation_id)).state == state
+
+    tell(story)
+
+
 def test_calls_at_zero_wait_for_one_waking_and_are_answered(tell: Tell) -> None:
     async def story(room: Room) -> None:
         await room.deploy(concurrency=100, idle_seconds=0.01)

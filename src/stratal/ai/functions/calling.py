@@ -65,11 +65,23 @@ class Answer:
             raise self._failure from None
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The answer's bytes as they come. Raises as `begin`."""
+        """The answer's bytes as they come. Raises as `begin`.
+
+        Who was told an answer's length may hang up with its last byte, and is not one who gave up: the last bytes of
+        such an answer are held until the call has ended.
+        """
+        held = b""
         try:
             async for chunk in self._exchange.chunks():
-                yield chunk
+                if self.start.length is None:
+                    yield chunk
+                    continue
+                if held:
+                    yield held
+                held = chunk
             self._whole = True
+            if held:
+                yield held
         except (StratalError, Broken) as error:
             self._failure = _meaning(error)
             raise self._failure from None

@@ -162,8 +162,14 @@ async def _send(answer: Answer, send: Send) -> None:
     headers += _headers(start.headers)
     if start.length is not None:
         headers.append((b"content-length", b"%d" % start.length))
+    chunks = answer.chunks()
+    first = (
+        await anext(chunks, b"") if start.length is not None else b""
+    )  # an empty answer's head is its last byte
     await send({"type": "http.response.start", "status": start.status, "headers": headers})
-    async for chunk in answer.chunks():
+    if first:
+        await send({"type": "http.response.body", "body": first, "more_body": True})
+    async for chunk in chunks:
         await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})
 
