@@ -144,7 +144,8 @@ class Settings:
     """How one instance runs. `hostnames` are names it answers to besides loopback and its `host`.
 
     `engine` is what jobs run on, ``local`` or ``ray``; `ray_interface` and `ray_port` are where the pool's
-    head listens, the port that next to the platform's unless given.
+    head listens, the port that next to the platform's unless given. `ray_grow_to`, processors and bytes of memory, is
+    what somebody will add machines up to: jobs that fit in it are shown to Ray as demand.
     """
 
     home: Home
@@ -160,6 +161,7 @@ class Settings:
     engine: str = "local"
     ray_interface: str = "127.0.0.1"
     ray_port: int | None = None
+    ray_grow_to: tuple[float, int] | None = None
 
     @property
     def everywhere(self) -> bool:

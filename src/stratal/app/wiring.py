@@ -28,6 +28,7 @@ from stratal.collab.experiments import Experiments
 from stratal.collab.repositories.room import furnish_repositories
 from stratal.collab.run_search import RunSearch
 from stratal.collab.runs import Runs
+from stratal.compute.engine import Capacity
 from stratal.compute.room import furnish
 from stratal.console.app import Console
 from stratal.data.lake.lake import Lake
@@ -176,8 +177,11 @@ def wire(settings: Settings, database: Database) -> Platform:
     pool = None
     if settings.engine == "ray":
         port = settings.ray_port or settings.port + 1
+        grow_to = settings.ray_grow_to or (0.0, 0)
         pool = RayEngine(
-            home.ray, prepare(home.ray, home.root, home.platform_socket, settings.ray_interface, port)
+            home.ray,
+            prepare(home.ray, home.root, home.platform_socket, settings.ray_interface, port),
+            ceiling=Capacity(*grow_to),
         )
         starts.append(pool.connect)
         closes.append(pool.close)

@@ -14,6 +14,7 @@ from stratal.app.processes import descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
 from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
+from stratal.cli.shown import GrowTo
 from stratal.kernel.errors import Conflict, Unavailable
 
 _READY_SECONDS = 60.0
@@ -50,6 +51,12 @@ _GRACE_SECONDS = 10.0
 @click.option(
     "--ray-port", type=click.IntRange(1, 65535), help="The pool's port (default: the one after --port)."
 )
+@click.option(
+    "--ray-grow-to",
+    type=GrowTo(),
+    metavar="CPUS,MEMORY",
+    help="Ask Ray for room up to this, e.g. 64,256GiB, for whoever adds machines on demand.",
+)
 @click.option("--detach", is_flag=True, help="Return once it is ready; it runs on in the background.")
 def up(
     home: Path,
@@ -62,6 +69,7 @@ def up(
     engine: str,
     ray_interface: str,
     ray_port: int | None,
+    ray_grow_to: tuple[float, int] | None,
     detach: bool,
 ) -> None:
     """Start the platform on this machine.
@@ -83,6 +91,7 @@ def up(
         engine=engine,
         ray_interface=ray_interface,
         ray_port=ray_port,
+        ray_grow_to=ray_grow_to,
     )
     check_engine(settings)
     if bool(tls_cert) != bool(tls_key):
@@ -117,6 +126,8 @@ def _detach(settings: Settings) -> None:
     if settings.engine != "local":
         arguments += ["--engine", settings.engine, "--ray-interface", settings.ray_interface]
         arguments += ["--ray-port", str(settings.ray_port)] if settings.ray_port else []
+        if settings.ray_grow_to:
+            arguments += ["--ray-grow-to", ",".join(str(most) for most in settings.ray_grow_to)]
     out = settings.home.log.with_name("server.out")
     with out.open("wb") as stream:
         server = subprocess.Popen(

@@ -14,7 +14,7 @@ import click
 from stratal.app.processes import is_alive
 from stratal.app.settings import Home
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
-from stratal.cli.shown import Size
+from stratal.cli.shown import Duration, Size
 from stratal.kernel.errors import NotFound, Unavailable
 
 _LEAVE_SECONDS = 90.0
@@ -57,6 +57,7 @@ folder_option = click.option(
 @click.option(
     "--platform", default="", metavar="HOST:PORT", help="Where jobs reach the platform, from another machine."
 )
+@click.option("--idle", type=Duration(), help="Leave after so long without a job, e.g. 10m (default: stay).")
 @json_option
 def join_pool(
     home: Path,
@@ -66,6 +67,7 @@ def join_pool(
     cpus: float | None,
     memory: int | None,
     platform: str,
+    idle: float | None,
     as_json: bool,
 ) -> None:
     """Join this machine to the pool of the platform at --home, whose disk it must share."""
@@ -74,7 +76,14 @@ def join_pool(
     place = Home(home.expanduser().absolute())
     own = _folder(name, folder)
     node = ray_pool.join(
-        place.ray, own, name=name, interface=interface, cpus=cpus, memory_bytes=memory, platform=platform
+        place.ray,
+        own,
+        name=name,
+        interface=interface,
+        cpus=cpus,
+        memory_bytes=memory,
+        platform=platform,
+        idle_seconds=idle,
     )
     node.write(own / "node.json")
     command = [sys.executable, "-I", "-m", "stratal.engines.ray.node", "--dir", str(own), "--detach"]
@@ -116,7 +125,7 @@ def leave_pool(name: str, folder: Path | None, as_json: bool) -> None:
 @home_option
 @json_option
 def list_pool(home: Path, as_json: bool) -> None:
-    """List the machines of the pool."""
+    """List the machines of the pool, and what waits for more of them."""
     from stratal.engines.local.link import keeper_lives
     from stratal.engines.ray.adapter import RayEngine, RayNode
     from stratal.engines.ray.settings import BridgeSettings
@@ -128,14 +137,14 @@ def list_pool(home: Path, as_json: bool) -> None:
         )
     engine = RayEngine(place.ray, BridgeSettings.read(place.ray / "pool.json"))
 
-    async def ask() -> list[RayNode]:
+    async def ask() -> tuple[list[RayNode], list[tuple[float, int]]]:
         await engine.connect()
         try:
-            return list(await engine.nodes())
+            return list(await engine.nodes()), list(await engine.demand())
         finally:
             await engine.close()
 
-    found = asyncio.run(ask())
+    found, waiting = asyncio.run(ask())
     if as_json:
         nodes = [
             {
@@ -148,7 +157,8 @@ def list_pool(home: Path, as_json: bool) -> None:
             }
             for node in found
         ]
-        print_json({"nodes": nodes})
+        wanted = [{"cpus": cpus, "memory_bytes": memory} for cpus, memory in waiting]
+        print_json({"nodes": nodes, "waiting": wanted})
         return
     rows = [
         (
@@ -164,3 +174,7 @@ def list_pool(home: Path, as_json: bool) -> None:
     print_table(
         ["Node", "State", "Address", "Cpus", "Memory", "Jobs"], rows, empty="No machine.", right=(3, 4, 5)
     )
+    if waiting:
+        wants = " · ".join(f"{cpus:g} cpus, {human_bytes(memory)}" for cpus, memory in waiting[:5])
+        more = f" · {len(waiting) - 5} more" if len(waiting) > 5 else ""
+        click.echo(f"No machine has room for: {wants}{more}")

@@ -38,6 +38,22 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
         return float(match[1]) * _SECONDS[match[2].lower()]
 
 
+class GrowTo(click.ParamType):  # type: ignore[type-arg]
+    """``64,256GiB`` → processors and bytes."""
+
+    name = "size"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[float, int]:
+        if isinstance(value, tuple):
+            return value
+        match = re.fullmatch(r"(\d{1,6}(?:\.\d{1,3})?),([^,]+)", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is not processors and memory, like 64,256GiB.", param, ctx)
+        return float(match[1]), Size().convert(match[2], param, ctx)
+
+
 class Shares(click.ParamType):  # type: ignore[type-arg]
     """``10``, ``v2=10`` or ``v2=10,v1=90`` as ``{"v2": 10, …}``; a bare number is named ""."""
 

@@ -30,6 +30,9 @@ class Gang:
     """How often the gang was started before, and how often it may be at most: for its members to know."""
     most_restarts: int = 0
     run_id: str = ""
+    part: tuple[int, int, str, int] | None = None
+    """For an engine that spreads a gang over machines: this specification is of a part of it, whose `nodes` begin at
+    the first number, out of the second; rank 0 is met at address and port. None: the whole gang."""
 
     @property
     def world_size(self) -> int:

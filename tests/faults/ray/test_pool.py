@@ -73,7 +73,7 @@ class Pool:
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pool]:
     scratch = tmp_path_factory.mktemp("pool")
     server = PlatformServer(scratch / "home")
-    ray = ("--engine", "ray", "--ray-port", str(free_port()))
+    ray = ("--engine", "ray", "--ray-port", str(free_port()), "--ray-grow-to", "64,64GiB")
     server.cli("up", "--detach", "--port", str(server.port), *ray)
     server.up = lambda: server.cli("up", "--detach", "--port", str(server.port), *ray)  # type: ignore[method-assign,assignment]
     found = Pool(server, scratch)
@@ -139,6 +139,74 @@ def test_a_gang_runs_in_one_place_and_every_rank_has_its_log(pool: Pool) -> None
     )
     assert pool.ask.ended(done)["exit_code"] == 0, pool.ask.log(done)
     assert [pool.ask.log(done, rank=rank) for rank in range(2)] == ["rank 0 of 2\n", "rank 1 of 2\n"]
+
+
+MEET = """
+import os, socket, time
+print("node", os.environ["GROUP_RANK"], flush=True)
+address, others = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), int(os.environ["WORLD_SIZE"]) - 1
+if os.environ["RANK"] == "0":
+    door = socket.create_server(address)
+    met = [door.accept()[0] for _ in range(others)]
+    [one.sendall(b"go") for one in met]
+else:
+    for _ in range(600):
+        try:
+            door = socket.create_connection(address)
+            break
+        except OSError:
+            time.sleep(0.1)
+    assert door.recv(2) == b"go"
+print("met", flush=True)
+""" + COUNT.replace('"count")', '"count" + os.environ["RANK"])')
+
+
+def test_a_gang_spans_machines_and_begins_again_together_when_one_is_killed(pool: Pool) -> None:
+    pool.whole()
+    cpus = next(node["cpus"] for name, node in pool.nodes().items() if name not in {"n1", "n2"})
+    gang = (
+        "--nodes",
+        str(int(cpus) + 2),
+        "--cpus",
+        "1",
+        "--memory",
+        "64MiB",
+        "--network",
+        "open",
+        "--retries",
+        "2",
+    )
+    job = pool.ask.detach("--no-code", *gang, "--", "python", "-c", MEET)
+    last = int(cpus) + 1
+    wait_until(lambda: "counted 3" in pool.ask.log(job, rank=last), seconds=180)
+    assert all(pool.nodes()[name]["jobs"] for name in pool.nodes())
+    os.kill(pool.state("n1")["raylet"], signal.SIGKILL)
+    ended = pool.ask.ended(job)
+    first, second = ended["attempts"]
+    assert (ended["state"], second["exit_code"]) == ("succeeded", 0), pool.ask.log(job)
+    assert (first["state"], first["exit_code"]) == ("unknown", None)
+    assert "n1 was lost" in first["reason"]
+    for rank in range(last + 1):
+        lines = pool.ask.log(job, rank=rank, attempt=2).splitlines()
+        assert lines[:2] == [f"node {rank}", "met"]
+        assert int(lines[2].split()[2]) >= 1
+        assert lines[-1] == "counted 40"
+    pool.whole()
+
+
+def test_who_is_idle_leaves_and_who_has_no_room_is_seen_to_wait(pool: Pool, tmp_path: Path) -> None:
+    pool.whole()
+    named = ("--name", "brief", "--folder", str(tmp_path / "brief"), "--cpus", "1", "--memory", "1GiB")
+    pool.server.cli("pool", "join", *named, "--idle", "2s", timeout=300)
+    wait_until(
+        lambda: json.loads((tmp_path / "brief" / "state.json").read_text())["state"] == "left", seconds=180
+    )
+    assert "brief" not in pool.nodes()
+    job = pool.ask.detach("--no-code", "--cpus", "60", "--memory", "1GiB", "--", "true")
+    waiting: Callable[[], Any] = lambda: pool.server.json("pool", "ls")["waiting"]  # noqa: E731
+    wait_until(lambda: waiting() == [{"cpus": 60.0, "memory_bytes": 1 << 30}], seconds=180)
+    pool.ask("job", "stop", job)
+    wait_until(lambda: waiting() == [], seconds=180)
 
 
 def test_only_who_knows_the_token_gets_in_and_nothing_listens_elsewhere(pool: Pool) -> None:

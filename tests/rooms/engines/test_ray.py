@@ -2,17 +2,20 @@
 
 import asyncio
 import os
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 
 from stratal.app.settings import Home, Settings
 from stratal.cli.life import check_engine
-from stratal.compute.engine import Gang, WorkloadSpec
+from stratal.compute.engine import Gang, Isolation, Usage, WorkloadSpec, WorkloadStatus
+from stratal.engines.local.gang import Shape
 from stratal.engines.ray import bindguard, channel, pool, wire
 from stratal.engines.ray.adapter import RayEngine
-from stratal.engines.ray.record import Folder
+from stratal.engines.ray.record import Folder, nodes_apart
 from stratal.engines.ray.settings import BridgeSettings, NodeSettings, environment, start_command
 from stratal.kernel.errors import Conflict, Invalid, NotFound
 
@@ -98,6 +101,62 @@ def test_a_specification_travels_whole() -> None:
     )
     assert wire.spec_to(wire.spec_from(wire.spec_to(spec))) == wire.spec_to(spec)
     assert wire.spec_from(wire.spec_to(spec)).gang == spec.gang
+
+
+def test_the_ranks_of_a_part_are_those_of_the_whole_gang() -> None:
+    part = Shape(2, 2, "0", "3", "x", ("10.0.0.5", "4711"), first=1, of=3)
+    assert (part.here, part.first_rank) == (4, 2)
+    told = part.variables(5, "gpu-a,gpu-b")
+    assert (told["RANK"], told["LOCAL_RANK"], told["GROUP_RANK"], told["CUDA_VISIBLE_DEVICES"]) == (
+        "5",
+        "1",
+        "2",
+        "gpu-b",
+    )
+    assert (told["WORLD_SIZE"], told["GROUP_WORLD_SIZE"], told["LOCAL_WORLD_SIZE"]) == ("6", "3", "2")
+    assert (told["MASTER_ADDR"], told["MASTER_PORT"]) == ("10.0.0.5", "4711")
+
+
+@pytest.mark.parametrize(
+    ("network", "gang", "machines"),
+    [("open", Gang(3, 2), 3), ("platform", Gang(3, 2), 1), ("open", None, 1)],
+)
+def test_only_a_gang_that_may_reach_the_network_spans_machines(
+    network: Literal["open", "platform"], gang: Gang | None, machines: int
+) -> None:
+    spec = WorkloadSpec("job-1-1", ["sh"], {}, Path("/w"), gang=gang, network=network)
+    assert nodes_apart(wire.spec_to(spec)) == machines
+
+
+def test_the_parts_of_a_gang_have_one_end() -> None:
+    def part(
+        node: str, state: Literal["running", "exited", "unknown"], code: int | None, **more: Any
+    ) -> WorkloadStatus:
+        at = {"started_at": 5, "ended_at": None if state == "running" else 9}
+        used = Usage(cpu_seconds=2, peak_memory_bytes=100, wall_seconds=4)
+        fence = Isolation("bubblewrap", "open", "cgroup2", True, ("the network",))
+        return WorkloadStatus(
+            "a", state, node=node, exit_code=code, usage=used, isolation=fence, **at, **more
+        )
+
+    good, stopped = part("n1", "exited", 0), part("n2", "exited", 143, reason="stopped")
+    failed, lost = part("n3", "exited", 3), part("n4", "unknown", None, lost=True, reason="n4 was lost")
+    running = wire.together("a", [good, part("n2", "running", None)], None)
+    assert (running.state, running.ended_at, running.exit_code) == ("running", None, None)
+    well = wire.together("a", [good, good], None)
+    assert (well.state, well.exit_code, well.node, well.usage.cpu_seconds) == ("exited", 0, "n1", 4)
+    assert (well.usage.wall_seconds, well.isolation.sandbox, well.isolation.memory) == (
+        4,
+        "bubblewrap",
+        "cgroup2",
+    )
+    bad = wire.together("a", [good, stopped, failed], failed)
+    assert (bad.state, bad.exit_code, bad.reason, bad.lost) == ("exited", 3, "", False)
+    gone = wire.together("a", [stopped, lost], lost)
+    assert (gone.state, gone.exit_code, gone.reason, gone.lost) == ("unknown", None, "n4 was lost", True)
+    mixed = replace(good, isolation=Isolation())
+    assert not wire.together("a", [good, mixed], None).isolation.complete
+    assert wire.together("a", [good, mixed], None).isolation.memory == "none"
 
 
 def test_what_is_lost_is_on_record_once_and_nothing_follows_it(tmp_path: Path) -> None:

@@ -30,26 +30,45 @@ _BLOCK = 1 << 16
 
 
 def main(arguments: Sequence[str]) -> None:
-    """``gang <nodes> <procs_per_node> <restart> <most restarts> <run id> <grace seconds> -- <program> …``"""
+    """``gang <nodes> <procs> <restart> <most restarts> <run id> <grace seconds> [<part>] -- <program> …``
+
+    ``part``, for the nodes of a gang that are on this machine, is ``<first node> <nodes in all> <address> <port>``.
+    """
     split = arguments.index("--")
-    nodes, procs, restart, most, run_id, grace = arguments[:split]
-    shape = Shape(int(nodes), int(procs), restart, most, run_id, free_port())
+    nodes, procs, restart, most, run_id, grace, *part = arguments[:split]
+    first, of, address, port = part or ("0", nodes, "127.0.0.1", str(free_port()))
+    shape = Shape(int(nodes), int(procs), restart, most, run_id, (address, port), int(first), int(of))
     sys.exit(Gang(shape, list(arguments[split + 1 :]), float(grace)).run())
 
 
 class Shape:
-    """How many members there are and what each is told."""
+    """How many members there are here, and what each is told.
 
-    def __init__(self, nodes: int, procs: int, restart: str, most: str, run_id: str, port: int) -> None:
+    `nodes` are on this machine, `of` in all, the first here is the gang's node `first`.
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        procs: int,
+        restart: str,
+        most: str,
+        run_id: str,
+        master: tuple[str, str],
+        first: int = 0,
+        of: int | None = None,
+    ) -> None:
         self.nodes, self.procs = nodes, procs
-        self.world = nodes * procs
+        self.here = nodes * procs
+        self.first_rank = first * procs
+        of = nodes if of is None else of
         self._same = {
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": str(port),
-            "WORLD_SIZE": str(self.world),
+            "MASTER_ADDR": master[0],
+            "MASTER_PORT": master[1],
+            "WORLD_SIZE": str(of * procs),
             "LOCAL_WORLD_SIZE": str(procs),
-            "GROUP_WORLD_SIZE": str(nodes),
-            "ROLE_WORLD_SIZE": str(self.world),
+            "GROUP_WORLD_SIZE": str(of),
+            "ROLE_WORLD_SIZE": str(of * procs),
             "ROLE_NAME": "default",
             "TORCHELASTIC_RESTART_COUNT": restart,
             "TORCHELASTIC_MAX_RESTARTS": most,
@@ -58,10 +77,11 @@ class Shape:
         }
 
     def variables(self, rank: int, gpus: str) -> dict[str, str]:
-        """What the member `rank` is told; `gpus` are those of all nodes, in their order."""
+        """What the member `rank` is told; `gpus` are those of all nodes here, in their order."""
         node, local = divmod(rank, self.procs)
         every = [uuid for uuid in gpus.split(",") if uuid]
         each = len(every) // self.nodes
+        here = node - self.first_rank // self.procs
         return {
             **self._same,
             "RANK": str(rank),
@@ -69,7 +89,7 @@ class Shape:
             "GROUP_RANK": str(node),
             "NODE_RANK": str(node),
             "ROLE_RANK": str(rank),
-            "CUDA_VISIBLE_DEVICES": ",".join(every[node * each : (node + 1) * each]),
+            "CUDA_VISIBLE_DEVICES": ",".join(every[here * each : (here + 1) * each]),
         }
 
 
@@ -92,8 +112,8 @@ class Gang:
     def __init__(self, shape: Shape, argv: list[str], grace: float) -> None:
         self.shape, self.argv, self.grace = shape, argv, grace
         self.ranks: dict[int, int] = {}
-        self.copied = [0] * shape.world
-        self.partial = [b""] * shape.world
+        self.copied = [0] * shape.here
+        self.partial = [b""] * shape.here
         self.failed: tuple[int, int] | None = None
         self.kill_at: float | None = None
         self.asked = False
@@ -129,34 +149,35 @@ class Gang:
         gate, opener = os.pipe()
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         try:
-            for rank in range(self.shape.world):
+            for member in range(self.shape.here):
                 pid = os.fork()
                 if pid == 0:
-                    self._become(rank, gpus, gate, opener)
-                self.ranks[pid] = rank
+                    self._become(member, gpus, gate, opener)
+                self.ranks[pid] = self.shape.first_rank + member
         except OSError:
             self._signal(signal.SIGKILL)  # before the gate opens
             raise
         finally:
             os.close(gate)
-        os.write(opener, b"g" * self.shape.world)
+        os.write(opener, b"g" * self.shape.here)
         os.close(opener)
 
-    def _become(self, rank: int, gpus: str, gate: int, opener: int) -> None:
+    def _become(self, member: int, gpus: str, gate: int, opener: int) -> None:
         """In the fork. Does not return."""
         try:
             os.close(opener)
             os.setpgid(0, 0)
             if os.read(gate, 1) != b"g":
                 os._exit(125)
-            log = FIRST_LOG_FD + rank
+            log = FIRST_LOG_FD + member
             os.dup2(log, 1)
             os.dup2(log, 2)
-            os.closerange(3, FIRST_LOG_FD + self.shape.world)
+            os.closerange(3, FIRST_LOG_FD + self.shape.here)
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            os.execvpe(self.argv[0], self.argv, {**os.environ, **self.shape.variables(rank, gpus)})
+            told = self.shape.variables(self.shape.first_rank + member, gpus)
+            os.execvpe(self.argv[0], self.argv, {**os.environ, **told})
         except OSError as error:
             os.write(2, f"stratal: {self.argv[0]}: {error.strerror}\n".encode())
             os._exit(127 if error.errno == 2 else 126)
@@ -200,22 +221,22 @@ class Gang:
     def _copy(self, *, last: bool = False) -> bool:
         """Copy what the members wrote since; False when that was nothing."""
         news = False
-        for rank in range(self.shape.world):
-            while block := os.pread(FIRST_LOG_FD + rank, _BLOCK, self.copied[rank]):
+        for member in range(self.shape.here):
+            while block := os.pread(FIRST_LOG_FD + member, _BLOCK, self.copied[member]):
                 news = True
-                self.copied[rank] += len(block)
-                *lines, self.partial[rank] = (self.partial[rank] + block).split(b"\n")
-                self._lines(rank, lines)
-                if len(self.partial[rank]) > _BLOCK:
-                    self._lines(rank, [self.partial[rank]])
-                    self.partial[rank] = b""
-            if last and self.partial[rank]:
-                self._lines(rank, [self.partial[rank]])
-                self.partial[rank] = b""
+                self.copied[member] += len(block)
+                *lines, self.partial[member] = (self.partial[member] + block).split(b"\n")
+                self._lines(member, lines)
+                if len(self.partial[member]) > _BLOCK:
+                    self._lines(member, [self.partial[member]])
+                    self.partial[member] = b""
+            if last and self.partial[member]:
+                self._lines(member, [self.partial[member]])
+                self.partial[member] = b""
         return news
 
-    def _lines(self, rank: int, lines: list[bytes]) -> None:
-        mark = b"[%d] " % rank
+    def _lines(self, member: int, lines: list[bytes]) -> None:
+        mark = b"[%d] " % (self.shape.first_rank + member)
         _write(b"".join(mark + line + b"\n" for line in lines))
 
     def _say(self, text: str) -> None:

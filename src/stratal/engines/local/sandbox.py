@@ -256,5 +256,5 @@ def _argv(spec: dict[str, Any], *, boxed: bool) -> list[str]:
         return argv
     boot = f"{_INSIDE}/stratal/engines/local/boot.py" if boxed else os.path.join(HERE, "boot.py")
     told = [gang[name] for name in ("nodes", "procs_per_node", "restart", "most_restarts", "run_id")]
-    words = [str(word) for word in (*told, spec.get("grace_seconds", 10.0))]
+    words = [str(word) for word in (*told, spec.get("grace_seconds", 10.0), *(gang.get("part") or ()))]
     return [_entry_python(spec), "-I", "-S", "-E", boot, "gang", *words, "--", *argv]

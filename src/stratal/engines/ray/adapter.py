@@ -66,6 +66,10 @@ class RayEngine(Linked):
         self._nodes = time.monotonic(), [RayNode(**node) for node in await self._link.ask("nodes")]
         return self._nodes[1]
 
+    async def demand(self) -> Sequence[tuple[float, int]]:
+        """Processors and bytes of memory of each place that no machine has room for. Raises `Unavailable`."""
+        return [(float(one["cpus"]), int(one["memory_bytes"])) for one in await self._link.ask("demand")]
+
     async def capacity(self) -> Capacity:
         """Of all machines of the pool together; of its head alone while Ray comes up."""
         least = self._least()

@@ -26,7 +26,7 @@ from stratal.engines.local import process
 from stratal.engines.local.keeper import BUSY
 from stratal.engines.local.link import keeper_lives
 from stratal.engines.ray import channel
-from stratal.engines.ray.record import Folder, Record
+from stratal.engines.ray.record import Folder, Record, nodes_apart, part_name
 from stratal.engines.ray.settings import BridgeSettings, NodeSettings, access, bundle
 from stratal.kernel.errors import Conflict, Invalid, Unavailable
 
@@ -67,6 +67,7 @@ class Bridge:
             "stop": self._stop,
             "release": self._release,
             "nodes": self._nodes,
+            "demand": self._demand,
             "shutdown": self._shutdown,
         }
         self._channel = channel.Channel(run_dir, NAME, PROTOCOL, operations)
@@ -219,7 +220,8 @@ class Bridge:
         busy: dict[str, int] = {}
         for record in self._records.values():
             if record.status is not None and not record.ended:
-                busy[record.status["node"]] = busy.get(record.status["node"], 0) + 1
+                for machine in record.status["node"].split(", "):
+                    busy[machine] = busy.get(machine, 0) + 1
         return [
             {
                 "name": machine.name,
@@ -233,6 +235,12 @@ class Bridge:
             }
             for machine in found
         ]
+
+    async def _demand(self, client: channel.Client, request: channel.Request) -> list[dict[str, float]]:
+        if self._cluster is None or not self._up.is_set():
+            raise Unavailable(self._trouble)
+        waiting = await asyncio.to_thread(self._cluster.demand)
+        return [{"cpus": one.get("CPU", 0), "memory_bytes": one.get("memory", 0)} for one in waiting]
 
     async def _shutdown(self, client: channel.Client, request: channel.Request) -> dict[str, Any]:
         """Leave; with `kill` after everything that runs has ended, and with the head."""
@@ -262,7 +270,8 @@ class Bridge:
         """Find room, put a supervisor there, have it start the workload. Raises what the port promises."""
         cluster = await self._ray()
         spec = record.spec
-        bundles = [bundle(spec["cpus"], spec["memory_bytes"])]
+        nodes = nodes_apart(spec)
+        bundles = [bundle((spec["cpus"] or 0) / nodes, (spec["memory_bytes"] or 0) // nodes)] * nodes
         if not await asyncio.to_thread(cluster.room, record.id, bundles, _PATIENCE_SECONDS):
             raise Unavailable(
                 f"no machine of the pool {self._settings.pool} has room for {_wants(spec)} right now",
@@ -272,7 +281,11 @@ class Bridge:
             raise Unavailable("it was given up meanwhile")
         record.place()
         try:
-            actor = await asyncio.to_thread(cluster.supervise, record.id, record.id)
+            layout = await asyncio.to_thread(cluster.layout, record.id)
+            if len(layout) > 1:
+                actor = await asyncio.to_thread(cluster.lead, record.id, layout)
+            else:
+                actor = await asyncio.to_thread(cluster.supervise, record.id, record.id)
             place = {
                 "home": self._settings.home,
                 "platform_socket": self._settings.platform_socket,
@@ -281,7 +294,7 @@ class Bridge:
             }
             answer = await actor.start.remote(spec, place)
         except cluster.Broken as error:
-            self._lost(record, f"was lost while it was starting: {_brief(error)}")
+            await self._lost(record, f"was lost while it was starting: {_brief(error)}")
             return
         if "error" in answer:
             kind, message = answer["error"]
@@ -298,7 +311,7 @@ class Bridge:
         if actor is not None and record.status is None:
             return  # whoever asked for it asks again, and its supervisor knows whether it was started
         if actor is None:
-            self._lost(record, "was lost")
+            await self._lost(record, "was lost")
             return
         self._supervisors[record.id] = actor
         await self._follow(record, actor)
@@ -314,11 +327,11 @@ class Bridge:
             except (TimeoutError, *cluster.Unreachable) as error:
                 unreachable_since = unreachable_since or time.monotonic()
                 if time.monotonic() - unreachable_since > _UNREACHABLE_SECONDS:
-                    self._lost(record, f"cannot be reached: {_brief(error)}")
+                    await self._lost(record, f"cannot be reached: {_brief(error)}")
                     return
                 await asyncio.sleep(_AGAIN_SECONDS)
             except cluster.Broken as error:
-                self._lost(record, f"was lost: {_brief(error)}")
+                await self._lost(record, f"was lost: {_brief(error)}")
                 return
             else:
                 unreachable_since = None
@@ -351,14 +364,28 @@ class Bridge:
             await self._take_back(record.id)
         await asyncio.to_thread(self._folder.discard, record)
 
-    def _lost(self, record: Record, what: str) -> None:
+    async def _lost(self, record: Record, what: str) -> None:
         """Nothing more is heard of it: should its supervisor be alive somewhere, it is ended with its place."""
+        for number in range(nodes_apart(record.spec)):
+            await self._end_part(part_name(record.id, number))
         reason = f"{(record.status or {}).get('node') or 'its machine'} {what}"
         _log.warning("%s: %s", record.id, reason)
         self._supervisors.pop(record.id, None)
         if record.lose(reason):
             self._channel.broadcast({"event": record.status})
         self._later(self._take_back(record.id))
+
+    async def _end_part(self, name: str) -> None:
+        """What is left on other machines of a gang that lost its first must not meet the next attempt."""
+        with contextlib.suppress(TimeoutError, Unavailable):
+            cluster = await self._ray()
+            actor = await asyncio.to_thread(cluster.supervisor, name)
+            if actor is None:
+                return
+            with contextlib.suppress(*cluster.Broken):
+                async with asyncio.timeout(_CALL_SECONDS):
+                    await actor.stop.remote(0)
+                    await _ended(actor)
 
     async def _take_back(self, name: str) -> None:
         cluster = await self._ray()
@@ -378,6 +405,15 @@ class Bridge:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a task of the bridge failed", exc_info=error)
+
+
+async def _ended(supervisor: Any) -> None:
+    offset = 0
+    while True:
+        news = await supervisor.news.remote(offset)
+        if news["status"] is None or news["status"]["state"] != "running":
+            return
+        offset += len(news["log"])
 
 
 def end_head(settings: BridgeSettings, grace_seconds: float = 45.0) -> bool:

@@ -13,6 +13,8 @@ import ray
 from ray.util.placement_group import get_placement_group, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from stratal.engines.ray.leader import Leader
+from stratal.engines.ray.record import part_name
 from stratal.engines.ray.start import stay_on_loopback
 from stratal.engines.ray.supervisor import Supervisor
 
@@ -53,14 +55,11 @@ class Cluster:
 
     # -- places --------------------------------------------------------------------------------
 
-    def room(
-        self, name: str, bundles: Sequence[Mapping[str, float]], patience: float, *, spread: bool = False
-    ) -> bool:
-        """Ask for a place of that name, once; True when it is there after `patience` seconds at most."""
+    def room(self, name: str, bundles: Sequence[Mapping[str, float]], patience: float) -> bool:
+        """Ask for a place of that name, once, on as few machines as have room; True when it is there in `patience` s."""
         place = _place(name)
         if place is None:
-            strategy = "SPREAD" if spread else "PACK"
-            place = placement_group([dict(one) for one in bundles], strategy, name=name, lifetime="detached")
+            place = placement_group([dict(one) for one in bundles], "PACK", name=name, lifetime="detached")
         return bool(place.wait(patience))
 
     def withdraw(self, name: str) -> None:
@@ -74,22 +73,46 @@ class Cluster:
         table = ray.util.placement_group_table()
         return [str(one["name"]) for one in table.values() if one["name"] and one["state"] != "REMOVED"]
 
+    def demand(self) -> list[dict[str, float]]:
+        """The bundles that no machine has room for: what an autoscaler of Ray's sees."""
+        table = ray.util.placement_group_table()
+        waiting = [one for one in table.values() if one["state"] in {"PENDING", "RESCHEDULING"}]
+        return [dict(bundle) for one in waiting for bundle in one["bundles"].values()]
+
+    def layout(self, name: str) -> list[tuple[int, str, int]]:
+        """For each machine on which a place that is there has bundles: one of them, the machine, how many."""
+        placed = ray.util.placement_group_table(_place(name))["bundles_to_node_id"]
+        names = {node["NodeID"]: str(node["NodeName"]) for node in ray.nodes()}
+        machines: dict[str, list[int]] = {}
+        for index in sorted(placed):
+            machines.setdefault(placed[index], []).append(index)
+        return [(held[0], names.get(node, node), len(held)) for node, held in machines.items()]
+
     # -- supervisors -----------------------------------------------------------------------------
 
-    def supervise(self, name: str, place_name: str, index: int = 0, gpus: float = 0) -> Any:
+    def supervise(self, name: str, place_name: str, index: int = 0) -> Any:
         """The supervisor of that name in its place: the one that is there, or a new one."""
+        return self._actor(Supervisor, name, place_name, index).remote()
+
+    def lead(self, name: str, layout: Sequence[tuple[int, str, int]]) -> Any:
+        """The leader of the gang of that name, whose place lies on several machines, and a supervisor on each."""
+        parts = [
+            (self.supervise(part_name(name, number), name, index), machine, nodes)
+            for number, (index, machine, nodes) in enumerate(layout)
+        ]
+        return self._actor(Leader, name, name, 0).remote(parts)
+
+    def _actor(self, kind: type, name: str, place_name: str, index: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(_place(place_name), placement_group_bundle_index=index)
-        actor = ray.remote(Supervisor).options(
+        return ray.remote(kind).options(
             name=name,
             lifetime="detached",
             get_if_exists=True,
             num_cpus=0,
-            num_gpus=gpus,
             max_restarts=0,
             max_concurrency=_SUPERVISOR_CALLS,
             scheduling_strategy=strategy,
         )
-        return actor.remote()
 
     def supervisor(self, name: str) -> Any | None:
         """The supervisor of that name, if it lives."""

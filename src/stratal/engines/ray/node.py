@@ -66,6 +66,7 @@ class Node:
         await self._engine.connect()
         self._end_ray(signal.SIGKILL)  # of one before us that was killed
         await self._end_workloads("its machine was started again", 0)
+        await asyncio.to_thread(process.remove_tree, str(self._folder / "gangs"))
         async with await self._channel.open(listener):
             try:
                 await self._stay_up()

@@ -73,10 +73,12 @@ def join(
     cpus: float | None = None,
     memory_bytes: int | None = None,
     platform: str = "",
+    idle_seconds: float | None = None,
 ) -> NodeSettings:
     """What a machine whose files lie in `folder` joins the pool at `pool` with. Raises `NotFound`, `Conflict`.
 
     `platform` is the ``host:port`` at which its workloads reach the platform; "" where that is this machine.
+    With `idle_seconds` it leaves after so long without work.
     """
     require_ray()
     try:
@@ -106,6 +108,7 @@ def join(
         cpus=own_cpus if cpus is None else cpus,
         memory_bytes=own_memory if memory_bytes is None else memory_bytes,
         url=platform,
+        idle_seconds=idle_seconds,
     )
 
 

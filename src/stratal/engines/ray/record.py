@@ -19,6 +19,17 @@ from stratal.engines.local import process
 Status = dict[str, Any]
 
 
+def part_name(name: str, number: int) -> str:
+    """The supervisor of that part of a gang on several machines."""
+    return f"{name}.{number}"
+
+
+def nodes_apart(spec: dict[str, Any]) -> int:
+    """On how many machines the workload may be: the nodes of a gang whose members may reach the network."""
+    gang = spec.get("gang")
+    return int(gang["nodes"]) if gang and spec["network"] == "open" else 1
+
+
 class Record:
     """One attempt's folder, and what is in it by now."""
 

@@ -1,4 +1,5 @@
-"""The actor that watches over one workload, on the machine where it runs. One for each; runs inside of Ray.
+"""The actor that watches over one workload, on the machine where it runs; of a gang that spans machines, over its
+part there (see `leader`). One for each; runs inside of Ray.
 
 It has the node's keeper start the workload and tells the bridge how it goes. It holds the workload's leash
 (see `node`) for as long as it lives: Ray ends this actor when it gives the machine up, and with the leash
@@ -7,8 +8,11 @@ the node ends the workload. Answers are plain values: an exception would come ba
 
 import asyncio
 import contextlib
+import fcntl
 import json
 import os
+import socket
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,18 +27,26 @@ from stratal.kernel.errors import Invalid, StratalError, Unavailable
 
 CHUNK = 1 << 20
 _LOOK_SECONDS = 0.1
-_NEWS_SECONDS = 10.0
+NEWS_SECONDS = 10.0
 _LOST_GRACE_SECONDS = 5.0
+
+
+_SIOCGIFADDR = 0x8915
+
+
+def ready_node() -> NodeSettings:
+    """This machine's node, by whose raylet the actor was started."""
+    folder = os.environ.get("STRATAL_NODE", "")
+    if not folder:
+        raise RuntimeError("this machine's Ray was not started by `stratal pool join`")
+    return NodeSettings.read(Path(folder) / "node.json")
 
 
 class Supervisor:
     """`start`, then `news` until it says that the workload has ended, then `release`."""
 
     def __init__(self) -> None:
-        folder = os.environ.get("STRATAL_NODE", "")
-        if not folder:
-            raise RuntimeError("this machine's Ray was not started by `stratal pool join`")
-        self._node = NodeSettings.read(Path(folder) / "node.json")
+        self._node = ready_node()
         self._engine: LocalEngine | None = None
         self._attempt_id = ""
         self._status: WorkloadStatus | None = None
@@ -51,17 +63,24 @@ class Supervisor:
                 return {"ok": self._told()}
             try:
                 self._status = await self._start(wire.spec_from(plain), place)
-            except Invalid as error:
-                return {"error": ["invalid", error.message]}
             except (StratalError, OSError) as error:
-                return {"error": ["unavailable", str(error)]}
+                return _refused(error)
             return {"ok": self._told()}
+
+    async def prepare(self, plain: dict[str, Any], place: dict[str, Any]) -> dict[str, Any]:
+        """Be ready to `start` it: ``{"ok": {"address", "port"}}``, where its rank 0 could be met here, or an error."""
+        async with self._starting:
+            try:
+                await self._ready(wire.spec_from(plain), place)
+                return {"ok": {"address": self._node.interface, "port": free_port(self._node.interface)}}
+            except (StratalError, OSError) as error:
+                return _refused(error)
 
     async def news(self, offset: int) -> dict[str, Any]:
         """The log from `offset` and the status, once there is something new, or as it is after a while."""
         if self._status is None:
             return {"status": None, "log": b""}
-        deadline = asyncio.get_running_loop().time() + _NEWS_SECONDS
+        deadline = asyncio.get_running_loop().time() + NEWS_SECONDS
         while True:
             ended = self._status.state != "running"  # looked at first: its log is whole then
             log = await asyncio.to_thread(read_log, self._log, offset, CHUNK)
@@ -95,6 +114,16 @@ class Supervisor:
     # -- starting --------------------------------------------------------------------------------
 
     async def _start(self, spec: WorkloadSpec, place: dict[str, Any]) -> WorkloadStatus:
+        engine = await self._ready(spec, place)
+        if spec.gang is not None and spec.gang.part is not None:
+            spec = replace(spec, env=_meeting(self._node.interface) | dict(spec.env))
+        status = await engine.start(spec)
+        self._tasks.append(asyncio.create_task(self._watch(engine)))
+        return status
+
+    async def _ready(self, spec: WorkloadSpec, place: dict[str, Any]) -> LocalEngine:
+        if self._engine is not None:
+            return self._engine
         self._attempt_id = spec.attempt_id
         if not self._shares(place):
             raise Invalid(f"{self._node.name} does not see the platform's disk.")
@@ -111,9 +140,7 @@ class Supervisor:
         await self._take_leash()
         await engine.connect()
         self._engine = engine
-        status = await engine.start(spec)
-        self._tasks.append(asyncio.create_task(self._watch(engine)))
-        return status
+        return engine
 
     def _shares(self, place: dict[str, Any]) -> bool:
         """Is the platform's disk this machine's, too? Then its paths are good here as they are."""
@@ -186,3 +213,41 @@ class Supervisor:
                     await self._end(grace)
         self._given_up = self._given_up or self_given_up
         await self._end(grace)
+
+
+def _refused(error: Exception) -> dict[str, Any]:
+    if isinstance(error, Invalid):
+        return {"error": ["invalid", error.message]}
+    return {"error": ["unavailable", str(error)]}
+
+
+def free_port(interface: str) -> int:
+    """A port of that address that nobody listens on right now."""
+    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.bind((interface, 0))
+        return int(probe.getsockname()[1])
+
+
+def _meeting(interface: str) -> dict[str, str]:
+    """What tells gloo, NCCL and torch's RPC to meet on this address's device, not where the host's name leads."""
+    device = device_of(interface)
+    return (
+        dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME"), device)
+        if device
+        else {}
+    )
+
+
+def device_of(interface: str) -> str:
+    """The network device with that IPv4 address; "" when there is none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                asked = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, asked)
+            except OSError:  # it has no such address
+                continue
+            if socket.inet_ntoa(answer[20:24]) == interface:
+                return name
+    return ""
