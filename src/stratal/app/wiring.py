@@ -9,6 +9,7 @@ from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
+from stratal.ai.finding import Finding
 from stratal.ai.functions.records import held_environments as held_by_functions
 from stratal.ai.functions.room import furnish as furnish_functions
 from stratal.ai.models.commits import Commits
@@ -48,7 +49,7 @@ from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.accounts import Accounts
 from stratal.gateway.console.door import ConsoleDoor
-from stratal.gateway.console.in_process import InProcess
+from stratal.gateway.console.in_process import AsBrowser
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.denials import put_on_record
 from stratal.gateway.door import Door
@@ -56,7 +57,9 @@ from stratal.gateway.functions.door import FunctionsDoor
 from stratal.gateway.git.door import GitDoor
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
+from stratal.gateway.in_process import InProcess
 from stratal.gateway.inference.door import InferenceDoor
+from stratal.gateway.mcp.door import McpDoor
 from stratal.gateway.mlflow.artifacts import ArtifactRoutes
 from stratal.gateway.mlflow.door import MlflowDoor
 from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
@@ -79,6 +82,7 @@ from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
 from stratal.gateway.native import repositories as native_repositories
 from stratal.gateway.native import runs as native_runs
+from stratal.gateway.native import search as native_search
 from stratal.gateway.native import solutions as native_solutions
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import sweeps as native_sweeps
@@ -346,12 +350,16 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),
+            native_search.router(projects, Finding(database)),
             native_solutions.router(projects, Catalogue(), Results(objects)),
         ],
         [(native_endpoints.INVOCATIONS, invocations)],
     )
+    within = InProcess(native)
+    agents = McpDoor(bearer, within)
+    closes.append(agents.close)
     console = Console(
-        InProcess(native, SESSION_COOKIE),
+        AsBrowser(within, SESSION_COOKIE),
         Accounts(folk),
         cookie=SESSION_COOKIE,
         secure=settings.tls_certificate is not None,
@@ -372,6 +380,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         InferenceDoor(bearer, serving.serving),
         OpenAIDoor(bearer, serving.serving, clock),
         GitDoor(bearer, projects, shelf.traffic),
+        agents,
         FunctionsDoor(bearer, functions.registry, functions.calling, functions.invocations),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]

@@ -74,6 +74,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),
     "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job, endpoint or function."),
     "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
+    "search": ("stratal.cli.search", "Find things of the project by words of their names."),
     "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),
 }
 

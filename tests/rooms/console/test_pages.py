@@ -192,15 +192,23 @@ def test_one_part_that_is_refused_spoils_nothing_else() -> None:
 
 
 def test_search_finds_by_name_and_says_where() -> None:
-    told = answers("clinic.ecg")
-    native = Native({path: told[path] for path in (f"{BASE}/jobs", f"{BASE}/tables")})
+    told = [
+        {"kind": kind, "id": id_, "name": name, "at": "2026-01-01T00:00:00Z"}
+        for kind, id_, name in (
+            ("job", "7", "ecg"),
+            ("experiment", "1", "ecg"),
+            ("table", "clinic.ecg", "clinic.ecg"),
+            ("bucket", "ecg/..", "ecg/.."),
+        )
+    ]
+    native = Native({f"{BASE}/search": {"found": told}})
     found = Browser(native).get("/projects/default/search?q=ecg").json()["results"]
     assert [(r["kind"], r["href"]) for r in found] == [
         ("job", "/projects/default/jobs/7"),
-        ("job", "/projects/default/jobs/8"),
         ("table", "/projects/default/tables/clinic.ecg"),
+        ("bucket", "/projects/default/buckets/ecg%2F.."),
     ]
-    assert Browser(native).get("/projects/default/search?q=nothing").json() == {"results": []}
+    assert Browser(native).get("/projects/default/search?q=+").json() == {"results": []}
     assert Browser(native).get("/projects/default/search?q=ecg", cookie=None).status_code in {303, 401}
 
 

@@ -94,6 +94,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("PUT", f"{P}/tables/{{name}}/import"): Route("editor", f"{P}/tables/new/import", 400, body=b"x"),
     ("POST", "/sql"): Route("viewer", "/sql", 400, json={"sql": "", "project": "alpha"}),
     ("GET", f"{P}/queries"): Route("viewer", f"{P}/queries"),
+    ("GET", f"{P}/search"): Route("viewer", f"{P}/search?q=k"),
     # repositories (nothing was pushed to any: whoever may not is told so before that is found out)
     ("GET", f"{P}/repositories"): Route("viewer", f"{P}/repositories"),
     ("POST", f"{P}/repositories"): Route("editor", f"{P}/repositories", 201, json={"name": "more"}),
@@ -415,6 +416,7 @@ OTHERS = [
     Operation("functions", "POST", "/f/alpha/fn", "viewer", 404, json={}),
     Operation("functions", "POST", "/f/alpha/fn?async=1", "viewer", 404, json={}),
     Operation("functions", "GET", "/f/alpha/fn/invocations/inv_1", "viewer", 404),
+    Operation("mcp", "GET", "/mcp", "viewer", 405, foreign=200),
     Operation("operations", "GET", "/healthz", "anybody", foreign=200),
     Operation("operations", "GET", "/readyz", "anybody", foreign=200),
     Operation("mlflow", "GET", "/version", "anybody", foreign=200),

@@ -98,7 +98,7 @@ def check_dialect(operation: Operation, answer: Answer, s3: str, iceberg: str, m
     elif operation.door == "openai":
         error = answer.json()["error"]
         assert (error["type"], set(error)) == ("invalid_request_error", {"message", "type", "param", "code"})
-    elif operation.door == "functions":
+    elif operation.door in {"functions", "mcp"}:
         assert answer.json()["error"]["request_id"]
     else:
         assert set(answer.json()) == {"error"}

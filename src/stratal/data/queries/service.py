@@ -58,7 +58,10 @@ _LOG_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A statement and how its answer is wanted. `limit` None: all rows; `max_bytes` cuts JSON answers."""
+    """A statement and how its answer is wanted. `limit` None: all rows; `max_bytes` cuts JSON answers.
+
+    One that is not to write (`reads_only`) is refused when it would.
+    """
 
     sql: str
     params: Sequence[Any] = ()
@@ -66,6 +69,7 @@ class Ask:
     limit: int | None = None
     max_bytes: int | None = None
     seconds: float | None = None
+    reads_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +179,12 @@ class Warehouse:
             statement = await self._engine.parse(place.id, ask.sql)
             planned = await self._plan(who, place, statement)
             record.reads = planned.reads
+            if ask.reads_only and statement.kind in {"create", "insert"}:
+                raise Invalid(
+                    "Only statements that read are taken here.",
+                    hint="Begin with SELECT.",
+                    reason="reads_only",
+                )
             if statement.kind in {"create", "insert"}:
                 loaded = await self._write(who, place, statement, planned, ask)
                 record.reads = [*planned.reads, Read(loaded.table, loaded.table.snapshot_id)]

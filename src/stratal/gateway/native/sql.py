@@ -51,6 +51,7 @@ class Statement(BaseModel):
         None, ge=0, le=10_000_000, description=f"At most so many rows; json: {DEFAULT_ROWS:,} unless said."
     )
     timeout_seconds: float | None = Field(None, gt=0, le=3600)
+    reads_only: bool = Field(False, description="Refuse a statement that writes.")
 
 
 def router(projects: Projects, warehouse: Warehouse) -> APIRouter:
@@ -76,6 +77,7 @@ def router(projects: Projects, warehouse: Warehouse) -> APIRouter:
             limit,
             MAX_JSON_BYTES if format == "json" else None,
             body.timeout_seconds,
+            body.reads_only,
         )
         if format == "json":
             return await _unless_gone(request, _as_json(warehouse, who, place, ask))
