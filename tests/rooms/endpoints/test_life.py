@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
+from stratal.ai.endpoints import records
 from stratal.ai.endpoints.scoring import Inputs
 from stratal.kernel.errors import Denied, Invalid, NotFound, Unavailable
 
@@ -93,6 +95,23 @@ def test_a_first_revision_that_fails_makes_a_failed_endpoint(
         await room.deployed("env", await room.models.add("e", b"x", requirements="impossible==1"))
         with pytest.raises(Unavailable, match="nothing satisfies impossible"):
             await room.ask("env", 1)
+
+    in_room(story)
+
+
+def test_a_revision_that_was_superseded_is_not_on_its_way_again(in_room: Callable[..., None]) -> None:
+    async def story(room: Room) -> None:
+        uri = await room.models.add("m", b"1")
+        made = await room.endpoints.deploy(OWNER, "prj_a", "sum", uri)
+
+        def overtaken(c: Connection) -> object:  # a newer one was wished while this one was being prepared
+            records.supersede_pending(c, made.endpoint.id, "a newer revision")
+            return records.advance(c, made.latest.seq, state="starting")
+
+        assert await room.database.write(overtaken) is None
+        await until(lambda: room.serving.find("prj_a", "sum").deploying is None)  # type: ignore[union-attr]
+        (revision,) = await room.endpoints.revisions(OWNER, "prj_a", "sum")
+        assert revision.state == "superseded"
 
     in_room(story)
 

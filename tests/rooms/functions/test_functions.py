@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from stratal.ai.functions import records
 from stratal.ai.functions.calling import Asked
 from stratal.ai.functions.model import (
     Deployment,
@@ -105,6 +106,16 @@ def test_who_hangs_up_with_the_last_byte_of_an_answer_has_not_given_up(tell: Tel
                     break
             await answer.close()
             assert (await room.told(answer.invocation_id)).state == state
+
+    tell(story)
+
+
+def test_a_revision_that_answers_or_was_superseded_is_not_on_its_way_again(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        made = await room.deploy()
+        states = {"state": "starting"}
+        assert await room.database.write(lambda c: records.advance(c, made.latest.seq, **states)) is None
+        assert (await room.functions.get(OWNER, "prj_a", "fn")).latest.state == RevisionState.ACTIVE
 
     tell(story)
 

@@ -165,6 +165,18 @@ def update_revision(c: Connection, seq: int, **values: Any) -> None:
     c.execute(update(endpoint_revisions).where(endpoint_revisions.c.seq == seq).values(**values))
 
 
+def advance(c: Connection, seq: int, **values: Any) -> Revision | None:
+    """Bring a revision that is on its way one step on; None when it was superseded or removed meanwhile."""
+    change = (
+        update(endpoint_revisions)
+        .where(endpoint_revisions.c.seq == seq, endpoint_revisions.c.state.in_([s.value for s in PENDING]))
+        .values(**values)
+        .returning(endpoint_revisions)
+    )
+    row = c.execute(change).mappings().one_or_none()
+    return None if row is None else _revision(row)
+
+
 def activate(c: Connection, endpoint_id: str, seq: int) -> tuple[int, dict[int, int]] | None:
     """Let the revision answer, with the share it was deployed for; returns the endpoint's traffic from now on.
 

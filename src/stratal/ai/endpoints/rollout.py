@@ -26,7 +26,7 @@ from stratal.compute.environments import Environments
 from stratal.compute.services.model import ServiceName
 from stratal.compute.services.services import Services
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Internal, StratalError
+from stratal.kernel.errors import StratalError
 from stratal.kernel.events import emit
 
 log = logging.getLogger("stratal.endpoints")
@@ -187,7 +187,10 @@ class Rollouts:
         kept: Kept | None = None
         switched = False
         try:
-            revision = await self._prepare(revision)
+            prepared = await self._prepare(revision)
+            if prepared is None:
+                return
+            revision = prepared
             kept = self._keep(live.endpoint, revision)
             await kept.service.ready(max(1, live.endpoint.wishes.least))
             await self._match(live, kept)
@@ -214,8 +217,8 @@ class Rollouts:
             with contextlib.suppress(StratalError):
                 await kept.service.ready(live.main.service.awake)
 
-    async def _prepare(self, revision: Revision) -> Revision:
-        """The revision with its environment built and its model's files in place."""
+    async def _prepare(self, revision: Revision) -> Revision | None:
+        """The revision with its environment built and its model's files in place; None when it was superseded."""
         environment_id = revision.environment_id
         if environment_id is None:
             environment_id = (await self._environments.for_requirements(revision.requirements)).id
@@ -224,16 +227,10 @@ class Rollouts:
         prepared = replace(revision, environment_id=environment_id)
         await self._layouts.ensure(prepared)
 
-        def work(c: Connection) -> Revision | None:
-            records.update_revision(
-                c, revision.seq, environment_id=environment_id, state=RevisionState.STARTING.value
-            )
-            return records.revision(c, revision.seq)
-
-        found = await self._database.write(work)
-        if found is None:
-            raise Internal(f"Revision {revision.seq} is gone.")
-        return found
+        starting = RevisionState.STARTING.value
+        return await self._database.write(
+            lambda c: records.advance(c, revision.seq, environment_id=environment_id, state=starting)
+        )
 
     async def _switch(self, live: Live, kept: Kept) -> bool:
         """From here on the new revision answers; who gets nothing any more ends when it has answered what it was asked."""
@@ -275,7 +272,9 @@ class Rollouts:
         live.failure = failure
 
         def work(c: Connection) -> None:
-            records.update_revision(c, revision.seq, state=RevisionState.FAILED.value, failure=failure[:4000])
+            state = RevisionState.FAILED.value
+            if records.advance(c, revision.seq, state=state, failure=failure[:4000]) is None:
+                return
             emit(
                 c,
                 "endpoint.failed",

@@ -115,6 +115,18 @@ def update_revision(c: Connection, seq: int, **values: Any) -> None:
     c.execute(update(revisions).where(revisions.c.seq == seq).values(**values))
 
 
+def advance(c: Connection, seq: int, **values: Any) -> Revision | None:
+    """Bring a revision that is on its way one step on; None when it was superseded or removed meanwhile."""
+    change = (
+        update(revisions)
+        .where(revisions.c.seq == seq, revisions.c.state.in_([s.value for s in PENDING]))
+        .values(**values)
+        .returning(revisions)
+    )
+    row = c.execute(change).mappings().one_or_none()
+    return None if row is None else _revision(row)
+
+
 def supersede_pending(c: Connection, function_id: str, why: str) -> None:
     """Give up the function's revisions that are not ready yet."""
     c.execute(

@@ -130,7 +130,10 @@ class Rollouts:
         service: FunctionService | None = None
         switched = False
         try:
-            revision = await self._prepare(live.function, revision)
+            prepared = await self._prepare(live.function, revision)
+            if prepared is None:
+                return
+            revision = prepared
             service = self._keep(live.function, revision)
             await service.ready(max(1, min(live.service.awake if live.service else 1, revision.wishes.most)))
             switched = await self._switch(live, revision, service)
@@ -150,23 +153,18 @@ class Rollouts:
                 live.deploying = None
                 self._tasks.pop(live.function.id, None)
 
-    async def _prepare(self, function: Function, revision: Revision) -> Revision:
-        """The revision with its environment built and its code in place."""
+    async def _prepare(self, function: Function, revision: Revision) -> Revision | None:
+        """The revision with its environment built and its code in place; None when it was superseded."""
         if revision.environment_id is None:
             environment = await self._foundry.environments.for_requirements(revision.requirements)
         else:
             environment = await self._foundry.environments.get(revision.environment_id)
         await self._foundry.layouts.ensure(function.project_id, revision)
 
-        def work(c: Connection) -> Revision | None:
-            records.update_revision(
-                c, revision.seq, environment_id=environment.id, state=RevisionState.STARTING.value
-            )
-            return records.revision(c, revision.seq)
-
-        prepared = await self._database.write(work)
-        assert prepared is not None
-        return prepared
+        starting = RevisionState.STARTING.value
+        return await self._database.write(
+            lambda c: records.advance(c, revision.seq, environment_id=environment.id, state=starting)
+        )
 
     async def _switch(self, live: Live, revision: Revision, service: FunctionService) -> bool:
         """From here on the new revision answers; the old one ends when it has answered what it was asked."""
@@ -198,7 +196,9 @@ class Rollouts:
             live.deploying = None
 
         def work(c: Connection) -> None:
-            records.update_revision(c, revision.seq, state=RevisionState.FAILED.value, failure=failure[:4000])
+            state = RevisionState.FAILED.value
+            if records.advance(c, revision.seq, state=state, failure=failure[:4000]) is None:
+                return
             self._tell(c, live, revision, "function.failed", failure=failure[:500])
 
         await self._database.write(work)
