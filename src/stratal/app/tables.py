@@ -3,6 +3,7 @@
 from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.functions import tables as functions
 from stratal.ai.models import tables as models
+from stratal.ai.retrieval import tables as retrieval
 from stratal.ai.sweeps import tables as sweeps
 from stratal.app import database as instance
 from stratal.collab import tables as collab
@@ -35,6 +36,7 @@ ROOMS = (
     repositories,
     sweeps,
     functions,
+    retrieval,
 )
 
 __all__ = ["ROOMS", "metadata"]

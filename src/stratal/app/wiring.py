@@ -18,6 +18,7 @@ from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.ai.models.removal import purge_models
+from stratal.ai.retrieval.room import furnish as furnish_retrieval
 from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
 from stratal.ai.sweeps.room import furnish as furnish_sweeps
@@ -37,6 +38,7 @@ from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
 from stratal.data.pipelines.room import furnish as furnish_pipelines
 from stratal.data.queries.service import Warehouse
+from stratal.engines.batches import program as batch_program
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine
@@ -44,6 +46,8 @@ from stratal.engines.local.gpus import inventory
 from stratal.engines.optuna.adapter import OptunaAdvisor
 from stratal.engines.ray.adapter import RayEngine
 from stratal.engines.ray.pool import prepare
+from stratal.engines.retrieval import REQUIREMENTS as INDEX_REQUIREMENTS
+from stratal.engines.retrieval import program as index_program
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
 from stratal.gateway.chain import Chain
@@ -81,6 +85,7 @@ from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
 from stratal.gateway.native import repositories as native_repositories
+from stratal.gateway.native import retrieval as native_retrieval
 from stratal.gateway.native import runs as native_runs
 from stratal.gateway.native import search as native_search
 from stratal.gateway.native import solutions as native_solutions
@@ -89,7 +94,7 @@ from stratal.gateway.native import sweeps as native_sweeps
 from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import why as native_why
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
-from stratal.gateway.openai.door import OpenAIDoor
+from stratal.gateway.openai.room import furnish as furnish_openai
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.s3.door import S3Door
 from stratal.gateway.traffic import count_traffic
@@ -266,6 +271,17 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(serving.start)
     closes.append(serving.close)
 
+    retrieval = furnish_retrieval(
+        database,
+        compute.jobs,
+        objects,
+        lake,
+        warehouse,
+        serving.serving,
+        clock,
+        program=index_program(),
+        requirements=INDEX_REQUIREMENTS,
+    )
     sweeping = furnish_sweeps(
         database, compute.jobs, experiments, runs, models, registered, OptunaAdvisor(), clock
     )
@@ -304,6 +320,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
         sweeping.sweeps.purge,
+        retrieval.indexes.purge,
         functions.functions.purge,
         serving.endpoints.purge,
         partial(purge_models, database),
@@ -345,6 +362,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
+            native_retrieval.router(retrieval, projects),
             native_catalog.router(projects, Catalog(registered, commits, compute.environments)),
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
@@ -378,7 +396,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
         furnish_hub(bearer, keys, projects, registered, commits, clock),
         InferenceDoor(bearer, serving.serving),
-        OpenAIDoor(bearer, serving.serving, clock),
+        furnish_openai(bearer, serving.serving, objects, compute.jobs, clock, batch_program=batch_program()),
         GitDoor(bearer, projects, shelf.traffic),
         agents,
         FunctionsDoor(bearer, functions.registry, functions.calling, functions.invocations),

@@ -75,6 +75,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job, endpoint or function."),
     "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
     "search": ("stratal.cli.search", "Find things of the project by words of their names."),
+    "index": (
+        "stratal.cli.index",
+        "Documents searched by meaning and words, and answered from with citations.",
+    ),
     "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),
 }
 

@@ -1,6 +1,7 @@
 """`stratal models try` and `bench` as a user runs them: environments built, replicas started, answers given."""
 
 import base64
+import json
 
 import pytest
 
@@ -27,18 +28,23 @@ def test_texts_are_answered_measured_and_explained(server: PlatformServer) -> No
         "verified",
         "unproven",
     )
-    nothing = server.cli("models", "try", "say", "--project", project, check=False)
-    assert (nothing.returncode, "needs" in nothing.stderr or "GPL" in nothing.stderr) == (6, True)
+    nothing = server.cli("models", "try", "chat", "--project", project, check=False)
+    assert (nothing.returncode, "No well-kept library" in nothing.stderr) == (6, True)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("task", ["embed", "sentiment", "ocr", "faces", "transcribe"])
+@pytest.mark.parametrize("task", ["embed", "sentiment", "ocr", "faces", "transcribe", "voice"])
 def test_every_task_answers_its_sample_and_gives_its_number_again(server: PlatformServer, task: str) -> None:
     project = server.project()
     told = tried(server, project, task)
     answers, expected = told["predictions"], told["expected"]
     assert isinstance(answers, list)
     key = {"sentiment": "label", "ocr": "text", "faces": "count"}.get(task)
+    if task == "voice":
+        (segments,) = (json.loads(one["segments"]) for one in answers)
+        assert len(segments) == expected
+        assert abs(segments[0]["start"] - 1.08) < 0.1
+        return
     if task == "embed":
         near, far = (sum(a * b for a, b in zip(answers[0], answers[i], strict=True)) for i in (1, 2))
         assert near > 0.6 > 0.3 > far

@@ -12,6 +12,7 @@ import pytest
 
 from platform_server import PlatformServer
 
+ROOT = Path(__file__).parents[3]
 PREAMBLE = """
 import json, os
 import openai
@@ -39,11 +40,18 @@ def run(server: PlatformServer, project: str, text: str, folder: Path) -> Any:
     return json.loads(done.stdout)
 
 
-def test_embeddings_as_numbers_and_bytes_and_errors_as_the_client_knows_them(
-    server: PlatformServer, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def embedding(server: PlatformServer) -> str:
+    """A project with an endpoint ``embedder``."""
     project = server.project()
     server.json("models", "deploy", "embed", "--name", "embedder", "--project", project, timeout=600)
+    return project
+
+
+def test_embeddings_as_numbers_and_bytes_and_errors_as_the_client_knows_them(
+    server: PlatformServer, embedding: str, tmp_path: Path
+) -> None:
+    project = embedding
     told = run(
         server,
         project,
@@ -78,6 +86,108 @@ def test_embeddings_as_numbers_and_bytes_and_errors_as_the_client_knows_them(
     assert told["cut"] == ["BadRequestError", "invalid_value", "dimensions"]
     assert told["key"] == ["AuthenticationError", "invalid_api_key", None]
     assert told["images"][0] == "InternalServerError"
+
+
+def test_a_batch_of_requests_is_answered_by_a_job_from_a_file_into_files(
+    server: PlatformServer, embedding: str, tmp_path: Path
+) -> None:
+    told = run(
+        server,
+        embedding,
+        """
+        import time
+        body = {"model": "embedder", "input": "hello"}
+        lines = [{"custom_id": str(n), "method": "POST", "url": "/v1/embeddings", "body": body} for n in range(30)]
+        lines[7]["body"] = {"model": "none", "input": "x"}
+        lines[8]["url"] = "/v1/other"
+        text = "".join(json.dumps(line) + "\\n" for line in lines)
+        given = client.files.create(file=("ask/../in.jsonl", text.encode()), purpose="batch")
+        batch = client.batches.create(input_file_id=given.id, endpoint="/v1/embeddings", completion_window="24h",
+                                      metadata={"for": "test"})
+        while (now := client.batches.retrieve(batch.id)).status in ("validating", "in_progress"):
+            time.sleep(0.3)
+        good = [json.loads(line) for line in client.files.content(now.output_file_id).text.splitlines()]
+        bad = [json.loads(line) for line in client.files.content(now.error_file_id).text.splitlines()]
+        listed = client.batches.list().data
+        names = [one.filename for one in client.files.list(purpose="batch")]
+        gone = client.files.delete(given.id).deleted
+        print(json.dumps({
+            "name": given.filename, "bytes": given.bytes == len(text), "same": client.files.list().data[0].id != given.id,
+            "status": now.status, "counts": now.request_counts.model_dump(), "metadata": now.metadata,
+            "ids": sorted(int(one["custom_id"]) for one in good),
+            "size": len(good[0]["response"]["body"]["data"][0]["embedding"]),
+            "bad": [[one["custom_id"], (one["error"] or one["response"]["body"]["error"])["code"]] for one in bad],
+            "listed": [one.id == batch.id for one in listed], "names": names, "gone": gone,
+            "none": refused(client.files.retrieve, file_id=given.id),
+            "purpose": refused(client.files.create, file=("a", b"x"), purpose="other"),
+            "nobatch": refused(client.batches.retrieve, batch_id="batch_none"),
+            "wrong": refused(client.batches.create, input_file_id="file-x", endpoint="/v1/x", completion_window="24h"),
+            "missing": refused(client.batches.create, input_file_id="file-x", endpoint="/v1/embeddings",
+                               completion_window="24h"),
+        }))
+        """,
+        tmp_path,
+    )
+    assert (told["name"], told["bytes"], told["status"]) == ("in.jsonl", True, "completed")
+    assert told["counts"] == {"total": 30, "completed": 28, "failed": 2}
+    assert told["ids"] == [n for n in range(30) if n not in (7, 8)]
+    assert (told["size"], told["metadata"], told["listed"]) == (384, {"for": "test"}, [True])
+    assert told["bad"] == [["7", "model_not_found"], ["8", "invalid_request"]]
+    assert (told["names"], told["gone"]) == (["in.jsonl"], True)
+    assert told["none"] == ["NotFoundError", "not_found", None]
+    assert told["purpose"] == ["BadRequestError", "invalid_value", "purpose"]
+    assert told["nobatch"] == ["NotFoundError", "not_found", None]
+    assert told["wrong"] == ["BadRequestError", "invalid_value", "endpoint"]
+    assert told["missing"] == ["NotFoundError", "not_found", None]
+
+
+@pytest.mark.soak
+def test_what_is_spoken_is_a_sound_and_what_is_said_is_written_down(
+    server: PlatformServer, tmp_path: Path
+) -> None:
+    project = server.project()
+    for task in ("say", "transcribe"):
+        server.json("models", "deploy", task, "--name", task, "--project", project, timeout=900)
+    sample = ROOT / "src" / "stratal" / "cli" / "catalog" / "samples" / "speech.wav"
+    told = run(
+        server,
+        project,
+        f"""
+        import io, wave
+        sample = {str(sample)!r}
+        speech = client.audio.speech
+        whole = speech.create(model="say", voice="alloy", input="Good morning.").content
+        quick = speech.create(model="say", voice="de", input="Guten Morgen.", speed=2, response_format="pcm").content
+        file = wave.open(io.BytesIO(whole))
+        heard = client.audio.transcriptions.create(model="transcribe", file=open(sample, "rb"))
+        plain = client.audio.transcriptions.create(model="transcribe", file=open(sample, "rb"), response_format="text")
+        more = client.audio.transcriptions.create(model="transcribe", file=open(sample, "rb"),
+                                                  response_format="verbose_json")
+        own = client.audio.transcriptions.create(model="transcribe", file=("a.wav", whole)).text
+        print(json.dumps({{
+            "seconds": file.getnframes() / file.getframerate(), "quick": len(quick) / 2 / file.getframerate(),
+            "heard": heard.text, "plain": plain, "duration": more.duration, "own": own,
+            "models": sorted(model.id for model in client.models.list()),
+            "voice": refused(speech.create, model="say", voice="xx", input="x"),
+            "mp3": refused(speech.create, model="say", voice="alloy", input="x", response_format="mp3"),
+            "speaks": refused(speech.create, model="transcribe", voice="alloy", input="x"),
+            "sound": refused(client.audio.transcriptions.create, model="transcribe", file=("a.mp3", b"ID3")),
+            "times": refused(client.audio.transcriptions.create, model="transcribe", file=("a.wav", whole),
+                             response_format="srt"),
+            "other": refused(client.audio.translations.create, model="transcribe", file=("a.wav", whole)),
+        }}))
+        """,
+        tmp_path,
+    )
+    assert 0.5 < told["seconds"] < 3
+    assert 0.2 < told["quick"] < told["seconds"]
+    assert told["heard"] == told["plain"].strip() == "turn off the radio"
+    assert told["duration"] > 0.5
+    assert "morning" in told["own"]
+    assert told["models"] == ["say", "transcribe"]
+    assert told["voice"][0] == told["sound"][0] == "BadRequestError"
+    assert told["mp3"] == told["times"] == ["BadRequestError", "invalid_value", "response_format"]
+    assert told["speaks"] == told["other"] == ["BadRequestError", "invalid_value", "model"]
 
 
 MAKE = """
@@ -140,12 +250,19 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
             endless = client.chat.completions.create(**say, max_tokens=4000, stream=True)
             next(iter(endless))
             endless.close()
+        new = client.responses.create(model="parrot", input="hello", max_output_tokens=24, temperature=0)
+        events = list(client.responses.create(
+            model="parrot", input=[{"role": "user", "content": "hello"}], max_output_tokens=24, temperature=0, stream=True))
         after = client.completions.create(model="parrot", prompt="x", max_tokens=3, temperature=0)
         print(json.dumps({
             "same": streamed == text, "finish": whole.choices[0].finish_reason,
             "usage": [whole.usage.prompt_tokens, whole.usage.completion_tokens],
             "counted": pieces[-1].usage.completion_tokens,
             "stop": [stopped.finish_reason, stopped.message.content == text[:text.find(stop)]],
+            "response": [new.output_text == text, new.status, new.usage.output_tokens],
+            "events": ["".join(e.delta for e in events if e.type == "response.output_text.delta") == text,
+                       events[0].type, events[-1].type, [e.sequence_number for e in events] == list(range(len(events)))],
+            "kept": refused(client.responses.create, model="parrot", input="x", previous_response_id="resp_1"),
             "seeded": seeded[0] == seeded[1], "after": after.usage.completion_tokens,
             "long": refused(client.completions.create, model="parrot", prompt="x" * 5000),
             "tools": refused(client.chat.completions.create, **say, tools=[{"type": "function", "function": {"name": "f"}}]),
@@ -156,6 +273,9 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
     assert (told["same"], told["finish"], told["counted"]) == (True, "length", 24)
     assert told["usage"][1] == 24
     assert told["stop"] == ["stop", True]
+    assert told["response"] == [True, "incomplete", 24]
+    assert told["events"] == [True, "response.created", "response.incomplete", True]
+    assert told["kept"] == ["BadRequestError", "invalid_value", "previous_response_id"]
     assert (told["seeded"], told["after"]) == (True, 3)
     assert told["long"][:1] == ["BadRequestError"]
     assert told["tools"] == ["BadRequestError", "invalid_value", "tools"]

@@ -64,10 +64,10 @@ def test_an_entry_says_where_it_is_from_and_pins_all_that_it_is(entry: Entry) ->
 def test_a_task_without_a_model_says_what_is_missing(wired: Wired) -> None:
     told = wired.ask("GET", "/api/v1/catalog", wired.admin).json()["tasks"]
     labels = {task["name"]: task["label"] for task in told}
-    assert labels["ocr"] == "offline"
-    assert labels["say"] == labels["chat"] == "needs-model"
+    assert labels["ocr"] == labels["say"] == labels["voice"] == "offline"
+    assert labels["translate"] == labels["chat"] == "needs-model"
     assert all(task["needs"] for task in told if task["label"] == "needs-model")
-    answer = wired.ask("GET", "/api/v1/catalog/say", wired.admin)
+    answer = wired.ask("GET", "/api/v1/catalog/translate", wired.admin)
     assert (answer.status, answer.json()["error"]["code"]) == (404, "needs_model")
 
 
@@ -179,6 +179,8 @@ def test_a_measure_counts_what_is_wrong() -> None:
     vectors = {"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 0.0]}
     assert measure("embed", triples, lambda rows: [vectors[row] for row in rows])["value"] == 0.0
     spoken = load_sets()["transcribe"]
+    said = load_sets()["say"]
+    assert measure("say", said, lambda rows: [f"{row} um" for row in rows])["value"] > 0.2
     right = [text for _, text in spoken["files"]]
     assert measure("transcribe", spoken, lambda _rows: [{"text": text} for text in right])["value"] == 0.0
 

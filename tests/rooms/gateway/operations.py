@@ -179,6 +179,23 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/models/{{name}}/versions/{{version}}/verify"): Route(
         "viewer", f"{P}/models/m/versions/1/verify"
     ),
+    # retrieval (nothing here makes embeddings: whoever may not is told so before that is found out)
+    ("GET", f"{P}/indexes"): Route("viewer", f"{P}/indexes"),
+    ("GET", f"{P}/indexes/{{name}}"): Route("viewer", f"{P}/indexes/i", 404),
+    ("PUT", f"{P}/indexes/{{name}}"): Route(
+        "editor", f"{P}/indexes/i", 404, json={"source": "s3://alpha-data/**", "embedder": "none"}
+    ),
+    ("DELETE", f"{P}/indexes/{{name}}"): Route("editor", f"{P}/indexes/i", 404),
+    ("POST", f"{P}/indexes/{{name}}/search"): Route(
+        "viewer", f"{P}/indexes/i/search", 404, json={"query": "x"}
+    ),
+    ("POST", f"{P}/indexes/{{name}}/ask"): Route("viewer", f"{P}/indexes/i/ask", 404, json={"question": "x"}),
+    ("POST", f"{P}/indexes/{{name}}/calibration"): Route(
+        "editor", f"{P}/indexes/i/calibration", 404, json={"questions": []}
+    ),
+    ("POST", f"{P}/indexes/{{name}}/built"): Route(
+        "editor", f"{P}/indexes/i/built", 404, json={"documents": 1, "passages": 1}
+    ),
     # sweeps
     ("GET", f"{P}/sweeps"): Route("viewer", f"{P}/sweeps"),
     ("POST", f"{P}/sweeps"): Route("editor", f"{P}/sweeps", 201, json=SWEEP),
@@ -413,6 +430,21 @@ OTHERS = [
     Operation("openai", "POST", "/v1/completions", "viewer", 404, json={"model": "ep", "prompt": "x"}),
     Operation("openai", "POST", "/v1/chat/completions", "viewer", 404,
               json={"model": "ep", "messages": [{"role": "user", "content": "x"}]}),
+    Operation("openai", "POST", "/v1/audio/speech", "viewer", 404, json={"model": "ep", "input": "x"}),
+    Operation("openai", "POST", "/v1/audio/transcriptions", "viewer", 400, foreign=400),
+    Operation("openai", "POST", "/v1/audio/translations", "viewer", 400, foreign=400),
+    Operation("openai", "POST", "/v1/responses", "viewer", 404, json={"model": "ep", "input": "x"}),
+    Operation("openai", "GET", "/v1/files", "viewer", foreign=200),
+    Operation("openai", "POST", "/v1/files", "editor", 400, foreign=400),
+    Operation("openai", "GET", "/v1/files/file-1", "viewer", 404),
+    Operation("openai", "GET", "/v1/files/file-1/content", "viewer", 404),
+    Operation("openai", "DELETE", "/v1/files/file-1", "editor", 404),
+    Operation("openai", "GET", "/v1/batches", "viewer", foreign=200),
+    Operation("openai", "POST", "/v1/batches", "editor", 404,
+              json={"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}),
+    Operation("openai", "GET", "/v1/batches/batch_1", "viewer", 404),
+    Operation("openai", "POST", "/v1/batches/batch_1/cancel", "editor", 404),
+    Operation("openai", "POST", "/v1/moderations", "viewer", 404, json={"model": "ep", "input": "x"}),
     Operation("functions", "POST", "/f/alpha/fn", "viewer", 404, json={}),
     Operation("functions", "POST", "/f/alpha/fn?async=1", "viewer", 404, json={}),
     Operation("functions", "GET", "/f/alpha/fn/invocations/inv_1", "viewer", 404),

@@ -63,11 +63,23 @@ TASKS: tuple[Task, ...] = (
         (Port("text", "BYTES", "what was said, in lower case, without punctuation"),),
     ),
     Task(
+        "voice",
+        "voice activity",
+        (_AUDIO,),
+        (
+            Port("segments", "BYTES", "JSON: where somebody speaks, each start and end in seconds"),
+            Port("share", "FP64", "the share of the sound with speech, from 0 to 1"),
+        ),
+    ),
+    Task(
         "say",
         "text to speech",
         (_TEXT,),
-        (_AUDIO,),
-        needs="What ships with a library here is under the GPL or of unclear origin.",
+        (Port("audio", "BYTES", "a WAV file in base64: 16-bit PCM, one channel, 22,050 Hz"),),
+        options=(
+            Port("voice", "BYTES", "a language: en-us, en-gb, de, fr, es … (en-us unless said)"),
+            Port("speed", "FP64", "from 0.25 to 4 (1 unless said)"),
+        ),
     ),
     Task(
         "classify-image",
@@ -330,6 +342,84 @@ ENTRIES: tuple[Entry, ...] = (
                 ),
                 "pocketsphinx/model/en-us/en-us/variances": (
                     "b00d696f85e96834fc10f8e5f06428d8c4db6bffdbe5845b6f69bf6efbc48fa5"
+                ),
+            }
+        },
+    ),
+    Entry(
+        name="silero-vad",
+        task="voice",
+        title="Silero VAD: where somebody speaks in a recording",
+        implementation="silero",
+        label=Label.OFFLINE,
+        source="Silero Team's model as ONNX, in their package silero-vad 6.2.3",
+        revision="silero-vad 6.2.3",
+        licence="MIT",
+        size=2_327_524,
+        languages="any",
+        limits=(
+            "Tells speech from other sounds, not who speaks or what is said. Singing and loud television count as speech.",
+            "At most 60 seconds, in steps of 32 ms; pieces under a quarter of a second are left out.",
+        ),
+        measured=(
+            Measured(
+                "accuracy of 10 ms steps",
+                0.971,
+                "10 spoken phrases laid between silence and noise by us",
+                "stratal models bench voice",
+            ),
+        ),
+        requirements=(_NUMPY, "onnxruntime==1.32.0"),
+        wheel=Wheel(
+            "silero-vad",
+            "6.2.3",
+            "7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+            {"silero_vad/data/silero_vad.onnx": "silero_vad.onnx"},
+            {"silero_vad.onnx": "1a153a22f4509e292a94e67d6f9b85e8deb25b4988682b7e174c65279d8788e3"},
+        ),
+    ),
+    Entry(
+        name="espeak-ng",
+        task="say",
+        title="eSpeak NG: speech by rules and formants, clear rather than natural",
+        implementation="espeak",
+        label=Label.OFFLINE,
+        source="eSpeak NG 1.52, in the package espeakng-loader 0.2.4",
+        revision="espeakng-loader 0.2.4",
+        licence="GPL-3.0-or-later (the package's metadata names none; eSpeak NG's own applies)",
+        size=680_886,
+        languages="English and about 100 others, each a voice",
+        limits=(
+            "A robot's voice: every word is understood, nobody takes it for a person.",
+            "At most 5,000 characters at once. Numbers and abbreviations are read by simple rules.",
+            "Under the GPL: it is installed into this model's own environment when you deploy it, and comes with "
+            "nothing of the platform. Whoever passes the software on is bound by that licence; the speech is not.",
+        ),
+        measured=(
+            Measured(
+                "word error rate",
+                0.1,
+                "10 command phrases spoken by it, as PocketSphinx hears them",
+                "stratal models bench say",
+            ),
+        ),
+        requirements=(_NUMPY, "espeakng-loader==0.2.4"),
+        package_files={
+            "espeakng-loader": {
+                "espeakng_loader/espeak-ng-data/phondata": (
+                    "a0b643b155cb6b12628d9e7865b57d9fca0d35844614f2594a5e009c80c80bb4"
+                ),
+                "espeakng_loader/espeak-ng-data/phonindex": (
+                    "384e5fa6f714ba5356c58008249b78699c31c1ad044b243068d263fb806b7d73"
+                ),
+                "espeakng_loader/espeak-ng-data/phontab": (
+                    "1b40690667e1e9aa1ba5e5234773c799e7e72ea751426e5150423d53c3f24fa2"
+                ),
+                "espeakng_loader/espeak-ng-data/intonations": (
+                    "031a105bf6bb2ebcd73a2c579ccfb42469b27266db0078af65ae298fd3588b21"
+                ),
+                "espeakng_loader/espeak-ng-data/en_dict": (
+                    "1053f74a34af38abb6fbd64b7838dacbc655a687c48ce1bb663d364a127b05de"
                 ),
             }
         },

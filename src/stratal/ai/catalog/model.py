@@ -33,6 +33,8 @@ class Task:
     outputs: tuple[Port, ...]
     needs: str = ""
     """Where no entry answers it here: what is missing, in plain words."""
+    options: tuple[Port, ...] = ()
+    """What may be said beside each input."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Asking a model of the catalogue through its endpoint, and showing what it says."""
 
+import base64
 import json
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +14,7 @@ from stratal.sdk import ApiError, Client
 
 _PULL_SECONDS = 3600.0  # a package of weights over a slow line
 _ROWS = 64
+_FILES = 4  # pictures and sounds take longer
 _POLL_SECONDS = 0.3
 
 
@@ -60,8 +63,9 @@ def ask(client: Client, entry: dict[str, Any], rows: list[str]) -> dict[str, Any
     address = client.path(f"/endpoints/{quote(entry['name'], safe='')}/invocations")
     predictions: list[Any] = []
     prediction_id = ""
-    for start in range(0, len(rows), _ROWS):
-        answer = client.post(address, {"inputs": {name: rows[start : start + _ROWS]}})
+    step = _ROWS if name == "text" else _FILES
+    for start in range(0, len(rows), step):
+        answer = client.post(address, {"inputs": {name: rows[start : start + step]}})
         predictions += answer["predictions"]
         prediction_id = answer["prediction_id"]
     return {"predictions": predictions, "prediction_id": prediction_id}
@@ -79,9 +83,26 @@ def shown(task: str, question: str, told: Any) -> str:
         boxes = json.loads(told["faces"])
         places = "".join(f"\n  {b['width']} × {b['height']} pixels at {b['x']}, {b['y']}" for b in boxes)
         return f"{told['count']} face{'s' * (told['count'] != 1)}{places}"
+    if task == "voice":
+        spoken = "".join(f"\n  {s['start']:.2f} s to {s['end']:.2f} s" for s in json.loads(told["segments"]))
+        return f"{told['share']:.0%} speech{spoken}"
     if task == "embed":
         return f"[{', '.join(f'{value:.3f}' for value in told[:4])}, … {len(told)} numbers]: {question}"
     return str(told)
+
+
+def keep_sounds(sounds: list[str]) -> None:
+    """Write what was said into WAV files here; none that is there is written over."""
+    for number, sound in enumerate(sounds, start=1):
+        for attempt in range(1, 1000):
+            path = Path(f"said-{number}.wav" if attempt == 1 else f"said-{number}-{attempt}.wav")
+            try:
+                with path.open("xb") as file:
+                    file.write(base64.b64decode(sound))
+            except FileExistsError:
+                continue
+            click.echo(f"{path}: {path.stat().st_size:,} bytes")
+            break
 
 
 def show_closeness(vectors: list[list[float]]) -> None:

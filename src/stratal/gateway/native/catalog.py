@@ -28,7 +28,12 @@ def router(projects: Projects, catalog: Catalog) -> APIRouter:
         """An entry by its name, or by its task's."""
         entry = catalog.find(who, name)
         task = next(one for one in catalog.tasks(who) if one.name == entry.task)
-        return {**_entry(entry), "inputs": _ports(task.inputs), "outputs": _ports(task.outputs)}
+        return {
+            **_entry(entry),
+            "inputs": _ports(task.inputs),
+            "outputs": _ports(task.outputs),
+            "options": _ports(task.options),
+        }
 
     @api.post("/projects/{project}/catalog/{name}/pull", status_code=201)
     async def pull_entry(who: Who, project: str, name: str) -> dict[str, object]:
@@ -47,6 +52,7 @@ def _task(task: Task, entries: tuple[Entry, ...]) -> dict[str, object]:
         "title": task.title,
         "inputs": _ports(task.inputs),
         "outputs": _ports(task.outputs),
+        "options": _ports(task.options),
         "label": found[0]["label"] if found else Label.NEEDS_MODEL.value,
         "needs": task.needs,
         "entries": found,

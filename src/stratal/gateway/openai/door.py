@@ -9,21 +9,25 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from stratal.ai.endpoints.scoring import Inputs, parse_json
+from stratal.ai.endpoints.scoring import Inputs
 from stratal.ai.endpoints.serving import Served, Serving
 from stratal.ai.endpoints.tensors import nested
-from stratal.gateway.bodies import beside, read_body
+from stratal.gateway.bodies import beside
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
 from stratal.gateway.openai import errors, wire
+from stratal.gateway.openai.audio import Audio, hears, speaks
+from stratal.gateway.openai.batches import Batches
+from stratal.gateway.openai.files import Files
+from stratal.gateway.openai.moderations import Moderations, classes_of
+from stratal.gateway.openai.responses import Responses
 from stratal.identity.model import Principal
 from stratal.kernel.clock import Clock
 from stratal.kernel.errors import Invalid, NotFound, StratalError, Unsupported
 
-MAX_BODY = 32 << 20
 _ROOT = b"/v1/"
 _UNOFFERED = (
-    *("responses", "files", "batches", "images", "audio", "moderations", "fine_tuning", "assistants"),
+    *("images", "audio", "fine_tuning", "assistants"),
     *("threads", "vector_stores", "uploads", "realtime", "evals", "conversations", "containers"),
 )
 
@@ -31,10 +35,17 @@ _UNOFFERED = (
 class OpenAIDoor:
     name = "openai"
 
-    def __init__(self, authenticate: Authenticator, serving: Serving, clock: Clock) -> None:
+    def __init__(
+        self, authenticate: Authenticator, serving: Serving, files: Files, batches: Batches, clock: Clock
+    ) -> None:
         self._authenticate = authenticate
         self._serving = serving
         self._clock = clock
+        self._files = files
+        self._batches = batches
+        self._responses = Responses(serving, clock)
+        self._audio = Audio(serving)
+        self._moderations = Moderations(serving)
 
     def matches(self, scope: Scope) -> bool:
         return bool(scope["raw_path"].startswith(_ROOT))
@@ -63,18 +74,58 @@ class OpenAIDoor:
                 return await self._completion(who, request, chat=True)
             case "POST", ["completions"]:
                 return await self._completion(who, request, chat=False)
+            case "POST", ["audio", "transcriptions"]:
+                return await self._audio.transcribe(who, request)
+            case "POST", ["audio", "translations"]:
+                return await self._audio.translate(who, request)
+            case "POST", ["audio", "speech"]:
+                return await self._audio.say(who, request)
+            case "POST", ["moderations"]:
+                return await self._moderations.classify(who, request)
+            case "POST", ["responses"]:
+                return await self._responses.create(who, request)
+            case method, ["files", *rest]:
+                return await self._of_files(who, request, method, rest)
+            case method, ["batches", *rest]:
+                return await self._of_batches(who, request, method, rest)
             case _, [first, *_] if first in _UNOFFERED:
                 raise Unsupported(
                     f"/v1/{first} is not offered here.",
-                    hint="Offered are models, chat/completions, completions and embeddings.",
+                    hint="See docs/openai.md for what is.",
                 )
-        raise NotFound(f"There is no {request.method} {request.url.path[:200]} here.", reason="no_such_route")
+        raise _nothing(request)
+
+    async def _of_files(self, who: Principal, request: Request, method: str, rest: list[str]) -> Response:
+        match method, rest:
+            case "POST", []:
+                return await self._files.create(who, request)
+            case "GET", []:
+                return await self._files.list(who, request)
+            case "GET", [file_id]:
+                return await self._files.retrieve(who, file_id)
+            case "GET", [file_id, "content"]:
+                return await self._files.content(who, file_id)
+            case "DELETE", [file_id]:
+                return await self._files.delete(who, file_id)
+        raise _nothing(request)
+
+    async def _of_batches(self, who: Principal, request: Request, method: str, rest: list[str]) -> Response:
+        match method, rest:
+            case "POST", []:
+                return await self._batches.create(who, request)
+            case "GET", []:
+                return await self._batches.list(who, request)
+            case "GET", [batch_id]:
+                return await self._batches.retrieve(who, batch_id)
+            case "POST", [batch_id, "cancel"]:
+                return await self._batches.cancel(who, batch_id)
+        raise _nothing(request)
 
     # -- embeddings ----------------------------------------------------------------------------
 
     async def _embeddings(self, who: Principal, request: Request) -> Response:
-        body = await _body(request)
-        name = _name(body)
+        body = await wire.json_object(request)
+        name = wire.model_name(body)
         served = self._serving.describe(who, who.project_id, name)
         width = _width(served)
         if width is None:
@@ -104,8 +155,8 @@ class OpenAIDoor:
     # -- text ----------------------------------------------------------------------------------
 
     async def _completion(self, who: Principal, request: Request, *, chat: bool) -> Response:
-        body = await _body(request)
-        name = _name(body)
+        body = await wire.json_object(request)
+        name = wire.model_name(body)
         asked = wire.generation(body, chat=chat)
         request_id = request.scope["state"]["request_id"]
         pieces = self._serving.generate(who, who.project_id, name, asked, request_id=request_id)
@@ -164,6 +215,10 @@ async def _stream(
         await pieces.aclose()
 
 
+def _nothing(request: Request) -> NotFound:
+    return NotFound(f"There is no {request.method} {request.url.path[:200]} here.", reason="no_such_route")
+
+
 def _event(value: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(value) + b"\n\n"
 
@@ -175,20 +230,6 @@ def _segments(raw_path: bytes) -> list[str]:
         raise Invalid("The path is not UTF-8.", reason="bad_path") from error
 
 
-async def _body(request: Request) -> dict[str, Any]:
-    body = parse_json(await read_body(request.scope, request.receive, MAX_BODY))
-    if not isinstance(body, dict):
-        raise Invalid("The request is not a JSON object.", reason="invalid_json")
-    return body
-
-
-def _name(body: Mapping[str, Any]) -> str:
-    name = body.get("model")
-    if not isinstance(name, str) or not name:
-        raise wire.bad("model must name an endpoint of the project.", "model")
-    return name
-
-
 def _width(served: Served) -> int | None:
     """How many numbers its embeddings have; None for a model that makes none."""
     for output in (served.interface or {}).get("outputs", []):
@@ -198,7 +239,10 @@ def _width(served: Served) -> int | None:
 
 
 def _does(served: Served) -> bool:
-    return bool((served.interface or {}).get("generates")) or _width(served) is not None
+    generates = bool((served.interface or {}).get("generates"))
+    return (
+        generates or _width(served) is not None or hears(served) or speaks(served) or bool(classes_of(served))
+    )
 
 
 def _model(served: Served, who: Principal) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from starlette.responses import Response
 from stratal.kernel.errors import StratalError
 
 _CODES = {
+    "no_such_file": "not_found",
+    "no_such_batch": "not_found",
     "no_such_endpoint": "model_not_found",
     "no_credentials": "invalid_api_key",
     "malformed_key": "invalid_api_key",

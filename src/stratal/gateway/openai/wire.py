@@ -1,16 +1,35 @@
-"""OpenAI's shapes, read and written. Pure."""
+"""OpenAI's shapes, read and written."""
 
 import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
+from starlette.requests import Request
 
+from stratal.ai.endpoints.scoring import parse_json
 from stratal.ai.endpoints.tensors import Tensor, nested, pack
+from stratal.gateway.bodies import read_body
 from stratal.kernel.errors import Invalid
 
+MAX_BODY = 32 << 20
 MAX_INPUTS = 2048
 MAX_STOPS = 16
+
+
+async def json_object(request: Request, limit: int = MAX_BODY) -> dict[str, Any]:
+    """The request's body. Raises `Invalid` for what is no JSON object, `TooLarge`."""
+    body = parse_json(await read_body(request.scope, request.receive, limit))
+    if not isinstance(body, dict):
+        raise Invalid("The request is not a JSON object.", reason="invalid_json")
+    return body
+
+
+def model_name(body: Mapping[str, Any]) -> str:
+    name = body.get("model")
+    if not isinstance(name, str) or not name:
+        raise bad("model must name an endpoint of the project.", "model")
+    return name
 
 
 def text_inputs(body: Mapping[str, Any]) -> list[str]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from .model import Features
+
     Answer = Callable[[list[Any]], dict[str, Any]]
 
 DESCRIPTION = "stratal.json"
@@ -39,6 +41,12 @@ _TASKS: dict[str, tuple[str, str, list[tuple[str, str, list[int]]]]] = {
     "rapidocr": ("task_ocr", "image", [("text", "BYTES", [-1]), ("lines", "BYTES", [-1])]),
     "haar": ("task_faces", "image", [("count", "INT64", [-1]), ("faces", "BYTES", [-1])]),
     "pocketsphinx": ("task_commands", "audio", [("text", "BYTES", [-1])]),
+    "espeak": ("task_say", "text", [("audio", "BYTES", [-1])]),
+    "silero": ("task_voice", "audio", [("segments", "BYTES", [-1]), ("share", "FP64", [-1])]),
+}
+# implementation → what may be said beside each row: (name, datatype, what it is otherwise)
+_BESIDE: dict[str, list[tuple[str, str, Any]]] = {
+    "espeak": [("voice", "BYTES", "en-us"), ("speed", "FP64", 1.0)],
 }
 
 
@@ -56,7 +64,7 @@ def load(plan: dict[str, Any]) -> TaskModel:
         return read_hashed(plan["model"], path, files)
 
     answer = importlib.import_module(f".{module}", __package__).load(read, description.get("options", {}))
-    return TaskModel(answer, kind, outputs, files, libraries)
+    return TaskModel(answer, kind, outputs, files, libraries, _BESIDE.get(plan["implementation"], []))
 
 
 def _check(package: str, expected: dict[str, str]) -> None:
@@ -80,9 +88,11 @@ class TaskModel:
         outputs: list[tuple[str, str, list[int]]],
         files: dict[str, str],
         libraries: dict[str, str],
+        beside: list[tuple[str, str, Any]] | None = None,
     ) -> None:
         self._answer = answer
         self._kind = kind
+        self._beside = beside or []
         # One bad picture must not spoil the answers of others, and files gain little from being asked together.
         self.rowwise = kind == "text"
         self._types = {name: datatype for name, datatype, _ in outputs}
@@ -90,10 +100,11 @@ class TaskModel:
         self.libraries = libraries
         self.interface: dict[str, Any] = {
             "inputs": [{"name": kind, "datatype": "BYTES", "shape": [-1]}],
+            "beside": [{"name": n, "datatype": d, "shape": [-1], "default": v} for n, d, v in self._beside],
             "columns": None,
             "outputs": [{"name": n, "datatype": d, "shape": s} for n, d, s in outputs],
             "classes": None,
-            "answers": outputs[0][0] if kind == "audio" or outputs[0][0] == "embedding" else None,
+            "answers": outputs[0][0] if len(outputs) == 1 or outputs[0][0] == "embedding" else None,
         }
 
     def arrange(
@@ -102,20 +113,38 @@ class TaskModel:
         columns: Sequence[str] | None,
         *,
         strict: bool,
-    ) -> NDArray[Any]:
-        """One row a text or file."""
-        if len(inputs) != 1 or inputs[0][0] not in {self._kind, ""}:
-            raise Invalid(f"The model takes one input, {self._kind!r}.")
-        rows = inputs[0][1].ravel().tolist()
+    ) -> Features:
+        """One row a text or file; where something may be said beside it, columns of all that."""
+        given = dict(inputs)
+        main = given.pop(self._kind, None) if self._kind in given else given.pop("", None)
+        known = {name for name, _, _ in self._beside}
+        if main is None or set(given) - known:
+            more = f", and beside it {', '.join(map(repr, sorted(known)))}" if known else ""
+            raise Invalid(f"The model takes one input, {self._kind!r}{more}.")
+        rows = main.ravel().tolist()
         if len(rows) > MAX_ROWS:
             raise Invalid(f"At most {MAX_ROWS} rows are answered at once.")
-        return _array([self._row(row) for row in rows], "BYTES")
+        arranged = _array([self._row(row) for row in rows], "BYTES")
+        if not self._beside:
+            return arranged
+        table = {self._kind: arranged}
+        for name, datatype, otherwise in self._beside:
+            said = given[name].ravel().tolist() if name in given else [otherwise] * len(rows)
+            kinds = (str,) if datatype == "BYTES" else (int, float)
+            said = [otherwise if value is None else value for value in said]
+            if len(said) != len(rows) or not all(isinstance(value, kinds) for value in said):
+                raise Invalid(f"{name!r} must hold one {'text' if datatype == 'BYTES' else 'number'} a row.")
+            table[name] = _array(said, datatype)
+        return table
 
-    def predict(self, features: NDArray[Any], wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
+    def predict(self, features: Features, wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
         for name in wanted or ():
             if name not in self._types:
                 raise Invalid(f"There is no output {name!r}; the model has {', '.join(self._types)}.")
-        found = self._answer(features.tolist())
+        if isinstance(features, dict):
+            found = self._answer(list(zip(*(column.tolist() for column in features.values()))))  # noqa: B905 - py3.9
+        else:
+            found = self._answer(features.tolist())
         return [(name, _array(found[name], self._types[name])) for name in wanted or self._types]
 
     def _row(self, row: Any) -> Any:

@@ -1,0 +1,404 @@
+"""Builds an index: reads the documents, cuts them into passages, has them embedded and stores them as a table.
+
+Run in a job's sandbox, behind the lines of `stratal.ai.retrieval.terms`, which it is given with: nothing of the
+platform is installed there. It talks to the platform as any client does, so what it read is in its lineage. A
+document that cannot be read is left out and named with the reason; it does not stop the others.
+"""
+
+import base64
+import html.parser
+import io
+import json
+import os
+import random
+import re
+import sys
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from stratal.ai.retrieval.terms import asked_terms, terms_of  # cut away: see `program`
+
+WORDS = 160  # what an embedding model reads at once, with some room
+OVERLAP = 30
+MAX_DOCUMENT = 64 << 20
+MAX_PAGES = 5_000
+MAX_TEXT = 20_000_000  # characters of one document
+BATCH = 64
+QUESTIONS = 40
+KINDS = {
+    ".pdf": "pdf",
+    **dict.fromkeys((".html", ".htm", ".xhtml"), "html"),
+    **dict.fromkeys((".md", ".markdown"), "markdown"),
+    **dict.fromkeys((".txt", ".text", ".rst", ".log", ".csv", ".tsv"), "text"),
+    **dict.fromkeys((".png", ".jpg", ".jpeg"), "picture"),
+}
+
+
+Json = dict[str, Any]
+Parts = list[tuple[int | None, str]]
+
+
+class Unreadable(Exception):
+    """Why a document is left out, for people."""
+
+
+class Platform:
+    def __init__(self) -> None:
+        self.url = os.environ["STRATAL_URL"]
+        self.project = urllib.parse.quote(os.environ["STRATAL_PROJECT"], safe="")
+        self._bearer = "Bearer " + os.environ["STRATAL_API_KEY"]
+
+    def native(self, method: str, path: str, body: Json | None = None, **query: object) -> Any:
+        raw = self.ask(method, f"/api/v1/projects/{self.project}{path}", body, query)
+        return json.loads(raw) if raw else None
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Json | bytes | None = None,
+        query: Mapping[str, object] | None = None,
+        kind: str = "application/json",
+    ) -> bytes:
+        address = self.url + path + ("?" + urllib.parse.urlencode(query) if query else "")
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        for attempt in range(6):
+            request = urllib.request.Request(address, data, method=method)  # noqa: S310 - the platform's own address
+            request.add_header("Authorization", self._bearer)
+            request.add_header("Content-Type", kind)
+            try:
+                with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
+                    return bytes(answer.read())
+            except urllib.error.HTTPError as error:
+                said = error.read().decode(errors="replace")
+                if error.code not in (429, 503) or attempt == 5:
+                    raise RuntimeError(f"{method} {path}: {error.code} {said[:500]}") from None
+            except urllib.error.URLError:  # the server is being started again
+                if attempt == 5:
+                    raise
+            time.sleep(2**attempt)
+        raise AssertionError
+
+
+def main(name: str) -> None:
+    platform = Platform()
+    quoted = urllib.parse.quote(name, safe="")
+    index = platform.native("GET", f"/indexes/{quoted}")
+    bucket, _, pattern = index["source"].removeprefix("s3://").partition("/")
+    rows: list[Json] = []
+    skipped: list[Json] = []
+    documents = 0
+    for entry in listed(platform, bucket, pattern or "**"):
+        key = entry["name"]
+        try:
+            parts = read_document(platform, index, bucket, entry)
+            made = passages(f"s3://{bucket}/{key}", entry["version"], parts)
+            if not made:
+                raise Unreadable("There is no text in it.")
+        except Unreadable as error:
+            skipped.append({"document": f"s3://{bucket}/{key}", "reason": str(error)})
+            print(f"left out {key}: {error}", flush=True)
+            continue
+        documents += 1
+        rows += made
+        print(f"{key}: {len(made)} passages", flush=True)
+    if not rows:
+        sys.exit(f"Nothing of {index['source']} can be read: {skipped[:5] or 'there are no such objects'}.")
+    for number, row in enumerate(rows):
+        row["id"] = number
+    embed(platform, index["embedder"], rows)
+    lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    platform.ask(
+        "PUT",
+        f"/api/v1/projects/{platform.project}/tables/{urllib.parse.quote(index['table'], safe='')}/import",
+        lines,
+        {"mode": "replace", "format": "json", "filename": "passages.jsonl"},
+        "application/octet-stream",
+    )
+    told = {"documents": documents, "passages": len(rows), "skipped": skipped}
+    platform.native("POST", f"/indexes/{quoted}/built", told)
+    print(f"{len(rows)} passages of {documents} documents are in {index['table']}", flush=True)
+    questions = made_up(rows)
+    if (index.get("calibration") or {}).get("source") != "people" and questions:
+        try:
+            found = platform.native("POST", f"/indexes/{quoted}/calibration", {"questions": questions})
+            print(f"calibrated: {json.dumps(found)}", flush=True)
+        except RuntimeError as error:
+            print(f"not calibrated: {error}", flush=True)
+
+
+def listed(platform: Platform, bucket: str, pattern: str) -> Iterator[Json]:
+    """The bucket's objects whose keys match, in order."""
+    prefix = re.split(r"[*?]", pattern)[0]
+    wanted = as_regex(pattern)
+    after = ""
+    while True:
+        page = platform.native(
+            "GET", f"/buckets/{urllib.parse.quote(bucket)}/objects", prefix=prefix, after=after, limit=1000
+        )
+        yield from (entry for entry in page["objects"] if wanted.match(entry["name"]))
+        after = page["next_after"]
+        if not after:
+            return
+
+
+def as_regex(pattern: str) -> re.Pattern[str]:
+    """``**`` is anything, ``*`` anything but a slash, ``?`` one character; without any it is a prefix or a whole key."""
+    if not re.search(r"[*?]", pattern):
+        return re.compile(re.escape(pattern.rstrip("/")) + r"(?:/.*)?\Z", re.DOTALL)
+    spelt = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return re.compile("".join(spelt.get(part) or re.escape(part) for part in parts) + r"\Z", re.DOTALL)
+
+
+# -- reading --------------------------------------------------------------------------------------
+
+
+def read_document(platform: Platform, index: Json, bucket: str, entry: Json) -> Parts:
+    """Its text in parts: (page or None, text)."""
+    key = entry["name"]
+    kind = KINDS.get(Path(key.lower()).suffix)
+    if kind is None:
+        raise Unreadable("Only PDF, HTML, Markdown, text, PNG and JPEG are read, told by the name's ending.")
+    if entry["size"] > MAX_DOCUMENT:
+        raise Unreadable(f"It has {entry['size']} bytes; at most {MAX_DOCUMENT} are read.")
+    data = platform.ask(
+        "GET",
+        f"/api/v1/projects/{platform.project}/buckets/{urllib.parse.quote(bucket)}/object",
+        None,
+        {"key": key},
+    )
+    if kind == "pdf":
+        return read_pdf(data)
+    if kind == "picture":
+        return [(None, read_picture(platform, index["ocr"], data))]
+    text = decoded(data)
+    return [(None, read_html(text) if kind == "html" else text)]
+
+
+def read_pdf(data: bytes) -> Parts:
+    import pypdf
+
+    try:
+        reader = pypdf.PdfReader(io.BytesIO(data))
+        if reader.is_encrypted and not reader.decrypt(""):
+            raise Unreadable("It is encrypted.")
+        if len(reader.pages) > MAX_PAGES:
+            raise Unreadable(f"It has {len(reader.pages)} pages; at most {MAX_PAGES} are read.")
+        parts: Parts = []
+        size = 0
+        for number, page in enumerate(reader.pages, start=1):
+            text = page.extract_text() or ""
+            size += len(text)
+            if size > MAX_TEXT:
+                raise Unreadable(f"Its text is longer than {MAX_TEXT} characters.")
+            parts.append((number, text))
+        return parts
+    except Unreadable:
+        raise
+    except Exception as error:  # whatever a damaged file makes the library raise
+        raise Unreadable(f"It is no PDF that can be read: {type(error).__name__}: {error}"[:300]) from None
+
+
+def read_picture(platform: Platform, ocr: str | None, data: bytes) -> str:
+    if not ocr:
+        raise Unreadable("Pictures are read by an endpoint for OCR, and the index names none.")
+    path = f"/endpoints/{urllib.parse.quote(ocr, safe='')}/invocations"
+    try:
+        answer = platform.native("POST", path, {"inputs": {"image": [base64.b64encode(data).decode()]}})
+    except RuntimeError as error:
+        raise Unreadable(f"The picture was not read: {error}"[:300]) from None
+    told = answer["predictions"][0]
+    return str(told["text"] if isinstance(told, dict) else told)
+
+
+class _Text(html.parser.HTMLParser):
+    """The readable text of a page; headings become Markdown's."""
+
+    HIDDEN = frozenset({"script", "style", "noscript", "template", "svg", "head", "nav"})
+    BLOCKS = frozenset(
+        {
+            "p",
+            "div",
+            "section",
+            "article",
+            "li",
+            "tr",
+            "br",
+            "table",
+            "ul",
+            "ol",
+            "blockquote",
+            "pre",
+            "main",
+        }
+    )
+    HEADINGS = frozenset(f"h{level}" for level in range(1, 7))
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.parts: list[str] = []
+        self.hidden = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in self.HIDDEN:
+            self.hidden += 1
+        elif tag in self.HEADINGS:
+            self.parts.append("\n\n# ")
+        elif tag in self.BLOCKS:
+            self.parts.append("\n\n" if tag in ("p", "section", "article", "table") else "\n")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.HIDDEN:
+            self.hidden = max(0, self.hidden - 1)
+        elif tag in self.HEADINGS or tag == "p":
+            self.parts.append("\n\n")
+        elif tag in ("td", "th"):
+            self.parts.append("  ")
+
+    def handle_data(self, data: str) -> None:
+        if not self.hidden:
+            self.parts.append(re.sub(r"\s+", " ", data))
+
+
+def read_html(text: str) -> str:
+    reader = _Text()
+    reader.feed(text)
+    reader.close()
+    return "".join(reader.parts)
+
+
+def decoded(data: bytes) -> str:
+    for encoding in ("utf-8-sig", "utf-16") if data[:2] in (b"\xff\xfe", b"\xfe\xff") else ("utf-8-sig",):
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        text = data.decode("cp1252", errors="replace")
+    if "\0" in text[:10_000]:
+        raise Unreadable("It is no text.")
+    return text[:MAX_TEXT]
+
+
+# -- cutting --------------------------------------------------------------------------------------
+
+
+def passages(document: str, version: str, parts: Parts) -> list[Json]:
+    """Rows of about `WORDS` words: whole paragraphs where they fit, long ones cut at sentences, with some overlap."""
+    rows: list[Json] = []
+    title = document.rsplit("/", 1)[-1]
+    heading = ""
+    for page, text in parts:
+        for paragraph_heading, words in packed(paragraphs(text), heading):
+            heading = paragraph_heading
+            body = " ".join(words).replace(" \n ", "\n")
+            terms = terms_of(heading + " " + body)
+            if not terms:
+                continue
+            rows.append(
+                {
+                    "document": document,
+                    "version": version,
+                    "title": f"{title}: {heading}" if heading else title,
+                    "page": page,
+                    "position": len(rows),
+                    "text": body,
+                    "terms": terms,
+                    "length": len(terms),
+                }
+            )
+    return rows
+
+
+def paragraphs(text: str) -> Iterator[tuple[str | None, list[str]]]:
+    """(heading or None, the words of a paragraph)."""
+    for block in re.split(r"\n\s*\n|\n(?=#{1,6}\s)", text.replace("\r\n", "\n")):
+        found = re.match(r"#{1,6}\s+([^\n]*)\n?", block.strip() + "\n")
+        if found:
+            yield found[1].strip().rstrip("#").strip()[:200], []
+            block = block.strip()[found.end() :]
+        words = block.split()
+        if words:
+            yield None, words
+
+
+def packed(blocks: Iterable[tuple[str | None, list[str]]], heading: str) -> Iterator[tuple[str, list[str]]]:
+    """(heading, words) of each passage."""
+    held: list[str] = []
+    for new_heading, words in blocks:
+        if new_heading is not None:
+            if held:
+                yield heading, held
+            held, heading = [], new_heading
+            continue
+        if held and len(held) + len(words) > WORDS:
+            yield heading, held
+            held = []
+        while len(words) > WORDS:
+            if held:
+                yield heading, held
+                held = []
+            end = sentence_end(words)
+            yield heading, words[:end]
+            words = words[max(end - OVERLAP, 1) :]
+        held = [*held, "\n", *words] if held else words
+    if held:
+        yield heading, held
+
+
+def sentence_end(words: list[str]) -> int:
+    """Where a long paragraph is cut: behind the last sentence's end in the passage's second half, else at its end."""
+    for at in range(WORDS, WORDS // 2, -1):
+        if words[at - 1][-1:] in ".!?":
+            return at
+    return WORDS
+
+
+# -- embedding and questions ----------------------------------------------------------------------
+
+
+def embed(platform: Platform, endpoint: str, rows: list[Json]) -> None:
+    for start in range(0, len(rows), BATCH):
+        batch = rows[start : start + BATCH]
+        texts = [(row["title"].partition(": ")[2] + "\n" + row["text"]).strip() for row in batch]
+        asked = {"model": endpoint, "input": texts, "encoding_format": "base64"}
+        answer = json.loads(platform.ask("POST", "/v1/embeddings", asked))
+        for row, one in zip(batch, answer["data"], strict=True):
+            row["embedding"] = array("f", base64.b64decode(one["embedding"])).tolist()
+        print(f"embedded {start + len(batch)} of {len(rows)}", flush=True)
+
+
+def made_up(rows: list[Json]) -> list[Json]:
+    """Questions made of the documents' own sentences: a few of a sentence's telling words, and where it stands."""
+    chance = random.Random(0)  # noqa: S311 - the same questions of the same documents
+    documents: dict[str, list[Json]] = {}
+    for row in rows:
+        documents.setdefault(row["document"], []).append(row)
+    if len(documents) < 2:
+        return []
+    found: list[Json] = []
+    names = list(documents)
+    chance.shuffle(names)
+    for turn in range(QUESTIONS):
+        document = names[turn % len(names)]
+        row = chance.choice(documents[document])
+        sentences = [s for s in re.split(r"(?<=[.!?])\s+", row["text"]) if len(asked_terms(s)) >= 6]
+        if not sentences:
+            continue
+        words = [w for w in chance.choice(sentences).split() if asked_terms(w)[:1] and len(w) > 3]
+        kept = sorted(chance.sample(range(len(words)), max(3, len(words) // 2))) if len(words) > 3 else []
+        if kept:
+            found.append({"question": " ".join(words[at] for at in kept)[:500], "document": document})
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

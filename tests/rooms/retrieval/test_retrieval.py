@@ -1,0 +1,128 @@
+"""Retrieval without a platform: words, cutting documents, calibration, and answers taken from passages."""
+
+import ast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stratal.ai.retrieval import answers
+from stratal.ai.retrieval.calibration import Scored, calibrate
+from stratal.ai.retrieval.model import Passage
+from stratal.ai.retrieval.service import split_source
+from stratal.ai.retrieval.terms import asked_terms, terms_of
+from stratal.engines.retrieval import build, program
+from stratal.kernel.errors import Invalid
+
+pytestmark = pytest.mark.fast
+
+
+def passage(number: int, text: str) -> Passage:
+    return Passage(
+        str(number), f"s3://b/{number}.md", "obj_1", f"{number}.md", None, 0, text, 0.5, 1.0, 0.1, 0.5
+    )
+
+
+def test_the_words_of_a_question_and_of_a_passage_meet() -> None:
+    assert asked_terms("What are the invoices of the office?") == ["invoice", "office"]
+    assert set(asked_terms("How many BOXES?")) <= set(terms_of("Many boxes arrived."))
+    assert asked_terms("who are you") == ["who", "are", "you"]
+
+
+def test_the_program_of_the_job_is_whole_and_needs_nothing_of_ours() -> None:
+    text = program()
+    assert "stratal.ai" not in text.replace("`stratal.ai.retrieval.terms`", "")
+    names = {node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef)}
+    assert {"terms_of", "asked_terms", "passages", "main"} <= names
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("docs/**", ["docs/a.md", "docs/x/y.pdf"], ["other/a.md"]),
+        ("docs/*.md", ["docs/a.md"], ["docs/x/a.md", "docs/a.mdx"]),
+        ("docs/**/*.md", ["docs/a.md", "docs/x/y/a.md"], ["docs/a.txt"]),
+        ("docs", ["docs/a.md", "docs"], ["docs2/a.md"]),
+        ("a?c.txt", ["abc.txt"], ["a/c.txt", "abbc.txt"]),
+    ],
+)
+def test_a_pattern_means_what_it_says(pattern: str, yes: list[str], no: list[str]) -> None:
+    wanted = build.as_regex(pattern)
+    assert [key for key in [*yes, *no] if wanted.match(key)] == yes
+
+
+@given(st.lists(st.text(st.characters(categories=["L", "N", "P", "Z"]), max_size=400), max_size=12))
+def test_cutting_loses_no_word_and_makes_no_passage_too_long(blocks: list[str]) -> None:
+    text = "\n\n".join(block.replace("#", "") for block in blocks)
+    rows = build.passages("s3://b/x.txt", "v", [(None, text)])
+    told = set(" ".join(row["text"] for row in rows).split())
+    assert {word for word in text.split() if terms_of(word)} <= told
+    assert all(len(row["text"].split()) <= build.WORDS for row in rows)
+    assert [row["position"] for row in rows] == list(range(len(rows)))
+
+
+def test_a_page_is_read_without_what_nobody_sees_and_its_headings_name_passages() -> None:
+    page = (
+        "<html><head><title>t</title></head><body><script>var x = 1</script><nav>Menu</nav>"
+        "<h1>Leave</h1><p>Twenty &amp; five days.</p><h2>Sick</h2><p>Call us.</p></body></html>"
+    )
+    rows = build.passages("s3://b/p.html", "v", [(None, build.read_html(page))])
+    assert [(row["title"], row["text"]) for row in rows] == [
+        ("p.html: Leave", "Twenty & five days."),
+        ("p.html: Sick", "Call us."),
+    ]
+
+
+@pytest.mark.parametrize("data", [b"", b"%PDF-1.7 broken", b"\0\1\2\3" * 50])
+def test_what_is_no_document_is_named_with_a_reason(data: bytes) -> None:
+    pytest.importorskip("pypdf")
+    with pytest.raises(build.Unreadable):
+        build.read_pdf(data)
+
+
+def test_text_that_is_none_is_refused_and_odd_encodings_are_read() -> None:
+    assert build.decoded("Grüße".encode("utf-16")) == "Grüße"
+    assert build.decoded("Grüße".encode("cp1252")) == "Grüße"
+    with pytest.raises(build.Unreadable):
+        build.decoded(b"\0" * 100)
+
+
+def test_a_threshold_is_chosen_on_one_half_and_measured_on_the_other() -> None:
+    good = [Scored(0.5 + at / 100, True) for at in range(20)]
+    bad = [Scored(0.1 + at / 100, False) for at in range(20)]
+    made = calibrate([*good, *bad], "people")
+    assert made is not None
+    assert 0.28 < made.threshold < 0.5
+    assert (made.answered, made.refused, made.questions) == (1.0, 1.0, 40)
+    assert calibrate(good, "people") is None
+    mixed = calibrate([Scored(at % 10 / 10, at % 3 == 0) for at in range(60)], "documents")
+    assert mixed is not None
+    assert mixed.answered is not None
+    assert mixed.refused is not None
+
+
+def test_an_answer_is_sentences_that_stand_in_the_documents_each_with_its_place() -> None:
+    found = [
+        passage(1, "Leave is twenty-five days a year. It is asked for in the portal."),
+        passage(2, "The canteen opens at noon."),
+    ]
+    sentences = answers.sentences_of(found)
+    text, citations = answers.extract("How many days of leave?", found, sentences, [0.8, 0.3, 0.1])
+    assert text == "Leave is twenty-five days a year. [1]"
+    assert [(one.number, one.passage.document, one.quote) for one in citations] == [
+        (1, "s3://b/1.md", "Leave is twenty-five days a year.")
+    ]
+
+
+def test_only_passages_that_there_are_count_as_cited() -> None:
+    found = [passage(1, "one"), passage(2, "two")]
+    assert [one.number for one in answers.cited("So [2], as [7] and [2] say [1].", found)] == [2, 1]
+    assert "[2] 2.md\ntwo" in answers.prompt("q", found)[1]["content"]
+
+
+def test_a_source_names_a_bucket() -> None:
+    assert split_source("s3://b/docs/**") == ("b", "docs/**")
+    assert split_source("s3://b/") == ("b", "**")
+    for wrong in ("b/docs", "http://b/x", "s3:///x", "s3://b"):
+        with pytest.raises(Invalid):
+            split_source(wrong)
