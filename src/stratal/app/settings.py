@@ -17,11 +17,13 @@ SETTINGS: dict[str, str] = {
     "STRATAL_API_KEY": "The key CLI and SDK use (default: the admin key in STRATAL_HOME).",
     "STRATAL_CONTEXT": "The place that CLI and SDK go to, of those signed in at (default: stratal context use).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
+    "STRATAL_USER_DOMAIN": "The domain below which workspaces have host names of their own (default user.localhost).",
     "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
     "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
+DEFAULT_USER_DOMAIN = "user.localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,11 @@ class Home:
         """Functions' code laid out for replicas; a cache, rebuilt from snapshots."""
         return self.root / "functions"
 
+    @property
+    def workspaces(self) -> Path:
+        """Workspaces' files, named by id."""
+        return self.root / "workspaces"
+
     def make(self) -> None:
         """Create the directories, each closed to other users (mode 0700)."""
         for path in (
@@ -135,6 +142,7 @@ class Home:
             self.models,
             self.repositories,
             self.functions,
+            self.workspaces,
         ):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -157,6 +165,7 @@ class Settings:
     log_level: str = "info"
     hostnames: tuple[str, ...] = ()
     currency: str = "USD"
+    user_domain: str = DEFAULT_USER_DOMAIN
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
     engine: str = "local"
     ray_interface: str = "127.0.0.1"
@@ -216,6 +225,17 @@ def currency(environ: Mapping[str, str] = os.environ) -> str:
             f"STRATAL_CURRENCY={word[:40]!r} is no word for a currency.", hint="Write it as in: EUR"
         )
     return word
+
+
+def user_domain(environ: Mapping[str, str] = os.environ) -> str:
+    """STRATAL_USER_DOMAIN, else user.localhost. Raises `Invalid` for what cannot be a domain of two parts or more."""
+    domain = (environ.get("STRATAL_USER_DOMAIN") or DEFAULT_USER_DOMAIN).lower().strip(".")
+    if not re.fullmatch(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z0-9-]{2,63}", domain):
+        raise Invalid(
+            f"STRATAL_USER_DOMAIN={domain[:100]!r} is no domain.",
+            hint="Write one that all names below lead to this machine, as in: user.example.org",
+        )
+    return domain
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

@@ -8,6 +8,7 @@ from stratal.ai.sweeps import tables as sweeps
 from stratal.app import database as instance
 from stratal.collab import tables as collab
 from stratal.collab.repositories import tables as repositories
+from stratal.collab.workspaces import tables as workspaces
 from stratal.compute import tables as compute
 from stratal.compute.services import tables as services
 from stratal.data.lake import tables as lake
@@ -37,6 +38,7 @@ ROOMS = (
     sweeps,
     functions,
     retrieval,
+    workspaces,
 )
 
 __all__ = ["ROOMS", "metadata"]

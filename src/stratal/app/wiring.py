@@ -30,6 +30,8 @@ from stratal.collab.experiments import Experiments
 from stratal.collab.repositories.room import furnish_repositories
 from stratal.collab.run_search import RunSearch
 from stratal.collab.runs import Runs
+from stratal.collab.workspaces.records import held_environments as held_by_workspaces
+from stratal.collab.workspaces.room import furnish_workspaces
 from stratal.compute.engine import Capacity
 from stratal.compute.room import furnish
 from stratal.console.app import Console
@@ -43,6 +45,7 @@ from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine
 from stratal.engines.local.gpus import inventory
+from stratal.engines.notebooks.program import JupyterLab
 from stratal.engines.optuna.adapter import OptunaAdvisor
 from stratal.engines.ray.adapter import RayEngine
 from stratal.engines.ray.pool import prepare
@@ -93,11 +96,14 @@ from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import sweeps as native_sweeps
 from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import why as native_why
+from stratal.gateway.native import workspaces as native_workspaces
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.openai.room import furnish as furnish_openai
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.s3.door import S3Door
 from stratal.gateway.traffic import count_traffic
+from stratal.gateway.workspaces.door import WorkspacesDoor
+from stratal.gateway.workspaces.hosts import UserHosts
 from stratal.identity.founding import Founded, found
 from stratal.identity.keys import Keys
 from stratal.identity.master import load_or_create
@@ -170,7 +176,8 @@ def wire(settings: Settings, database: Database) -> Platform:
     work_blobs = LocalBlobs(home.blobs / "work")  # code snapshots, environment locks, job logs
     artifact_blobs = LocalBlobs(home.blobs / "artifacts")  # runs' artifacts and models' files
     replica_blobs = LocalBlobs(home.blobs / "replicas")  # what ended replicas wrote
-    for store in (object_blobs, work_blobs, artifact_blobs, replica_blobs):
+    workspace_blobs = LocalBlobs(home.blobs / "workspaces")  # saves of workspaces' files
+    for store in (object_blobs, work_blobs, artifact_blobs, replica_blobs, workspace_blobs):
         store.clear_scratch()
         closes.append(store.close)
 
@@ -244,6 +251,22 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(shelf.traffic.start)
     closes.append(shelf.traffic.close)
     meter.weigh(shelf.repositories.weighed)
+    studio = furnish_workspaces(
+        database,
+        workspace_blobs,
+        compute.environments,
+        compute.services,
+        keys,
+        sessions,
+        events,
+        JupyterLab(),
+        lambda credential, project: client_env(settings.url, credential, project),
+        clock,
+        root=home.workspaces,
+    )
+    starts.append(studio.start)
+    closes.append(studio.close)
+    meter.weigh(studio.saves.weighed)
     experiments = Experiments(database, clock)
     runs = Runs(database, experiments, lineage, clock)
     artifacts = Artifacts(database, artifact_blobs, lineage, clock)
@@ -315,7 +338,9 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
 
     async def collect_environments() -> None:
-        await compute.environments.collect(lambda c: held_environments(c) | held_by_functions(c))
+        await compute.environments.collect(
+            lambda c: held_environments(c) | held_by_functions(c) | held_by_workspaces(c)
+        )
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
@@ -324,6 +349,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         functions.functions.purge,
         serving.endpoints.purge,
         partial(purge_models, database),
+        studio.workspaces.purge,
         artifact_collector.purge,
         shelf.repositories.purge,
         pipelines.purge,
@@ -341,6 +367,15 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(meter.close)
 
     # doors, in the order in which they are asked
+    user_hosts = UserHosts(settings.user_domain)
+    workspaces_door = WorkspacesDoor(
+        studio,
+        user_hosts,
+        console=settings.url,
+        secure=settings.tls_certificate is not None,
+        cookies=(SESSION_COOKIE,),
+    )
+    closes.append(workspaces_door.close)
     invocations = native_endpoints.invocations(serving.serving, projects)
     native = NativeDoor(
         bearer,
@@ -359,6 +394,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_pipelines.router(pipelines, projects),
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
+            native_workspaces.router(studio, projects, lambda label: user_hosts.url(label, settings.url)),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
@@ -383,6 +419,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         secure=settings.tls_certificate is not None,
     )
     doors: list[Door] = [
+        workspaces_door,  # first: its host names are nobody else's
         S3Door(keys, objects, uploads, clock),
         OperationsDoor({"database": lambda: is_ready(database)}),
         native,
@@ -410,6 +447,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             doors,
             hosts=settings.answers_to,
             any_address=settings.everywhere,
+            elsewhere=workspaces_door,
             count=partial(count_traffic, meter),
             deny=partial(put_on_record, audit),
         ),

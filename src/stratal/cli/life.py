@@ -12,7 +12,7 @@ import click
 
 from stratal.app.processes import descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
-from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level
+from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level, user_domain
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
 from stratal.cli.shown import GrowTo
 from stratal.kernel.errors import Conflict, Unavailable
@@ -87,6 +87,7 @@ def up(
         log_level=log_level(),
         hostnames=hostnames,
         currency=currency(),
+        user_domain=user_domain(),
         database_url=database_url(),
         engine=engine,
         ray_interface=ray_interface,

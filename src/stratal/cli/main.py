@@ -69,6 +69,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stratal.cli.functions",
         "Deploy Python functions that answer requests, call them, look at them.",
     ),
+    "workspace": (
+        "stratal.cli.workspaces",
+        "Notebooks that people edit together: create, open, stop, restore saves.",
+    ),
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),

@@ -89,7 +89,8 @@ class Collector:
 
     async def sweep(self, started: str) -> int:
         """Remove blobs without a row that were made since the last sweep and before `started`."""
-        mark = await self._database.read(lambda c: c.execute(select(artifact_sweeps.c.mark)).scalar())
+        mark_of = select(artifact_sweeps.c.mark).where(artifact_sweeps.c.store == _STORE)
+        mark = await self._database.read(lambda c: c.execute(mark_of).scalar())
         removed = 0
         if mark is not None:
             async for found in self._blobs.keys_after(mark):

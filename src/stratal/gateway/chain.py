@@ -9,6 +9,8 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
@@ -52,6 +54,7 @@ class Chain:
         *,
         hosts: Sequence[str] = (),
         any_address: bool = False,
+        elsewhere: "SocketDoor | None" = None,
         lifespan: ASGIApp | None = None,
         count: Count | None = None,
         deny: Deny | None = None,
@@ -61,6 +64,7 @@ class Chain:
         self._count = count
         self._hosts = {host.lower() for host in hosts}
         self._any_address = any_address
+        self._elsewhere = elsewhere
         self._lifespan = lifespan
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +72,7 @@ class Chain:
             if scope["type"] == "lifespan" and self._lifespan is not None:
                 await self._lifespan(scope, receive, send)
             elif scope["type"] == "websocket":
-                await send({"type": "websocket.close", "code": 1008})
+                await self._websocket({**scope, "method": "GET"}, receive, send)
             return
         request_id = new_id("req")
         scope.setdefault("state", {})["request_id"] = request_id
@@ -113,6 +117,46 @@ class Chain:
                 request_id,
             )
 
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As for a request, shorter: only one door takes WebSockets, and what is refused is refused with its status."""
+        request_id = new_id("req")
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id, "who": None}
+        asking = Asking("-", _address(scope))
+        ASKING.set(asking)
+        traffic = _Traffic(receive, send)
+        started = time.perf_counter()
+        status = 101
+        door = self._elsewhere
+        try:
+            self._check(scope)
+            if door is None or not door.matches(scope):
+                raise NotFound("No WebSocket is answered at this address.")
+            asking.door = door.name
+            scope["state"]["who"] = await door.authenticate(Request({**scope, "type": "http"}, receive))
+            await door.websocket(scope, traffic.receive, traffic.send)
+        except StratalError as error:
+            status = error.status
+            await traffic.refuse(status)
+        except Exception:
+            status = 500
+            log.exception("request %s failed", request_id)
+            await traffic.refuse(status)
+        finally:
+            who = scope["state"]["who"]
+            if self._deny is not None and (asking.denied or status in {401, 403}):
+                self._deny(who, asking, scope, status)
+            if who is not None and door is not None and self._count is not None:
+                self._count(who, door.name, scope, status, traffic.received, traffic.sent)
+            log.info(
+                "%s WEBSOCKET %s %d %.1f ms %s %s",
+                door.name if door else "-",
+                _shown_path(scope),
+                status,
+                (time.perf_counter() - started) * 1000,
+                who.actor if who else "-",
+                request_id,
+            )
+
     def _check(self, scope: Scope) -> None:
         """Refuse what no door should have to think about. Raises `Invalid`."""
         headers: list[tuple[bytes, bytes]] = scope["headers"]
@@ -129,6 +173,8 @@ class Chain:
         hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
         if len(hosts) != 1:
             raise Invalid("The request needs exactly one Host header.", reason="bad_host")
+        if self._elsewhere is not None and self._elsewhere.matches(scope):
+            return
         if (
             _LOCAL_HOST.match(hosts[0])
             or hosts[0] in self._hosts
@@ -208,6 +254,43 @@ class _Answer:
         self.sent += len(message.get("body", b""))
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self.finished = True
+
+
+class SocketDoor(Door, Protocol):
+    """The door that takes WebSockets too, at host names of its own."""
+
+    async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class _Traffic:
+    """A WebSocket's messages, counted; and its refusal, as far as it has not begun."""
+
+    def __init__(self, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._begun = False
+        self.received = 0
+        self.sent = 0
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        self.received += len(message.get("bytes") or message.get("text") or b"")
+        return message
+
+    async def send(self, message: Message) -> None:
+        self._begun = True
+        await self._send(message)
+        self.sent += len(message.get("bytes") or message.get("text") or b"")
+
+    async def refuse(self, status: int) -> None:
+        """An HTTP answer to the handshake; once that is over, an end without a word."""
+        with suppress(RuntimeError):  # the client went first
+            if self._begun:
+                await self._send({"type": "websocket.close", "code": 1011})
+                return
+            await self._receive()
+            await self._send({"type": "websocket.http.response.start", "status": status, "headers": []})
+            await self._send({"type": "websocket.http.response.body", "body": b""})
 
 
 def _address(scope: Scope) -> str:

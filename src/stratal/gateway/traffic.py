@@ -20,7 +20,7 @@ def count_traffic(
     """Count a request's bytes. What an endpoint or function was asked is theirs, what a workload asks is the workload's."""
     workload, name = who.workload or door, "" if who.workload else door
     if workload.startswith(
-        "function:"
+        ("function:", "workspace:")
     ):  # its revisions act under names of their own, and are one on the bill
         workload = workload.rpartition(":")[0]
     if status < 400 and scope["method"] == "POST":

@@ -53,6 +53,8 @@ ACTIONS: dict[str, Role] = {
     "repositories.read": Role.VIEWER,
     "repositories.write": Role.EDITOR,
     "repositories.manage": Role.OWNER,
+    "workspaces.read": Role.VIEWER,
+    "workspaces.use": Role.EDITOR,
     "cost.read": Role.VIEWER,
     "prices.read": Role.VIEWER,
     "prices.manage": Role.ADMIN,

@@ -111,21 +111,7 @@ class Sessions:
 
         Raises `Unauthenticated`.
         """
-        query = (
-            select(people.c.id, people.c.name, people.c.admin, sessions.c.expires_at, sessions.c.seen_at)
-            .join(people, people.c.id == sessions.c.person_id)
-            .where(sessions.c.token_sha256 == hashed(token))
-        )
-
-        def read(connection: Connection) -> tuple[Principal, int]:
-            row = connection.execute(query).one_or_none()
-            if row is None or row.expires_at <= self._clock():
-                raise Unauthenticated(
-                    "You are not signed in.", hint="Get a sign-in link with: stratal login-link"
-                )
-            return person_in(connection, row, project), row.seen_at or 0
-
-        who, seen = await self._database.read(read)
+        who, seen = await self._database.read(lambda c: self._signed_in(c, hashed(token), project))
         now = self._clock()
         if now - max(seen, self._seen.get(hashed(token), 0)) > SEEN_MS:
             self._seen[hashed(token)] = now
@@ -137,6 +123,27 @@ class Sessions:
                 )
             )
         return who
+
+    async def behind(self, token_sha256: str, project: str) -> Principal:
+        """As `principal_of`, of a session that something else stands on, which remembers the hash of its token."""
+        who, _ = await self._database.read(lambda c: self._signed_in(c, token_sha256, project))
+        return who
+
+    def _signed_in(
+        self, connection: Connection, token_sha256: str, project: str | None
+    ) -> tuple[Principal, int]:
+        """Whose session it is, and when it was last seen. Raises `Unauthenticated`."""
+        query = (
+            select(people.c.id, people.c.name, people.c.admin, sessions.c.expires_at, sessions.c.seen_at)
+            .join(people, people.c.id == sessions.c.person_id)
+            .where(sessions.c.token_sha256 == token_sha256)
+        )
+        row = connection.execute(query).one_or_none()
+        if row is None or row.expires_at <= self._clock():
+            raise Unauthenticated(
+                "You are not signed in.", hint="Get a sign-in link with: stratal login-link"
+            )
+        return person_in(connection, row, project), row.seen_at or 0
 
     async def list(
         self, who: Principal, *, everybody: bool = False, current: str | None = None

@@ -225,6 +225,27 @@ NATIVE: dict[tuple[str, str], Route] = {
         "viewer", f"{P}/endpoints/ep/invocations", 404, json={"inputs": [[1.0]]}
     ),
     ("DELETE", f"{P}/endpoints/{{name}}"): Route("editor", f"{P}/endpoints/ep", 404),
+    # workspaces (there is none, as with endpoints)
+    ("GET", f"{P}/workspaces"): Route("viewer", f"{P}/workspaces"),
+    ("POST", f"{P}/workspaces"): Route(
+        "editor", f"{P}/workspaces", 400, json={"name": "eda", "memory_bytes": 1}
+    ),
+    ("GET", f"{P}/workspaces/{{name}}"): Route("viewer", f"{P}/workspaces/none", 404),
+    ("POST", f"{P}/workspaces/{{name}}/visits"): Route("editor", f"{P}/workspaces/none/visits", 404),
+    ("POST", f"{P}/workspaces/{{name}}/start"): Route("editor", f"{P}/workspaces/none/start", 404),
+    ("POST", f"{P}/workspaces/{{name}}/stop"): Route("editor", f"{P}/workspaces/none/stop", 404),
+    ("DELETE", f"{P}/workspaces/{{name}}"): Route("editor", f"{P}/workspaces/none", 404),
+    ("GET", f"{P}/workspaces/{{name}}/logs"): Route("editor", f"{P}/workspaces/none/logs", 404),
+    ("GET", f"{P}/workspaces/{{name}}/saves"): Route("viewer", f"{P}/workspaces/none/saves", 404),
+    ("PUT", f"{P}/workspaces/{{name}}/saves"): Route(
+        "editor", f"{P}/workspaces/none/saves?path=a.ipynb", 404, body=b"{}"
+    ),
+    ("GET", f"{P}/workspaces/{{name}}/saves/{{save}}/content"): Route(
+        "viewer", f"{P}/workspaces/none/saves/1/content", 404
+    ),
+    ("POST", f"{P}/workspaces/{{name}}/saves/{{save}}/restore"): Route(
+        "editor", f"{P}/workspaces/none/saves/1/restore", 404, json={}
+    ),
     # functions (there is none, as with endpoints)
     ("GET", f"{P}/functions"): Route("viewer", f"{P}/functions"),
     ("POST", f"{P}/functions"): Route(

@@ -1,0 +1,288 @@
+"""A workspace's life: made, run, killed, idled, stopped, removed; who may look in; and no save that is lost."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stratal.collab.workspaces.model import State, Wishes, check_path, label_of
+from stratal.collab.workspaces.visits import TICKET_MS, VISIT_MS
+from stratal.identity.model import Role
+from stratal.kernel.errors import (
+    Conflict,
+    Denied,
+    Invalid,
+    NotFound,
+    StratalError,
+    Unauthenticated,
+    Unavailable,
+)
+
+from .room import OWNER, PLACE, STRANGER, VIEWER, Room, until
+
+Tell = Callable[..., Any]
+
+
+def test_it_runs_with_its_own_credential_and_its_own_folder(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        seen = await room.made()
+        of = seen.workspace
+        (spec,) = room.world.engine.specs.values()
+        assert (spec.network, spec.memory_bytes) == ("platform", Wishes().memory_bytes)
+        assert spec.cwd == room.files
+        assert spec.cwd.is_dir()
+        who = await room.keys.authenticate(*spec.env["STRATAL_API_KEY"].split(".", 1))
+        assert (who.workload, who.role, who.project) == (of.workload, "editor", "alpha")
+        with pytest.raises(Conflict):
+            await room.workspaces.create(OWNER, PLACE, "eda")
+        assert [event.kind for event in await room.events("workspace.")] == [
+            "workspace.created",
+            "workspace.started",
+        ]
+
+    tell(story)
+
+
+def test_what_is_killed_comes_back_and_what_runs_on_is_taken_over(tell: Tell) -> None:
+    first: list[str] = []
+
+    async def dies(room: Room) -> None:
+        await room.made()
+        (attempt,) = room.world.running
+        room.world.kill(attempt)
+        await until(lambda: room.world.running and room.world.running != [attempt])
+        await room.state(State.RUNNING)
+        first.extend(room.world.running)
+
+    async def is_found(room: Room) -> None:
+        await room.state(State.RUNNING)
+        assert room.world.running == first
+
+    tell(dies, is_found)
+
+
+def test_stopped_it_stays_stopped_and_its_credential_ends(tell: Tell) -> None:
+    tokens: list[str] = []
+
+    async def stop(room: Room) -> None:
+        await room.made()
+        tokens.append(next(iter(room.world.engine.specs.values())).env["STRATAL_API_KEY"])
+        seen = await room.workspaces.halt(OWNER, "prj_a", "eda")
+        assert (seen.state, seen.workspace.stopped_why) == (State.STOPPED, "Stopped by ada.")
+        assert room.world.running == []
+        with pytest.raises(Unauthenticated):
+            await room.keys.authenticate(*tokens[0].split(".", 1))
+        with pytest.raises(Unavailable):
+            await room.studio.upkeep.answering(room.live(), 5)
+
+    async def start(room: Room) -> None:
+        assert (await room.workspaces.get(OWNER, "prj_a", "eda")).state is State.STOPPED
+        await room.workspaces.begin(OWNER, "prj_a", "eda")
+        await room.state(State.RUNNING)
+        newest = list(room.world.engine.specs.values())[-1].env["STRATAL_API_KEY"]
+        assert newest != tokens[0]
+        assert (await room.keys.authenticate(*newest.split(".", 1))).workload
+
+    tell(stop, start)
+
+
+def test_nobody_there_stops_it_but_not_while_it_computes(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made(idle_seconds=0.001)
+        (notebook,) = room.world.notebooks.values()
+        notebook.busy = True
+        live = room.live()
+        live.used -= 10
+        await room.studio.upkeep._look_at(live)
+        assert live.state is State.RUNNING
+        notebook.busy = False
+        live.used -= 10
+        await room.studio.upkeep._look_at(live)
+        seen = await room.workspaces.get(OWNER, "prj_a", "eda")
+        assert (seen.state, seen.workspace.stopped_why) == (State.STOPPED, "Nobody used it for a while.")
+
+    tell(story)
+
+
+def test_an_environment_that_cannot_be_built_is_told_and_tried_again(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.environments.failure = Invalid("No such package.")
+        await room.workspaces.create(OWNER, PLACE, "eda", requirements="nosuch\n")
+        assert (await room.state(State.FAILED)).failure == "No such package."
+        room.environments.failure = None
+        await room.workspaces.begin(OWNER, "prj_a", "eda")
+        await room.state(State.RUNNING)
+
+    tell(story)
+
+
+@pytest.mark.fast
+def test_it_is_for_editors_of_its_project(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made()
+        assert len(await room.workspaces.list(VIEWER, "prj_a")) == 1
+        for who, error in ((VIEWER, Denied), (STRANGER, NotFound)):
+            for call in (
+                room.workspaces.create(who, PLACE, "more"),
+                room.workspaces.begin(who, "prj_a", "eda"),
+                room.workspaces.halt(who, "prj_a", "eda"),
+                room.workspaces.remove(who, "prj_a", "eda"),
+                room.workspaces.open(who, "prj_a", "eda", "a session"),
+                room.workspaces.logs(who, "prj_a", "eda"),
+                room.keep("a.txt", b"x", who=who),
+                room.workspaces.restore(who, "prj_a", "eda", 1, None),
+            ):
+                with pytest.raises(error):
+                    await call
+        with pytest.raises(NotFound):
+            await room.workspaces.get(STRANGER, "prj_a", "eda")
+
+    tell(story)
+
+
+# -- saves ---------------------------------------------------------------------------------------
+
+
+def test_every_save_can_be_had_back_and_none_is_kept_twice(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made()
+        one, two = await room.keep("study.ipynb", b"first"), await room.keep("study.ipynb", b"second")
+        assert (await room.keep("study.ipynb", b"second")).seq == two.seq
+        copy = await room.keep("copy.ipynb", b"first")
+        assert copy.seq != one.seq
+        assert await room.studio.saves.weighed() == {"prj_a": len(b"firstsecond")}
+        assert [await room.content(save.seq) for save in (one, two, copy)] == [b"first", b"second", b"first"]
+        of_path = await room.workspaces.saves(VIEWER, "prj_a", "eda", path="study.ipynb")
+        assert [save.seq for save in of_path] == [two.seq, one.seq]
+        (room.files / "study.ipynb").write_bytes(b"not saved by anybody")
+        newest, target = await room.workspaces.restore(OWNER, "prj_a", "eda", one.seq, None)
+        assert (room.files / target).read_bytes() == b"first"
+        listed = await room.workspaces.saves(OWNER, "prj_a", "eda", path="study.ipynb")
+        assert [await room.content(save.seq) for save in listed] == [
+            b"first",
+            b"not saved by anybody",
+            b"second",
+            b"first",
+        ]
+        assert newest.seq == listed[0].seq
+        await room.workspaces.restore(OWNER, "prj_a", "eda", two.seq, "sub/old.ipynb")
+        assert (room.files / "sub" / "old.ipynb").read_bytes() == b"second"
+
+    async def after_a_restart(room: Room) -> None:
+        listed = await room.workspaces.saves(OWNER, "prj_a", "eda")
+        assert len(listed) == 6
+        with pytest.raises(NotFound):
+            await room.content(999)
+
+    tell(story, after_a_restart)
+
+
+@pytest.mark.fast
+def test_restoring_follows_no_link_out_of_the_workspace(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made()
+        save = await room.keep("a.txt", b"planted")
+        outside = room.home / "secret"
+        outside.mkdir()
+        (outside / "key").write_bytes(b"secret")
+        (room.files / "link").symlink_to(outside)
+        (room.files / "file").symlink_to(outside / "key")
+        (room.files / "folder").mkdir()
+        for path in ("link/key", "file", "folder"):
+            with pytest.raises(Conflict):
+                await room.workspaces.restore(OWNER, "prj_a", "eda", save.seq, path)
+        for path in ("../key", "/etc/passwd", "a//b", "", "a/./b", "a\0b"):
+            with pytest.raises(Invalid):
+                await room.workspaces.restore(OWNER, "prj_a", "eda", save.seq, path)
+            with pytest.raises(Invalid):
+                check_path(path)
+        assert (outside / "key").read_bytes() == b"secret"
+        assert not [
+            save for save in await room.workspaces.saves(OWNER, "prj_a", "eda") if save.path != "a.txt"
+        ]
+
+    tell(story)
+
+
+def test_removed_nothing_of_it_is_left_but_that_it_was(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made()
+        await room.keep("a.txt", b"one")
+        place = room.files.parent
+        await room.workspaces.remove(OWNER, "prj_a", "eda")
+        assert room.world.running == []
+        assert not place.exists()
+        assert [keys async for keys in room.blobs.keys_after("blob_" + "0" * 26)] == []
+        with pytest.raises(NotFound):
+            await room.workspaces.get(OWNER, "prj_a", "eda")
+        again = await room.made()
+        assert again.workspace.label
+        await room.workspaces.purge("prj_a")
+        assert room.world.running == []
+        assert await room.workspaces.list(OWNER, "prj_a") == []
+
+    tell(story)
+
+
+# -- visits --------------------------------------------------------------------------------------
+
+
+@pytest.mark.fast
+def test_a_ticket_opens_once_and_soon_and_one_workspace(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made()
+        await room.made("other")
+        key = await room.keys.create(OWNER, "prj_a", name="me", role=Role.EDITOR)
+        me = await room.keys.principal_of(key.id)
+        of, ticket = await room.workspaces.open(me, "prj_a", "eda", None)
+        with pytest.raises(Unauthenticated):
+            await room.visits.enter(room.live("other").workspace, ticket)
+        cookie = await room.visits.enter(of, ticket)
+        with pytest.raises(Unauthenticated):
+            await room.visits.enter(of, ticket)
+        visit = await room.visits.visit(of, cookie)
+        assert visit.who.name == "me"
+        for wrong in (room.visits.visit(room.live("other").workspace, cookie), room.visits.visit(of, ticket)):
+            with pytest.raises(Unauthenticated):
+                await wrong
+        _, late = await room.workspaces.open(me, "prj_a", "eda", None)
+        room.world.now += TICKET_MS + 1
+        with pytest.raises(Unauthenticated):
+            await room.visits.enter(of, late)
+        room.world.now += VISIT_MS
+        with pytest.raises(Unauthenticated):
+            await room.visits.visit(of, cookie)
+
+    tell(story)
+
+
+def test_a_visit_ends_with_what_it_stands_on_and_so_do_its_open_connections(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.made()
+        key = await room.keys.create(OWNER, "prj_a", name="me", role=Role.EDITOR)
+        me = await room.keys.principal_of(key.id)
+        of, ticket = await room.workspaces.open(me, "prj_a", "eda", None)
+        cookie = await room.visits.enter(of, ticket)
+        over = asyncio.Event()
+        room.visits.hold(of, cookie, me, over.set)
+        await room.visits.check()
+        assert not over.is_set()
+        assert room.visits.visitors(of.id) == ("me",)
+        await room.keys.revoke(OWNER, key.id)
+        async with asyncio.timeout(10):
+            await over.wait()
+        with pytest.raises(StratalError):
+            await room.visits.visit(of, cookie)
+        assert room.visits.visitors(of.id) == ()
+
+    tell(story)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["eda", "Müller.Study", "---", "a" * 100, "Über_alles"])
+def test_a_label_is_a_host_names(name: str) -> None:
+    label = label_of(name, "k3f9x2m4")
+    assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label)
+    assert label.endswith("-k3f9x2m4")
