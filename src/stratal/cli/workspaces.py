@@ -204,7 +204,8 @@ def logs(name: str, project: str | None) -> None:
 def saves(name: str, path: str | None, limit: int, project: str | None, as_json: bool) -> None:
     """List the saves of the files of workspace NAME, newest first."""
     client = Client(project=project)
-    found = client.get(_path(client, name, "/saves"), path=path, limit=limit)
+    asked = {"path": path, "limit": limit} if path is not None else {"limit": limit}
+    found = client.request("GET", _path(client, name, "/saves"), params=asked)
     if as_json:
         print_json(found)
         return

@@ -34,7 +34,7 @@ def _whole(path: str, text: bool = True, encoding: str = "utf-8", **more: Any) -
     folder, name = os.path.split(path)
     scratch = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.saving")
     newline = more.get("newline", "\n") if text else None
-    how = {"encoding": encoding if text else None, "newline": newline}
+    how: dict[str, Any] = {"encoding": encoding if text else None, "newline": newline}
     file = open(scratch, "x" if text else "xb", **how)  # noqa: SIM115 - closed below
     try:
         with file:
