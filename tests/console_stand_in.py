@@ -592,6 +592,52 @@ def answers(word: str) -> dict[str, Any]:
         f"{BASE}/repositories/r/commits": {"commits": [commit], "next": 50},
         f"{BASE}/repositories/r/commits/{'a' * 40}": commit,
         f"{BASE}/repositories/r/search": {"found": [{"path": word, "line": 3, "text": word}], "more": True},
+        f"{BASE}/comments": {
+            "comments": [
+                {
+                    "id": id_,
+                    "on": "run",
+                    "of": word,
+                    "text": f"{word}\n@{word}",
+                    "author": word,
+                    "mine": mine,
+                    "created_at": at,
+                    "edited_at": at if mine else None,
+                }
+                for id_, mine in (("cmt_1", True), ("cmt_2", False))
+            ]
+        },
+        f"{BASE}/activity": {
+            "events": [
+                {
+                    "seq": number,
+                    "at": at,
+                    "kind": kind,
+                    "subject": word,
+                    "actor": word,
+                    "data": {"name": word, "on": "run", "of": word},
+                }
+                for number, kind in enumerate(("job.failed", "comment.created", "model.created", word))
+            ],
+            "next": 1,
+        },
+        "/api/v1/notifications": {
+            "notifications": [
+                {
+                    "id": f"ntf_{on}",
+                    "project": word,
+                    "kind": "mention",
+                    "words": word,
+                    "on": on,
+                    "of": word,
+                    "created_at": at,
+                    "read_at": None,
+                }
+                for on in ("run", "merge_request", word)
+            ],
+            "unread": 3,
+        },
+        "/api/v1/account/mail": {"address": "ada@example.org", "wanted": True, "offered": True},
         f"{BASE}/functions": {"functions": [function]},
         f"{BASE}/functions/f": function,
         f"{BASE}/functions/f/revisions": {"revisions": [revision]},
@@ -740,6 +786,9 @@ def every_page(word: str) -> list[str]:
         "/endpoints/e",
         "/audit",
         "/members",
+        "/activity",
+        "/inbox",
+        f"/comments/run/{quote(word, safe='')}",
         "/keys",
         "/sessions",
         "/repositories",

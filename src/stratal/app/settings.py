@@ -6,9 +6,14 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stratal.compute.package_sources import of_this_machine
 from stratal.kernel.errors import Invalid
+
+if TYPE_CHECKING:  # they take longer to load than a command line may
+    from stratal.collab.talk.mail import Smtp
+    from stratal.collab.talk.outgoing import Network
 
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
@@ -20,6 +25,8 @@ SETTINGS: dict[str, str] = {
     "STRATAL_USER_DOMAIN": "The domain below which workspaces have host names of their own (default user.localhost).",
     "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
     "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",
+    "STRATAL_SMTP_URL": "Where mail is handed over: smtp://USER:PASSWORD@HOST:587?from=ADDRESS (default: none is sent).",
+    "STRATAL_WEBHOOK_NETWORKS": "Networks that webhooks may tell though not public, e.g. 10.0.0.0/8 (default none).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -236,6 +243,29 @@ def user_domain(environ: Mapping[str, str] = os.environ) -> str:
             hint="Write one that all names below lead to this machine, as in: user.example.org",
         )
     return domain
+
+
+def smtp(environ: Mapping[str, str] = os.environ) -> "Smtp | None":
+    """STRATAL_SMTP_URL; None when no mail is sent. Raises `Invalid`."""
+    from stratal.collab.talk.mail import smtp_of
+
+    url = environ.get("STRATAL_SMTP_URL")
+    try:
+        return smtp_of(url) if url else None
+    except ValueError as error:
+        raise Invalid(f"STRATAL_SMTP_URL cannot be used: {error}.") from error
+
+
+def webhook_networks(environ: Mapping[str, str] = os.environ) -> "tuple[Network, ...]":
+    """STRATAL_WEBHOOK_NETWORKS. Raises `Invalid`."""
+    from stratal.collab.talk.outgoing import networks_of
+
+    try:
+        return networks_of(environ.get("STRATAL_WEBHOOK_NETWORKS", ""))
+    except ValueError as error:
+        raise Invalid(
+            f"STRATAL_WEBHOOK_NETWORKS: {error}.", hint="Write it as in: 10.0.0.0/8,192.168.1.7/32"
+        ) from error
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

@@ -8,6 +8,7 @@ from stratal.ai.sweeps import tables as sweeps
 from stratal.app import database as instance
 from stratal.collab import tables as collab
 from stratal.collab.repositories import tables as repositories
+from stratal.collab.talk import tables as talk
 from stratal.collab.workspaces import tables as workspaces
 from stratal.compute import tables as compute
 from stratal.compute.services import tables as services
@@ -35,6 +36,7 @@ ROOMS = (
     models,
     endpoints,
     repositories,
+    talk,
     sweeps,
     functions,
     retrieval,

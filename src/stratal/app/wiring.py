@@ -23,13 +23,15 @@ from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
 from stratal.ai.sweeps.room import furnish as furnish_sweeps
 from stratal.app.client_env import REGION, client_env
-from stratal.app.settings import Settings, fake_gpus, package_sources, search_path
+from stratal.app.settings import Settings, fake_gpus, package_sources, search_path, smtp, webhook_networks
+from stratal.app.subjects import subjects
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.collector import Collector
 from stratal.collab.experiments import Experiments
 from stratal.collab.repositories.room import furnish_repositories
 from stratal.collab.run_search import RunSearch
 from stratal.collab.runs import Runs
+from stratal.collab.talk.room import furnish_talk
 from stratal.collab.workspaces.records import held_environments as held_by_workspaces
 from stratal.collab.workspaces.room import furnish_workspaces
 from stratal.compute.engine import Capacity
@@ -95,6 +97,7 @@ from stratal.gateway.native import solutions as native_solutions
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import sweeps as native_sweeps
 from stratal.gateway.native import tables as native_tables
+from stratal.gateway.native import talk as native_talk
 from stratal.gateway.native import why as native_why
 from stratal.gateway.native import workspaces as native_workspaces
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
@@ -337,6 +340,21 @@ def wire(settings: Settings, database: Database) -> Platform:
         Inputs(lineage, objects, lake),
     )
 
+    talk = furnish_talk(
+        database,
+        master,
+        events,
+        subjects(
+            runs, registered, lake, serving.endpoints, compute.jobs, functions.functions, shelf.repositories
+        ),
+        clock,
+        url=settings.url,
+        smtp=smtp(),
+        networks=webhook_networks(),
+    )
+    starts.append(talk.start)
+    closes.append(talk.close)
+
     async def collect_environments() -> None:
         await compute.environments.collect(
             lambda c: held_environments(c) | held_by_functions(c) | held_by_workspaces(c)
@@ -344,6 +362,7 @@ def wire(settings: Settings, database: Database) -> Platform:
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
+        talk.purge,
         sweeping.sweeps.purge,
         retrieval.indexes.purge,
         functions.functions.purge,
@@ -404,6 +423,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_why.router(why),
+            native_talk.router(talk, projects),
             native_search.router(projects, Finding(database)),
             native_solutions.router(projects, Catalogue(), Results(objects)),
         ],

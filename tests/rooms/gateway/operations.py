@@ -319,6 +319,27 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/solution"): Route("viewer", f"{P}/solution", 404),
     ("GET", f"{P}/solution/report"): Route("viewer", f"{P}/solution/report", 404),
     ("GET", f"{P}/solution/picture"): Route("viewer", f"{P}/solution/picture", 404),
+    # talk (a comment is its author's alone; notifications are people's)
+    ("GET", f"{P}/comments"): Route("viewer", f"{P}/comments?on=job&of={{job}}"),
+    ("POST", f"{P}/comments"): Route(
+        "viewer", f"{P}/comments", 201, json={"on": "job", "of": "{job}", "text": "well done"}
+    ),
+    ("PATCH", f"{P}/comments/{{comment}}"): Route(
+        "viewer", f"{P}/comments/{{comment}}", json={"text": "better"}
+    ),
+    ("GET", f"{P}/activity"): Route("viewer", f"{P}/activity?kind=job."),
+    ("GET", "/notifications"): Route("person", "/notifications", foreign=403),
+    ("POST", "/notifications/read"): Route("person", "/notifications/read", json={}, foreign=403),
+    ("GET", "/account/mail"): Route("person", "/account/mail", foreign=403),
+    ("PUT", "/account/mail"): Route(
+        "person", "/account/mail", json={"address": "a@example.org"}, foreign=403
+    ),
+    ("GET", f"{P}/webhooks"): Route("owner", f"{P}/webhooks"),
+    ("POST", f"{P}/webhooks"): Route("owner", f"{P}/webhooks", 201, json={"url": "https://example.org/"}),
+    ("POST", f"{P}/webhooks/{{webhook}}/test"): Route("owner", f"{P}/webhooks/{{webhook}}/test", 202),
+    ("GET", f"{P}/webhooks/{{webhook}}/deliveries"): Route("owner", f"{P}/webhooks/{{webhook}}/deliveries"),
+    ("DELETE", f"{P}/webhooks/{{webhook}}"): Route("owner", f"{P}/webhooks/{{webhook}}", 204),
+    ("DELETE", f"{P}/comments/{{comment}}"): Route("viewer", f"{P}/comments/{{comment}}", 204),
     # what takes something away, in an order in which each still finds it
     ("DELETE", f"{P}/repositories/{{name}}"): Route("owner", f"{P}/repositories/repo", 204),
     ("DELETE", f"{P}/pipelines/deployed/{{name}}"): Route("editor", f"{P}/pipelines/deployed/nightly", 204),
@@ -516,6 +537,10 @@ class World:
         self._made("POST", f"{ICEBERG}/ns/tables", {"name": "t", "schema": SCHEMA})
         self.names["job"] = str(self._made("POST", f"{here}/jobs", {"argv": ["true"]}, 201)["id"])
         self._made("POST", f"{here}/jobs", {"argv": ["true"], "array": "2"}, 201)
+        said = {"on": "job", "of": self.names["job"], "text": "hm"}
+        self.names["comment"] = self._made("POST", f"{here}/comments", said, 201, by="viewer")["id"]
+        hook = {"url": "https://example.org/hook", "kinds": ["none"]}
+        self.names["webhook"] = self._made("POST", f"{here}/webhooks", hook, 201)["id"]
         self.names["sweep"] = str(self._made("POST", f"{here}/sweeps", SWEEP, 201)["id"])
         pack = NATIVE["POST", f"{P}/code/packs"].body
         self._made("POST", f"{here}/code/packs", None, 201, pack)

@@ -18,6 +18,7 @@ from stratal.console.pages import (
     solutions,
     sweeps,
     tables,
+    talk,
 )
 from stratal.console.view import Page
 
@@ -65,6 +66,9 @@ PAGES: dict[str, Page] = {
     "/jobs/{job}": jobs.anywhere,
     "/projects/{project}/solutions": solutions.solutions,
     "/projects/{project}/solutions/{solution}": solutions.solution,
+    "/projects/{project}/activity": talk.activity,
+    "/projects/{project}/inbox": talk.inbox,
+    "/projects/{project}/comments/{on}/{of:path}": talk.comments,
     "/projects/{project}/search": search.search,
     "/projects/{project}/why": predictions.ask,
     "/predictions/{prediction}": predictions.why,
