@@ -23,6 +23,8 @@ SETTINGS: dict[str, str] = {
     "STRATAL_CONTEXT": "The place that CLI and SDK go to, of those signed in at (default: stratal context use).",
     "STRATAL_PROJECT": "The project CLI commands act in (default: the key's).",
     "STRATAL_USER_DOMAIN": "The domain below which workspaces have host names of their own (default user.localhost).",
+    "STRATAL_HUB_UPSTREAM": "The hub that `stratal models pull hf:…` asks, by its address (default: none).",
+    "STRATAL_HUB_UPSTREAM_TOKEN": "The key that hub is asked with (default: none).",
     "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
     "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",
     "STRATAL_SMTP_URL": "Where mail is handed over: smtp://USER:PASSWORD@HOST:587?from=ADDRESS (default: none is sent).",
@@ -206,6 +208,14 @@ def home_directory(environ: Mapping[str, str] = os.environ) -> Path:
 def database_url(environ: Mapping[str, str] = os.environ) -> str | None:
     """STRATAL_DATABASE_URL; None for SQLite in the data directory."""
     return environ.get("STRATAL_DATABASE_URL") or None
+
+
+def hub_upstream(environ: Mapping[str, str] = os.environ) -> tuple[str | None, str | None]:
+    """STRATAL_HUB_UPSTREAM and STRATAL_HUB_UPSTREAM_TOKEN. Raises `Invalid` for an address that is none."""
+    address = environ.get("STRATAL_HUB_UPSTREAM") or None
+    if address is not None and not re.match(r"https?://[^/\s?#]+(?:/[^\s?#]*)?\Z", address):
+        raise Invalid("STRATAL_HUB_UPSTREAM must be an address like https://hub.example.org.")
+    return address, environ.get("STRATAL_HUB_UPSTREAM_TOKEN") or None
 
 
 def search_path(environ: Mapping[str, str] = os.environ) -> str:

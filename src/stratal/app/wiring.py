@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from stratal.ai.catalog.service import Catalog
+from stratal.ai.catalog.upstream import Upstream
 from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
@@ -23,7 +24,15 @@ from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
 from stratal.ai.sweeps.room import furnish as furnish_sweeps
 from stratal.app.client_env import REGION, client_env
-from stratal.app.settings import Settings, fake_gpus, package_sources, search_path, smtp, webhook_networks
+from stratal.app.settings import (
+    Settings,
+    fake_gpus,
+    hub_upstream,
+    package_sources,
+    search_path,
+    smtp,
+    webhook_networks,
+)
 from stratal.app.subjects import subjects
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.collector import Collector
@@ -418,7 +427,11 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
             native_retrieval.router(retrieval, projects),
-            native_catalog.router(projects, Catalog(registered, commits, compute.environments)),
+            native_catalog.router(
+                projects,
+                Catalog(registered, commits, compute.environments),
+                Upstream(*hub_upstream(), registered, commits),
+            ),
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
             native_predictions.router(serving.predictions),

@@ -37,6 +37,7 @@ ACTIONS: dict[str, Role] = {
     "runs.write": Role.EDITOR,
     "models.read": Role.VIEWER,
     "models.write": Role.EDITOR,
+    "models.trust": Role.OWNER,
     "indexes.read": Role.VIEWER,
     "indexes.search": Role.VIEWER,
     "indexes.write": Role.EDITOR,

@@ -185,3 +185,36 @@ def test_what_is_not_there_or_not_allowed_is_told_as_the_client_expects(
         [True, False, False],
         True,
     ]
+
+
+def test_a_second_platform_pulls_from_this_ones_hub_by_its_own_setting(
+    server: PlatformServer, script: Script, tmp_path: Path
+) -> None:
+    script.run(
+        """
+        name = f"{project}/shared"
+        api.create_repo(name)
+        api.create_commit(name, commit_message="a", operations=[
+            CommitOperationAdd("config.json", b"{}"), CommitOperationAdd("w.safetensors", b"0" * 200_000),
+            CommitOperationAdd("pytorch_model.bin", b"\\x80\\x04}.")])
+        print(json.dumps(None))
+        """
+    )
+    other = PlatformServer(
+        tmp_path / "home",
+        STRATAL_HUB_UPSTREAM=f"{server.url}/hub",
+        STRATAL_HUB_UPSTREAM_TOKEN=server.key(script.project, "viewer"),
+    )
+    try:
+        other.up()
+        made = other.json("models", "pull", f"hf:{script.project}/shared@v1", "--as", "mine")
+        assert (made["name"], made["files"], made["labels"]) == ("mine", 2, [])
+        assert [one["path"] for one in made["left_out"]] == ["pytorch_model.bin"]
+        trusted = other.json(
+            "models", "pull", f"hf:{script.project}/shared", "--as", "mine", "--allow-pickle"
+        )
+        assert (trusted["version"], trusted["labels"]) == (2, ["contains pickle"])
+        missing = other.cli("models", "pull", f"hf:{script.project}/none", check=False)
+        assert (missing.returncode, "does not show it" in missing.stderr) == (6, True)
+    finally:
+        other.down()

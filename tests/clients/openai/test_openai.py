@@ -203,9 +203,22 @@ tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos
 tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\\n{% endfor %}"
 torch.manual_seed(0)
 config = LlamaConfig(vocab_size=len(words), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-                     num_attention_heads=2, max_position_embeddings=4096, bos_token_id=0, eos_token_id=1)
-LlamaForCausalLM(config).push_to_hub("parrot")
+                     num_attention_heads=2, max_position_embeddings=4096, bos_token_id=0, eos_token_id=1,
+                     attention_dropout=0.5)
+model = LlamaForCausalLM(config)
+model.push_to_hub("parrot")
+model.save_pretrained("here")
 tokenizer.push_to_hub("parrot")
+
+# What comes back is what went up: the same bytes, and the same logits once dropout is off (a new model trains).
+from pathlib import Path
+from huggingface_hub import hf_hub_download
+name = "model.safetensors"
+assert Path(hf_hub_download("parrot", name)).read_bytes() == Path("here", name).read_bytes()
+back, ids = LlamaForCausalLM.from_pretrained("parrot"), torch.tensor([[5, 6, 7, 8]])
+with torch.no_grad():
+    assert not torch.equal(model(ids).logits, back(ids).logits)
+    assert torch.equal(model.eval()(ids).logits, back(ids).logits)
 """
 
 

@@ -179,6 +179,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/models/{{name}}/versions/{{version}}/verify"): Route(
         "viewer", f"{P}/models/m/versions/1/verify"
     ),
+    ("POST", f"{P}/catalog/pulls"): Route(
+        "editor", f"{P}/catalog/pulls", 400, json={"source": "hf:org/name"}
+    ),
     # retrieval (nothing here makes embeddings: whoever may not is told so before that is found out)
     ("GET", f"{P}/indexes"): Route("viewer", f"{P}/indexes"),
     ("GET", f"{P}/indexes/{{name}}"): Route("viewer", f"{P}/indexes/i", 404),

@@ -207,6 +207,12 @@ class Commits:
             raise
         await self._models.drop_released()
 
+    async def discard(self, who: Principal, project_id: str, oids: Sequence[str]) -> None:
+        """Forget bytes that came for a commit which is not made after all."""
+        require(who, "models.write", project_id)
+        await self._database.write(lambda c: remove(c, _uploads(project_id), oids))
+        await self._models.drop_released()
+
     def _keep(self, connection: Connection, who: Principal, project_id: str, blob: Blob) -> None:
         root = _uploads(project_id)
         known = connection.execute(select(artifact_roots.c.id).where(artifact_roots.c.id == root)).scalar()

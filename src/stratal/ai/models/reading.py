@@ -39,6 +39,11 @@ def is_opaque(path: str) -> bool:
     return not path.lower().endswith((*_PLAIN, *_PICKLES)) and path not in READ
 
 
+def is_pickle_name(path: str) -> bool:
+    """Does the file's name say that it is a pickle?"""
+    return path.lower().endswith(_PICKLES)
+
+
 def read_facts(
     texts: Mapping[str, bytes], paths: Sequence[str], heads: Mapping[str, bytes] | None = None
 ) -> Facts:
@@ -61,7 +66,7 @@ def read_facts(
         flavors["transformers"] = config
     pickled = (
         any(path.lower().endswith(_PICKLES) for path in paths)
-        or any(_is_pickle(head) for head in (heads or {}).values())
+        or any(is_pickle(head) for head in (heads or {}).values())
         or bool(formats & _PICKLE_FORMATS)
     )
     if pickled and not formats & _PICKLE_FORMATS:
@@ -76,7 +81,7 @@ def read_facts(
     )
 
 
-def _is_pickle(head: bytes) -> bool:
+def is_pickle(head: bytes) -> bool:
     """A pickle of protocol 2 or newer, or what torch.save writes: a ZIP archive whose first member is one."""
     if head[:1] == b"\x80" and head[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
         return True

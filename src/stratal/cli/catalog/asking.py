@@ -12,7 +12,7 @@ import click
 from stratal.cli.deploy import follow
 from stratal.sdk import ApiError, Client
 
-_PULL_SECONDS = 3600.0  # a package of weights over a slow line
+PULL_SECONDS = 3600.0  # a package of weights over a slow line
 _ROWS = 64
 _FILES = 4  # pictures and sounds take longer
 _POLL_SECONDS = 0.3
@@ -20,7 +20,7 @@ _POLL_SECONDS = 0.3
 
 def pull(client: Client, name: str) -> dict[str, Any]:
     address = client.path(f"/catalog/{quote(name, safe='')}/pull")
-    return client.request("POST", address, timeout=_PULL_SECONDS)
+    return client.request("POST", address, timeout=PULL_SECONDS)
 
 
 def ensure(client: Client, entry: dict[str, Any], *, quiet: bool) -> None:

@@ -67,18 +67,39 @@ def _show(entry: dict[str, Any]) -> None:
     print_table(["File of weights", "SHA-256"], entry["checksums"].items(), empty="")
 
 
-@click.command("pull", epilog="Example: stratal models pull embed")
-@click.argument("name", metavar="ENTRY|TASK")
+@click.command(
+    "pull", epilog="Examples: stratal models pull embed · stratal models pull hf:org/name@revision"
+)
+@click.argument("name", metavar="ENTRY|TASK|hf:ORG/NAME[@REVISION]")
+@click.option("--as", "as_name", help="For hf:…, the model's name here. Default: its own.")
+@click.option(
+    "--allow-pickle", is_flag=True, help="For hf:…, take pickles too. Opening one runs code; owners may."
+)
 @project_option
 @json_option
-def pull(name: str, project: str | None, as_json: bool) -> None:
-    """Make a model of the catalogue one of the project's: its weights checked and pinned."""
-    made = asking.pull(Client(project=project), name)
+def pull(name: str, as_name: str | None, allow_pickle: bool, project: str | None, as_json: bool) -> None:
+    """Make a model of the catalogue, or of the hub that the server is set to, one of the project's: checked and pinned."""
+    client = Client(project=project)
+    if not name.startswith("hf:"):
+        if as_name or allow_pickle:
+            raise click.UsageError("--as and --allow-pickle are for hf:ORG/NAME.")
+        made = asking.pull(client, name)
+    else:
+        body = {"source": name, "name": as_name, "allow_pickle": allow_pickle}
+        made = client.request("POST", client.path("/catalog/pulls"), json=body, timeout=asking.PULL_SECONDS)
     if as_json:
         print_json(made)
-    else:
-        click.echo(f"{made['uri']} is in the project's registry.")
+        return
+    click.echo(f"{made['uri']} is in the project's registry.")
+    if not name.startswith("hf:"):
         click.echo(f"Next: stratal models deploy {name} --name NAME")
+        return
+    click.echo(f"{made['files']} files of commit {made['commit']}")
+    for label in made["labels"]:
+        click.echo(click.style(f"label: {label}", fg="yellow"))
+    for one in made["left_out"]:
+        click.echo(click.style(f"left out {one['path']}: {one['reason']}", dim=True))
+    click.echo(f"Next: stratal deploy {made['uri']} --name NAME")
 
 
 @click.command("deploy", epilog="Example: stratal models deploy ocr --name reader")

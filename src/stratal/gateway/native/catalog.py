@@ -2,10 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Request
+from pydantic import Field
 
 from stratal.ai.catalog.model import Entry, Label, Port, Task
 from stratal.ai.catalog.service import Catalog
+from stratal.ai.catalog.upstream import Upstream
+from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
@@ -13,7 +16,13 @@ from stratal.identity.projects import Projects
 Who = Annotated[Principal, Depends(caller)]
 
 
-def router(projects: Projects, catalog: Catalog) -> APIRouter:
+class PullBody(Strict):
+    source: str = Field(description="hf:org/name@revision, of the hub that the server is set to.")
+    name: str | None = Field(None, description="The model's name here; absent: its own.")
+    allow_pickle: bool = Field(False, description="Take files that carry a pickle too; an owner may.")
+
+
+def router(projects: Projects, catalog: Catalog, upstream: Upstream) -> APIRouter:
     """Routes of the catalogue. It is the same for every project; what is pulled belongs to one."""
     api = APIRouter(tags=["catalog"])
 
@@ -33,6 +42,24 @@ def router(projects: Projects, catalog: Catalog) -> APIRouter:
             "inputs": _ports(task.inputs),
             "outputs": _ports(task.outputs),
             "options": _ports(task.options),
+        }
+
+    @api.post("/projects/{project}/catalog/pulls", status_code=201, openapi_extra=body_of(PullBody))
+    async def pull_upstream(request: Request, who: Who, project: str) -> dict[str, object]:
+        """Makes a model of the hub that the server is set to a version here, pinned to the hub's commit."""
+        place = await projects.get(who, project)
+        body = await read_model(request, PullBody, 1 << 16)
+        found = await upstream.pull(who, place.id, body.source, name=body.name, pickles=body.allow_pickle)
+        made = found.version
+        return {
+            "name": made.name,
+            "version": made.version,
+            "uri": made.uri,
+            "id": made.id,
+            "commit": found.commit,
+            "files": len(made.files),
+            "labels": list(made.facts.labels),
+            "left_out": [{"path": path, "reason": reason} for path, reason in found.left_out],
         }
 
     @api.post("/projects/{project}/catalog/{name}/pull", status_code=201)
