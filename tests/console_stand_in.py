@@ -514,6 +514,7 @@ def answers(word: str) -> dict[str, Any]:
             ]
         },
         **_solutions(word, at),
+        **_ready(word, at),
         f"{BASE}/members": {
             "members": [
                 {"person": word, "role": "owner", "admin": a, "added_at": at, "added_by": word}
@@ -750,6 +751,59 @@ def _pipelines(word: str, at: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _ready(word: str, at: str) -> dict[str, Any]:
+    """Models of the catalogue, and an index of documents."""
+    port = {"name": word, "datatype": word, "meaning": word}
+    entry = {
+        "name": word,
+        "task": word,
+        "title": word,
+        "label": word,
+        "source": word,
+        "revision": word,
+        "licence": word,
+        "size": 3,
+        "languages": word,
+        "limits": [word],
+        "requirements": [word],
+        "checksums": {word: word},
+        "measured": [{"metric": word, "value": 0.5, "sample": word, "command": word}],
+        "inputs": [port],
+        "outputs": [port],
+        "options": [port],
+    }
+    task = {"name": word, "title": word, "label": word, "needs": word, "entries": [entry]}
+    index = {
+        "name": word,
+        "state": "failed",
+        "failure": word,
+        "source": word,
+        "table": word,
+        "embedder": word,
+        "ocr": word,
+        "job": 7,
+        "documents": 1,
+        "passages": 2,
+        "skipped": [{"document": word, "reason": word}],
+        "built_at": at,
+        "calibration": {
+            "threshold": 0.5,
+            "questions": 9,
+            "answered": 1.0,
+            "refused": None,
+            "source": "people",
+        },
+    }
+    return {
+        "/api/v1/catalog": {"tasks": [task, {**task, "entries": []}]},
+        "/api/v1/catalog/g": entry,
+        f"{BASE}/indexes": {
+            "indexes": [index, {**index, "documents": None, "passages": None, "built_at": None}]
+        },
+        f"{BASE}/indexes/i": index,
+    }
+
+
 def every_page(word: str) -> list[str]:
     """The address of every page of the project of `answers`, the side panel's pieces included."""
     below = [
@@ -784,6 +838,10 @@ def every_page(word: str) -> list[str]:
         f"/buckets/b?object={quote(word)}",
         "/endpoints",
         "/endpoints/e",
+        "/gallery",
+        "/gallery/g",
+        "/indexes",
+        "/indexes/i",
         "/audit",
         "/members",
         "/activity",

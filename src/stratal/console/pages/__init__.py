@@ -2,8 +2,10 @@
 
 from stratal.console.pages import (
     audit,
+    catalog,
     endpoints,
     functions,
+    indexes,
     jobs,
     models,
     nodes,
@@ -44,6 +46,10 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/functions": functions.functions,
     "/projects/{project}/functions/{function}": functions.function,
     "/projects/{project}/functions/{function}/invocations/{invocation}": functions.invocation,
+    "/projects/{project}/gallery": catalog.gallery,
+    "/projects/{project}/gallery/{entry}": catalog.entry,
+    "/projects/{project}/indexes": indexes.indexes,
+    "/projects/{project}/indexes/{index}": indexes.index,
     "/projects/{project}/runs": runs.runs,
     "/projects/{project}/runs/{run}": runs.run,
     "/projects/{project}/sweeps": sweeps.sweeps,
