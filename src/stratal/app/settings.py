@@ -29,6 +29,8 @@ SETTINGS: dict[str, str] = {
     "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",
     "STRATAL_SMTP_URL": "Where mail is handed over: smtp://USER:PASSWORD@HOST:587?from=ADDRESS (default: none is sent).",
     "STRATAL_WEBHOOK_NETWORKS": "Networks that webhooks may tell though not public, e.g. 10.0.0.0/8 (default none).",
+    "STRATAL_ZYGOTE_MEMORY": "Memory that interpreters kept warm may hold in all, e.g. 1GiB (default 512MiB; 0: keep none).",
+    "STRATAL_ZYGOTE_IDLE": "Seconds after which an unused one of them goes (default 300).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -276,6 +278,18 @@ def webhook_networks(environ: Mapping[str, str] = os.environ) -> "tuple[Network,
         raise Invalid(
             f"STRATAL_WEBHOOK_NETWORKS: {error}.", hint="Write it as in: 10.0.0.0/8,192.168.1.7/32"
         ) from error
+
+
+def zygotes(environ: Mapping[str, str] = os.environ) -> tuple[float, int]:
+    """Idle seconds and bytes of memory of warm interpreters. Raises `Invalid` for what is neither."""
+    memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY", "512MiB"), environ.get("STRATAL_ZYGOTE_IDLE", "300")
+    size = re.fullmatch(r"(\d+)\s*([KMG]?)(?:i?B)?", memory.strip(), re.IGNORECASE)
+    if size is None:
+        raise Invalid(f"STRATAL_ZYGOTE_MEMORY is {memory!r}, which is no size like 512MiB.")
+    seconds = re.fullmatch(r"(\d{1,8}(?:\.\d+)?)s?", idle.strip())
+    if seconds is None:
+        raise Invalid(f"STRATAL_ZYGOTE_IDLE is {idle!r}, which is no number of seconds.")
+    return float(seconds[1]), int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2].upper()]
 
 
 def log_level(environ: Mapping[str, str] = os.environ) -> str:

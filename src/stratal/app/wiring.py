@@ -32,6 +32,7 @@ from stratal.app.settings import (
     search_path,
     smtp,
     webhook_networks,
+    zygotes,
 )
 from stratal.app.subjects import subjects
 from stratal.collab.artifacts import Artifacts
@@ -54,7 +55,7 @@ from stratal.data.queries.service import Warehouse
 from stratal.engines.batches import program as batch_program
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.functions.link import Functions as FunctionProgram
-from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.local.adapter import LocalEngine, Zygotes
 from stratal.engines.local.gpus import inventory
 from stratal.engines.notebooks.program import JupyterLab
 from stratal.engines.optuna.adapter import OptunaAdvisor
@@ -198,7 +199,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         gpus = inventory(fake_gpus())
     except ValueError as error:
         raise Invalid(f"STRATAL_FAKE_GPUS: {error}.") from error
-    engine = LocalEngine(home.keeper, home.root, home.platform_socket, gpus=gpus)
+    engine = LocalEngine(home.keeper, home.root, home.platform_socket, gpus=gpus, zygotes=Zygotes(*zygotes()))
     starts.append(engine.connect)
     closes.append(engine.close)
 

@@ -249,6 +249,8 @@ def _details(found: dict[str, Any]) -> list[tuple[str, object]]:
             rows.append(("Uncommitted", f"{changed}, {len(source['untracked'])} untracked files"))
     if isolation:
         words = isolation["state"]
+        if isolation["start"] == "forked":
+            words += "; forked from a warm interpreter"
         if isolation["other_inputs"]:
             words += "; other inputs possible: " + ", ".join(isolation["other_inputs"])
         rows.append(("Isolation", words))

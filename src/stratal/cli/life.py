@@ -7,15 +7,19 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stratal.app.processes import descendants, describe, end, is_alive
+from stratal.app.processes import Process, descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
 from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level, user_domain
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
 from stratal.cli.shown import GrowTo
 from stratal.kernel.errors import Conflict, Unavailable
+
+if TYPE_CHECKING:
+    from stratal.engines.local.shown import ShownZygote
 
 _READY_SECONDS = 60.0
 _GRACE_SECONDS = 10.0
@@ -214,8 +218,12 @@ def status(home: Path, as_json: bool) -> None:
     record = read_record(place)
     running = record is not None and is_alive(int(record["pid"]), int(record["started"]))
     answer: dict[str, object] = {"state": "running" if running else "stopped", "home": str(place.root)}
-    processes = []
+    processes: list[Process] = []
+    zygotes: list[ShownZygote] = []
     if record is not None and running:
+        from stratal.engines.local.shown import zygotes as zygotes_of
+
+        zygotes = zygotes_of(place.keeper)
         pids = [int(record["pid"]), *_keeper_pids(place), *_pool_pids(place)]
         pids += [child for pid in list(pids) for child in descendants(pid)]
         processes = [p for pid in dict.fromkeys(pids) if (p := describe(pid)) is not None]
@@ -226,6 +234,10 @@ def status(home: Path, as_json: bool) -> None:
         answer["processes"] = [
             {"pid": p.pid, "command": p.command, "pss_bytes": p.pss_bytes} for p in processes
         ]
+        answer["zygotes"] = [
+            {"pid": z.pid, "python": z.python, "imports": z.imports, "warm": z.warm, "pss_bytes": z.pss_bytes}
+            for z in zygotes
+        ]
     if as_json:
         print_json(answer)
     elif running and record is not None:
@@ -233,9 +245,10 @@ def status(home: Path, as_json: bool) -> None:
             f"Running at {record['url']} (pid {record['pid']}, version {record['version']}), data in {place.root}"
         )
         click.echo(f"Records in {answer['database']}")
+        called = {zygote.pid: _called(zygote) for zygote in zygotes}
         print_table(
             ["Pid", "Memory", "Process"],
-            [(p.pid, human_bytes(p.pss_bytes), p.command[:90]) for p in processes],
+            [(p.pid, human_bytes(p.pss_bytes), called.get(p.pid, p.command)[:90]) for p in processes],
             empty="",
             right=(0, 1),
         )
@@ -246,6 +259,14 @@ def status(home: Path, as_json: bool) -> None:
         click.echo(f"Nothing is running on {place.root}. Start it with: stratal up --detach")
     if not running:
         raise SystemExit(3)
+
+
+def _called(zygote: "ShownZygote") -> str:
+    """A zygote, in words."""
+    environment = Path(zygote.python).parent.parent.name[:12]
+    loaded = sorted({name.partition(".")[0] for name in zygote.imports})
+    doing = f"with {', '.join(loaded)}" if loaded else "with nothing but Python"
+    return f"zygote of environment {environment}, {doing if zygote.warm else 'loading'}"
 
 
 def _keeper_pids(place: Home) -> list[int]:

@@ -79,6 +79,12 @@ class WorkloadSpec:
     """``platform``: where the sandbox can enforce it, only the platform's own address is reachable."""
     isolate: bool = True
     """Ask for the sandbox; `WorkloadStatus.isolation` says what was really enforced."""
+    imports: Sequence[str] = ()
+    """Modules that the program will import, for an engine that can have them loaded before: a hint, no request."""
+    durable: bool = True
+    """False: its record need not survive a power cut, which spares its start some disk flushes. For what nobody would
+    start again because of that record: replicas.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +114,8 @@ class Isolation:
     memory: str = "none"
     """How the memory limit is held: ``cgroup2``, ``cgroup1``, ``watchdog`` or ``none`` (no limit asked)."""
     landlock: bool = False
+    start: Literal["cold", "forked"] = "cold"
+    """``forked``: from an interpreter that had its modules loaded. The fences are the same."""
     other_inputs: Sequence[str] = ()
 
     @property
@@ -185,6 +193,14 @@ class Engine(Protocol):
         Raises `Invalid` when it could never be executed (no such program, no such folder, a folder that would
         show the platform's home), `Unavailable` when it cannot be now (the engine cannot be reached, a fence that
         was asked for cannot be built): then nothing was started and the attempt id is still unused.
+        """
+        ...
+
+    async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
+        """Get ready to start workloads like this one quickly, and stay so for a while; True when that is so already.
+
+        A hint: an engine that keeps nothing warm answers False. Nothing is started. `renew`: nothing of the kind was
+        started for a while, and may be again; if the engine let go of what it kept for want of memory, so be it.
         """
         ...
 

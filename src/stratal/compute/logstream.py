@@ -11,7 +11,8 @@ from stratal.compute.model import Attempt, Job
 from stratal.compute.tables import attempts, jobs, rank_logs
 from stratal.kernel.database import Database
 
-_POLL_SECONDS = 0.15
+_SHORTEST_SECONDS, _LONGEST_SECONDS = 0.004, 0.15
+"""How soon to look for more: at once where something was just said or began, then less and less often."""
 _QUIET_SECONDS = 5.0
 
 
@@ -32,6 +33,7 @@ class LogStream:
     ) -> AsyncIterator[bytes]:
         """The bytes from `offset` of the whole log or of one attempt's; with `follow` until that has ended."""
         number = attempt or 1
+        pause = _SHORTEST_SECONDS
         while True:
             job, now = await self._database.read(lambda c, number=number: _state(c, job_id, number))  # type: ignore[misc]
             if now is not None and now.state.ended:
@@ -50,8 +52,10 @@ class LogStream:
             offset += len(chunk)
             if chunk:
                 yield chunk
+                pause = _SHORTEST_SECONDS
             elif follow:
-                await self._changed.wait(_QUIET_SECONDS if now is None else _POLL_SECONDS)
+                await self._changed.wait(_QUIET_SECONDS if now is None else pause)
+                pause = _SHORTEST_SECONDS if now is None else min(pause * 1.5, _LONGEST_SECONDS)
             elif now is None or not await self._ended_meanwhile(job_id, number):
                 return
 
@@ -62,6 +66,7 @@ class LogStream:
         stored = select(rank_logs.c.blob, rank_logs.c.bytes).where(
             rank_logs.c.job_id == job_id, rank_logs.c.number == number, rank_logs.c.rank == rank
         )
+        pause = _SHORTEST_SECONDS
         while True:
             _, now = await self._database.read(lambda c: _state(c, job_id, number))
             if now is None or now.state.ended:
@@ -74,8 +79,10 @@ class LogStream:
             offset += len(chunk)
             if chunk:
                 yield chunk
+                pause = _SHORTEST_SECONDS
             elif follow:
-                await self._changed.wait(_POLL_SECONDS)
+                await self._changed.wait(pause)
+                pause = min(pause * 1.5, _LONGEST_SECONDS)
             elif not await self._ended_meanwhile(job_id, number):
                 return
 

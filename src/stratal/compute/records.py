@@ -161,6 +161,7 @@ def isolation_json(isolation: Isolation) -> str:
             "network": isolation.network,
             "memory": isolation.memory,
             "landlock": isolation.landlock,
+            "start": isolation.start,
             "other_inputs": list(isolation.other_inputs),
         }
     )

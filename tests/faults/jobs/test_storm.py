@@ -17,9 +17,15 @@ import httpx
 import pytest
 
 from platform_server import PlatformServer, wait_until
+from stratal.engines.local.shown import zygotes as zygotes_of
 
 KILLED = 128 + signal.SIGKILL
-SCRIPT = 'echo "begin $STRATAL_ATTEMPT"; sleep $0; echo end; exit $1'
+SCRIPT = 'echo "begin $STRATAL_ATTEMPT"; sleep $0; echo end; exit $2'
+PROGRAM = (
+    "import os, sys, time; print('begin', os.environ['STRATAL_ATTEMPT'])\n"
+    "time.sleep(float(sys.argv[1])); print('end'); sys.exit(int(sys.argv[3]))"
+)
+"""The same, which a zygote can fork."""
 
 
 def children(pid: int) -> list[int]:
@@ -38,12 +44,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def carrying(mark: str) -> list[int]:
-    """Every process that was given the storm's mark, in whatever tree it is now."""
+    """Every process that was given the storm's mark, in whatever tree it is now; a forked one has it as an argument."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with suppress(OSError):
-                if mark.encode() in (folder / "environ").read_bytes():
+                if mark.encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes():
                     found.append(int(folder.name))
     return found
 
@@ -64,7 +70,8 @@ class Storm:
             while self.victims.total() * jobs < (number - 18) * kills:
                 time.sleep(0.02)
             code = number % 4
-            argv = ["sh", "-c", SCRIPT, f"{self.dice.uniform(0, seconds):.3f}", str(code)]
+            program = ["python", "-c", PROGRAM] if number % 3 else ["sh", "-c", SCRIPT]
+            argv = [*program, f"{self.dice.uniform(0, seconds):.3f}", self.mark, str(code)]
             asked = {
                 "argv": argv,
                 "cpus": 0.1,
@@ -82,8 +89,8 @@ class Storm:
                 time.sleep(0.1)
 
     def strike(self) -> None:
-        """Kill one thing: the server, the keeper, what guards an attempt, or something of an attempt's own."""
-        kind = self.dice.choice(["server", "keeper", "guard", "workload", "workload"])
+        """Kill one thing: the server, the keeper, what guards an attempt, something of an attempt's own, or a zygote."""
+        kind = self.dice.choice(["server", "keeper", "guard", "workload", "workload", "zygote"])
         if kind == "server":
             self.server.kill()
             self.server.up()
@@ -92,7 +99,8 @@ class Storm:
                 keeper = self.server.keeper_pid()
                 guards = children(keeper)
                 inside = [pid for guard in guards for pid in descendants(guard)]
-                found = {"keeper": [keeper], "guard": guards, "workload": inside}[kind]
+                zygotes = [one.pid for one in zygotes_of(self.server.home / "run" / "keeper")]
+                found = {"keeper": [keeper], "guard": guards, "workload": inside, "zygote": zygotes}[kind]
                 if not found:
                     return
                 os.kill(self.dice.choice(found), signal.SIGKILL)
@@ -185,4 +193,4 @@ def test_a_storm_of_kills(fresh_server: PlatformServer) -> None:
 @pytest.mark.soak
 def test_a_long_storm_of_kills(fresh_server: PlatformServer) -> None:
     storm = ride_out(fresh_server, kills=1000, jobs=2000, seed=2)
-    assert all(storm.victims[kind] > 50 for kind in ("server", "keeper", "guard", "workload"))
+    assert all(storm.victims[kind] > 50 for kind in ("server", "keeper", "guard", "workload", "zygote"))

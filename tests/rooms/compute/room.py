@@ -42,6 +42,7 @@ class HandEngine:
         self.starts: list[str] = []
         self.stopped: list[str] = []
         self.doing: dict[str, GpuSample] = {}
+        self.warmed: list[tuple[WorkloadSpec, bool]] = []
         self.refuse: StratalError | None = None
         self._news = asyncio.Event()
 
@@ -63,6 +64,10 @@ class HandEngine:
 
     async def capacity(self) -> Capacity:
         return self.machine
+
+    async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
+        self.warmed.append((spec, renew))
+        return False
 
     async def gpu_samples(self, uuids: Sequence[str]) -> dict[str, GpuSample]:
         return {uuid: self.doing[uuid] for uuid in uuids if uuid in self.doing}

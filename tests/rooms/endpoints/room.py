@@ -98,12 +98,17 @@ class HandEngine:
     async def logs(self, attempt_id: str, offset: int, limit: int = 1 << 20) -> bytes:
         return f"log of {attempt_id}\n".encode()[offset:]
 
+    async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
+        return False
+
     async def release(self, attempt_id: str) -> None:
         self.world.statuses.pop(attempt_id, None)
 
 
 class HandReplica:
     """A replica whose model adds up each row; a row that begins with -1 kills it, with -2 makes it silent."""
+
+    modules = ()
 
     def __init__(self, spec: WorkloadSpec, world: World) -> None:
         self.model = (Path(spec.argv[1]) / "model.bin").read_bytes()

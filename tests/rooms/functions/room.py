@@ -97,6 +97,8 @@ class HandExchange:
 
 
 class HandReplica:
+    modules = ()
+
     def __init__(self, attempt_id: str, world: "World") -> None:
         self.id = attempt_id
         self.world = world

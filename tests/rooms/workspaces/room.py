@@ -37,6 +37,8 @@ STRANGER = Principal(Kind.SERVICE, "bob", "bob", "prj_b", "beta", Role.OWNER)
 
 
 class HandNotebook:
+    modules = ()
+
     def __init__(self) -> None:
         self.gone = asyncio.Event()
         self.busy = False

@@ -95,4 +95,5 @@ def _spec(
         cpus=wishes.cpus,
         memory_bytes=wishes.memory_bytes,
         network="platform",
+        durable=False,
     )

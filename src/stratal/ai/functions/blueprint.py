@@ -84,6 +84,7 @@ class RevisionBlueprint:
             read_only=[environment.path, *command.readable],
             memory_bytes=revision.wishes.memory_bytes,
             network="platform",
+            durable=False,
         )
 
     async def connect(self, folder: Path) -> FunctionReplica:

@@ -1,5 +1,6 @@
 """The port to whatever a service runs: how a replica of it is started, and what a connected one can tell."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -24,6 +25,11 @@ class Replica(Protocol):
 
     @property
     def closed(self) -> bool: ...
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """What its program had imported when it greeted, for the next one to start with; empty: let it start cold."""
+        ...
 
     async def wait_closed(self) -> None: ...
 

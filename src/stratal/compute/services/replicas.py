@@ -5,7 +5,7 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
@@ -13,7 +13,7 @@ from typing import Any, Generic
 import anyio.to_thread
 from sqlalchemy import Connection
 
-from stratal.compute.engine import WorkloadStatus
+from stratal.compute.engine import WorkloadSpec, WorkloadStatus
 from stratal.compute.records import isolation_json, usage_json
 from stratal.compute.services import records
 from stratal.compute.services.metered import Payers
@@ -35,6 +35,7 @@ START_SECONDS = 300.0
 GRACE_SECONDS = 30.0
 _FIRST_POLL, _LONGEST_POLL = 0.001, 0.02
 _LOG_BYTES = 1 << 20
+_WARM_SECONDS = 100.0
 _TAIL = 600
 
 InUse = Callable[[Connection], tuple[float, int]]
@@ -80,6 +81,7 @@ class Replicas:
         self._in_use = in_use
         self._freed = freed
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._warm: dict[ServiceName, WorkloadSpec] = {}
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -108,8 +110,34 @@ class Replicas:
             if isinstance(error, (Broken, TimeoutError)):
                 raise CannotStart(await self._last_words(attempt_id, ended)) from None
             raise
+        if replica.modules:
+            kept = name in self._warm
+            self._warm[name] = replace(spec, imports=replica.modules)
+            self._background(self._warm_up(name) if kept else self._keep_warm(name))
         ready = {"ready_at": self._clock(), "isolation": isolation_json(status.isolation)}
         return Running(attempt_id, replica, ended, self._follow(attempt_id, ended, **ready))
+
+    async def _keep_warm(self, name: ServiceName) -> None:
+        """Have the engine ready for the service's next replica, for as long as the service is kept."""
+        await self._warm_up(name)
+        try:
+            while name in self._warm:
+                await asyncio.sleep(_WARM_SECONDS)
+                if not await self._warm_up(name, renew=True):
+                    return  # until one is started again
+        finally:
+            self._warm.pop(name, None)
+
+    async def _warm_up(self, name: ServiceName, *, renew: bool = False) -> bool:
+        spec = self._warm.get(name)
+        try:
+            return spec is not None and await self._workloads.engine.warm(spec, renew=renew)
+        except StratalError:  # it is a service's convenience: what starts cold is as good
+            return False
+
+    def cool(self, name: ServiceName) -> None:
+        """Nothing more will be started for this service."""
+        self._warm.pop(name, None)
 
     async def adopt(self, blueprint: Blueprint[R], attempt_id: str) -> Running[R] | None:
         """Take over a replica that an earlier server started; None when it does not live or does not answer."""
@@ -260,13 +288,13 @@ class Replicas:
         ended.add_done_callback(self._tasks.discard)
         return ended
 
-    def _background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    def _background(self, work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._recorded)
         return task
 
-    def _recorded(self, task: "asyncio.Task[None]") -> None:
+    def _recorded(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("the end of a replica was not recorded", exc_info=task.exception())

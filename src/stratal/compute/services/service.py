@@ -300,6 +300,7 @@ class Service(Generic[R]):
 
     async def close(self, *, stop: bool) -> None:
         """End the upkeep. `stop`: end the replicas too, after what they were asked is answered; else they go on alone."""
+        self._replicas.cool(self.name)
         if stop:
             self._quiet = asyncio.Event()
             if self.load:

@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -107,6 +107,7 @@ class FunctionLink(asyncio.Protocol):
         self._next = 0
         self._calls: dict[int, CallExchange] = {}
         self._last_word = 0.0
+        self.modules: Sequence[str] = ()
         self.hello: asyncio.Future[Greeting] = self.loop.create_future()
         self._lost: asyncio.Future[None] = self.loop.create_future()
 
@@ -167,6 +168,7 @@ class FunctionLink(asyncio.Protocol):
         self._last_word = self.loop.time()
         if kind == frames.HELLO and not self.hello.done():
             said = orjson.loads(body)
+            self.modules = [str(name) for name in said["modules"]]
             self.hello.set_result(Greeting(bool(said["async"]), float(said["seconds"])))
         elif kind == frames.FAILED and not self.hello.done():
             self.hello.set_exception(CannotStart(str(orjson.loads(body)["message"])[:2000]))

@@ -24,8 +24,18 @@ class Fences:
 
     bubblewrap: bool = True
     landlock: bool = True
+    zygotes: bool = True
+    """Start workloads by forking where that is possible; else each one starts cold."""
     cgroup: ControlGroup | None = None
     """Where control groups may be made; None: wherever this machine handed a folder over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Zygotes:
+    """How long and how large zygotes may be: seconds unused, and bytes of memory (PSS) of all together."""
+
+    idle_seconds: float = 300.0
+    memory_bytes: int = 512 << 20
 
 
 class LocalEngine(Linked):
@@ -47,6 +57,7 @@ class LocalEngine(Linked):
         gpus: Inventory | None = None,
         platform_address: str | None = None,
         also_hidden: Sequence[Path] = (),
+        zygotes: Zygotes | None = None,
     ) -> None:
         self._run_dir = Path(os.path.abspath(run_dir))
         self._home = Path(os.path.abspath(home))
@@ -55,6 +66,7 @@ class LocalEngine(Linked):
         self._gpus = gpus or NvidiaGpus()
         self._platform_address = platform_address
         self._also_hidden = tuple(Path(os.path.abspath(path)) for path in also_hidden)
+        self._zygotes = zygotes or Zygotes()
         self._settings: Mapping[str, Any] = {}
         super().__init__(self._run_dir, KEEPER)
 
@@ -83,9 +95,18 @@ class LocalEngine(Linked):
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         await asyncio.to_thread(self._check, spec)
+        return self._started(await self._link.ask("start", spec=await self._asked(spec)))
+
+    async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
+        answer = await self._link.ask("warm", spec=await self._asked(spec), renew=renew)
+        return bool(answer["warm"])
+
+    # -- what goes to the keeper -----------------------------------------------------------------
+
+    async def _asked(self, spec: WorkloadSpec) -> dict[str, Any]:
         env = dict(spec.env)
         devices = await asyncio.to_thread(self._devices, spec, env)
-        asked = {
+        return {
             "attempt_id": spec.attempt_id,
             "argv": list(spec.argv),
             "env": env,
@@ -101,11 +122,10 @@ class LocalEngine(Linked):
             "grace_seconds": spec.grace_seconds,
             "network": spec.network,
             "isolate": spec.isolate,
+            "imports": list(spec.imports),
+            "durable": spec.durable,
             "engine": dict(self._settings),
         }
-        return self._started(await self._link.ask("start", spec=asked))
-
-    # -- what goes to the keeper -----------------------------------------------------------------
 
     def _find_out(self) -> dict[str, Any]:
         box = try_bubblewrap() if self._fences.bubblewrap else None
@@ -129,8 +149,12 @@ class LocalEngine(Linked):
             "platform_socket": upstream,
             "bubblewrap": boxed,
             "landlock": self._fences.landlock,
+            "zygotes": self._limits() if self._fences.zygotes and self._zygotes.memory_bytes else None,
             "cgroup": {"version": group.version, "path": str(group.path)} if group.version else None,
         }
+
+    def _limits(self) -> dict[str, Any]:
+        return {"idle_seconds": self._zygotes.idle_seconds, "memory_bytes": self._zygotes.memory_bytes}
 
     def _devices(self, spec: WorkloadSpec, env: dict[str, str]) -> list[str]:
         """The device nodes of the workload's GPUs; `env` is told where the driver's libraries are."""

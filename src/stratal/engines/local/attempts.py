@@ -40,6 +40,8 @@ class Attempt:
         self.ended = False
         self.lost = False
         self.refusal: tuple[str, str] | None = None
+        self.seed: dict[str, Any] | None = None
+        """What a zygote for workloads like it would be made from."""
         self._start: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
 
@@ -121,10 +123,21 @@ class Attempt:
         leader = started.get("workload", 0)
         if leader and process.start_time(leader) in (None, started.get("workload_started")):
             found += process.in_session(leader)  # its number is not used again while the session lives
+        shepherd, since = started.get("shepherd", (0, None))
+        if shepherd and process.lives(shepherd, since):
+            found.append(shepherd)
         if "cgroup" in started:
             with contextlib.suppress(OSError), open(f"{started['cgroup']}/cgroup.procs") as file:
                 found += [int(line) for line in file]
         return found + [below for pid in found for below in process.descendants(pid)]
+
+    def shepherd(self) -> int:
+        """The process that waits for a workload which a zygote forked; 0 where there is none."""
+        return int(self._start.get("shepherd", (0, 0))[0])
+
+    def imports(self) -> dict[str, Any]:
+        """What its launcher tells of its program's imports and of a fork."""
+        return self._read("imports.json") or {}
 
     def remove_group(self) -> None:
         """Remove the control group that a killed launcher left behind, if it is empty by now."""
@@ -165,9 +178,11 @@ class Folder:
         part = f"{self._trash}/{attempt.id}.{attempt.nonce}"
         os.mkdir(part, 0o700)
         intent = {**spec, "nonce": attempt.nonce, "processors": processors}
-        process.write_json(f"{part}/spec.json", intent)
+        durable = spec.get("durable", True)
+        process.write_json(f"{part}/spec.json", intent, durable=durable)
         os.rename(part, attempt.path)
-        process.sync_folder(self._attempts)
+        if durable:
+            process.sync_folder(self._attempts)
         return attempt
 
     def discard(self, attempt: Attempt) -> str:

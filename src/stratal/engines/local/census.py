@@ -9,6 +9,7 @@ from stratal.engines.local import process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 _SHORTEST, _LONGEST = 0.02, 1.0
@@ -19,10 +20,10 @@ _WORTH_SHARING = 64 << 20
 
 
 class Census:
-    """Looks at every process below `root` now and then: memory, its peak and integral, processor time."""
+    """Looks at every process that `find` names now and then: memory, its peak and integral, processor time."""
 
-    def __init__(self, root: int, limit: int | None) -> None:
-        self._root = root
+    def __init__(self, find: Callable[[], list[int]], limit: int | None) -> None:
+        self._find = find
         self._limit = limit
         self._began = self._last = time.monotonic()
         self._pause = _SHORTEST
@@ -35,7 +36,7 @@ class Census:
 
     def look(self) -> None:
         """Count now, and decide when next."""
-        self.members = process.descendants(self._root)
+        self.members = self._find()
         memory = sum(process.resident(pid) for pid in self.members)
         if len(self.members) > 1 and memory > min(_WORTH_SHARING, self._limit or _WORTH_SHARING):
             memory = sum(process.proportional(pid) for pid in self.members)
@@ -53,12 +54,18 @@ class Census:
     def over_limit(self) -> bool:
         return self._limit is not None and self.memory > self._limit
 
-    def usage(self, *, ended: bool) -> dict[str, Any]:
-        """The `Usage` so far; once all ended, the kernel's own account of processor time is used."""
+    def usage(self, *, ended: bool, apart: tuple[float, int] | None = None) -> dict[str, Any]:
+        """The `Usage` so far; once all ended, the kernel's own account of processor time is used.
+
+        `apart`: processor seconds and peak bytes of what another process waited for.
+        """
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         now = time.monotonic()
         peak = max(self.peak, spent.ru_maxrss * 1024) if ended else self.peak
         cpu = spent.ru_utime + spent.ru_stime
+        if apart is not None:
+            cpu += max(self.live_cpu, apart[0])
+            peak = max(self.peak, apart[1])
         integral = self.byte_seconds + self.memory * (now - self._last)
         if ended and integral == 0:  # it was over before it could be looked at
             integral = peak * (now - self._began)

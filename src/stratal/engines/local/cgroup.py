@@ -43,6 +43,10 @@ class Group:
         """Move the calling process into it."""
         self._write("cgroup.procs", "0")
 
+    def take(self, pid: int) -> None:
+        """Move another process into it."""
+        self._write("cgroup.procs", str(pid))
+
     def ran_out(self) -> bool:
         """True when the kernel killed something in it for want of memory."""
         name = "memory.oom_control" if self.version == 1 else "memory.events"

@@ -40,7 +40,7 @@ def enter(channel: _socket.socket) -> None:
             os._exit(125)
         argv, environment, (cwd, listen, fence), readable, writable = plan
         if listen:
-            _lend_listener(channel, listen)
+            lend_listener(channel, listen)
         landlocked = False
         if fence:
             landlocked = _fence(fence, readable, writable)
@@ -65,7 +65,8 @@ def _fence(fence: str, readable: Sequence[str], writable: Sequence[str]) -> bool
     return fence == "landlock" and landlock.restrict(readable, writable)
 
 
-def _lend_listener(channel: _socket.socket, address: str) -> None:
+def lend_listener(channel: _socket.socket, address: str) -> None:
+    """Listen on `address`, in this network namespace, and hand the listener out."""
     host, _, port = address.rpartition(":")
     listener = _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)
     listener.setsockopt(_socket.SOL_SOCKET, _socket.SO_REUSEADDR, 1)

@@ -35,10 +35,23 @@ def main(arguments: Sequence[str]) -> None:
     ``part``, for the nodes of a gang that are on this machine, is ``<first node> <nodes in all> <address> <port>``.
     """
     split = arguments.index("--")
-    nodes, procs, restart, most, run_id, grace, *part = arguments[:split]
+    sys.exit(gang_of(arguments[:split], list(arguments[split + 1 :])).run())
+
+
+def gang_of(words: Sequence[str], argv: list[str] | None) -> Gang:
+    """The gang that these words, those before the ``--``, tell of."""
+    nodes, procs, restart, most, run_id, grace, *part = words
     first, of, address, port = part or ("0", nodes, "127.0.0.1", str(free_port()))
     shape = Shape(int(nodes), int(procs), restart, most, run_id, (address, port), int(first), int(of))
-    sys.exit(Gang(shape, list(arguments[split + 1 :]), float(grace)).run())
+    return Gang(shape, argv, float(grace))
+
+
+class Member(BaseException):
+    """In a member that is to go on as it is, a fork with modules loaded, instead of becoming another program."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        super().__init__()
+        self.variables = variables
 
 
 class Shape:
@@ -93,6 +106,10 @@ class Shape:
         }
 
 
+NAMES = frozenset(Shape(1, 1, "", "", "", ("", "")).variables(0, ""))
+"""The variables that members are told."""
+
+
 def free_port() -> int:
     """The usual one, always free in a network of our own; another where it is the machine's and taken."""
     for port in (USUAL_PORT, 0):
@@ -109,7 +126,9 @@ def free_port() -> int:
 
 
 class Gang:
-    def __init__(self, shape: Shape, argv: list[str], grace: float) -> None:
+    """Members become the program `argv`; where that is None, `run` raises `Member` in each of them."""
+
+    def __init__(self, shape: Shape, argv: list[str] | None, grace: float) -> None:
         self.shape, self.argv, self.grace = shape, argv, grace
         self.ranks: dict[int, int] = {}
         self.copied = [0] * shape.here
@@ -156,14 +175,15 @@ class Gang:
                 self.ranks[pid] = self.shape.first_rank + member
         except OSError:
             self._signal(signal.SIGKILL)  # before the gate opens
-            raise
-        finally:
             os.close(gate)
+            raise
+        os.close(gate)
         os.write(opener, b"g" * self.shape.here)
         os.close(opener)
 
     def _become(self, member: int, gpus: str, gate: int, opener: int) -> None:
-        """In the fork. Does not return."""
+        """In the fork. Does not return, but raises `Member` where there is no program to become."""
+        argv = self.argv
         try:
             os.close(opener)
             os.setpgid(0, 0)
@@ -176,13 +196,15 @@ class Gang:
             signal.pthread_sigmask(signal.SIG_SETMASK, set())
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-            told = self.shape.variables(self.shape.first_rank + member, gpus)
-            os.execvpe(self.argv[0], self.argv, {**os.environ, **told})
+            variables = self.shape.variables(self.shape.first_rank + member, gpus)
+            if argv is not None:
+                os.execvpe(argv[0], argv, {**os.environ, **variables})
         except OSError as error:
-            os.write(2, f"stratal: {self.argv[0]}: {error.strerror}\n".encode())
+            os.write(2, f"stratal: {argv[0] if argv else 'member'}: {error.strerror}\n".encode())
             os._exit(127 if error.errno == 2 else 126)
-        finally:
+        except BaseException:
             os._exit(125)
+        raise Member(variables)
 
     def _reap(self) -> None:
         while self.ranks:

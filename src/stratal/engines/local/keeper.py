@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import json
 import os
 import selectors
@@ -25,15 +26,16 @@ import struct
 import sys
 import time
 
-from stratal.engines.local import process, sandbox
+from stratal.engines.local import launcher, process, sandbox
 from stratal.engines.local.attempts import Attempt, Folder
+from stratal.engines.local.nursery import Nursery, Offer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-PROTOCOL = 1
+PROTOCOL = 2
 BUSY = 75
 """Exit code of a keeper that found another one in its place (EX_TEMPFAIL)."""
 _LINE_LIMIT = 32 << 20
@@ -122,6 +124,7 @@ class Keeper:
         self._leaving: tuple[_Client, int] | None = None
         self._stuck_at = 0.0
         self._done = False
+        self._nursery = Nursery(run_dir, self._on, self._off)
 
     def run(self) -> None:
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -134,9 +137,14 @@ class Keeper:
             self._attempts[attempt.id] = attempt
             if attempt.alive:
                 self._watch_launcher(attempt)
+        self._nursery.load()
+        gc.freeze()  # launchers are forks: what they share is not to be touched
         while not self._done:
             polled = [a for a in self._attempts.values() if a.alive and (a.pidfd < 0 or a.starting)]
-            for key, _ in self._selector.select(_POLL_SECONDS if polled or self._leaving else None):
+            pause = self._nursery.tick()
+            if polled or self._leaving:
+                pause = _POLL_SECONDS
+            for key, _ in self._selector.select(pause):
                 if self._selector.get_map().get(key.fd) is key:  # else another of this round ended it
                     key.data()
             for attempt in polled:
@@ -146,6 +154,9 @@ class Keeper:
 
     def _on(self, fd: int, callback: Callable[[], None], events: int = selectors.EVENT_READ) -> None:
         self._selector.register(fd, events, callback)
+
+    def _off(self, fd: int) -> None:
+        self._selector.unregister(fd)
 
     def _signalled(self, signals: bytes) -> None:
         if set(signals) & {signal.SIGTERM, signal.SIGINT}:
@@ -278,13 +289,22 @@ class Keeper:
             attempt = self._folder.intend(spec, self._free_processors(spec["cpus"]))
             self._attempts[name] = attempt
             try:
-                self._spawn(attempt, spec["engine"]["python"])
+                attempt.seed = self._nursery.seed(spec)
+                self._spawn(attempt, self._nursery.offer(attempt.seed))
             except OSError:
                 del self._attempts[name]
                 self._clear(attempt)
                 raise
         self._waiting.setdefault(name, []).append((client, number))
         return None
+
+    def _warm(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
+        """See that a zygote is there for workloads like this one, and stays."""
+        spec = request["spec"]
+        seed = None if self._leaving is not None else self._nursery.seed(spec)
+        if seed is not None:
+            self._nursery.want(seed, spec["imports"], renew=bool(request.get("renew")))
+        return {"possible": seed is not None, "warm": self._nursery.is_warm(seed)}
 
     def _stop(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
         attempt = self._attempts.get(request["attempt_id"])
@@ -317,7 +337,7 @@ class Keeper:
     def _leave(self) -> None:
         assert self._leaving is not None
         alive = [attempt for attempt in self._attempts.values() if attempt.alive]
-        if not alive:
+        if not alive and not self._nursery.end():
             client, number = self._leaving
             self._send(client, {"id": number, "ok": {}})
             self._done = True
@@ -338,39 +358,50 @@ class Keeper:
                     taken[processor] = taken.get(processor, 0) + 1
         return sorted(mine, key=lambda processor: taken[processor])[: max(1, -int(-cpus // 1))]
 
-    def _spawn(self, attempt: Attempt, python: str) -> None:
+    def _spawn(self, attempt: Attempt, offer: Offer | None) -> None:
+        """Fork a launcher: it has all that it needs loaded, which a new interpreter would spend 50 ms on."""
         news, teller = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(news, False)
-        errors = os.open(
-            f"{attempt.path}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-        )
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        high = fcntl.fcntl(teller, fcntl.F_DUPFD_CLOEXEC, 10)  # dup2 onto itself would keep close-on-exec
         try:
-            attempt.pid = os.posix_spawn(
-                python,
-                [python, *sandbox.program("launcher"), attempt.path, attempt.nonce],
-                {},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, null, 0),
-                    (os.POSIX_SPAWN_DUP2, errors, 1),
-                    (os.POSIX_SPAWN_DUP2, errors, 2),
-                    (os.POSIX_SPAWN_DUP2, high, 3),
-                ],
-                setsid=True,
-                setsigmask=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD),
-                setsigdef=(signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD),
-            )
+            attempt.pid = os.fork()
+            if attempt.pid == 0:
+                self._become_launcher(attempt, teller, offer)
         except OSError:
             os.close(news)
             raise
         finally:
-            for fd in (teller, high, errors, null):
-                os.close(fd)
+            os.close(teller)
+            if offer is not None:
+                offer.channel.close()
         attempt.news = news
         attempt.started = process.start_time(attempt.pid) or 0
         self._on(news, lambda: self._told(attempt))
         self._watch_launcher(attempt)
+
+    def _become_launcher(self, attempt: Attempt, teller: int, offer: Offer | None) -> None:
+        """In the fork. Does not return."""
+        code = 1
+        try:
+            os.setsid()
+            kept = {teller, *(() if offer is None else (offer.channel.fileno(), *offer.box))}
+            errors = os.open(f"{attempt.path}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            null = os.open("/dev/null", os.O_RDWR)
+            for fd, target in ((null, 0), (errors, 1), (errors, 2)):
+                os.dup2(fd, target)
+            for name in os.listdir("/proc/self/fd"):  # above all the lock
+                if int(name) > 2 and int(name) not in kept:
+                    with contextlib.suppress(OSError):
+                        os.close(int(name))
+            process.start_afresh()
+            process.rename([sys.executable, *sandbox.program("launcher"), attempt.path, attempt.nonce])
+            launcher.launch(attempt.path, attempt.nonce, teller, offer)
+            code = 0
+        except SystemExit as end:
+            print(end, file=sys.stderr, flush=True)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(code)
 
     def _watch_launcher(self, attempt: Attempt) -> None:
         try:
@@ -384,10 +415,15 @@ class Keeper:
 
     def _told(self, attempt: Attempt) -> None:
         """News over the launcher's pipe: sooner than its death, and only a hint to look at the record."""
+        said = b""
         with contextlib.suppress(BlockingIOError):
-            if not os.read(attempt.news, 512):
+            said = os.read(attempt.news, 512)
+            if not said:
                 self._close(attempt, "news")
         self._look(attempt)
+        if b"imports" in said and attempt.seed is not None and self._leaving is None:
+            told = attempt.imports()
+            self._nursery.learn(attempt.seed, told.pop("imports", ()), told)
 
     def _look(self, attempt: Attempt) -> None:
         """See what the record says by now, and tell whoever waits for it."""
@@ -410,6 +446,7 @@ class Keeper:
             return
         if was:
             self._answer(attempt, {"ok": attempt.status()})
+            self._end_orphans()  # left alone while it was starting
         self._broadcast(attempt)
 
     def _answer(self, attempt: Attempt, answer: dict[str, Any]) -> None:
@@ -455,7 +492,11 @@ class Keeper:
 
     def _end_orphans(self) -> None:
         """What comes here as a child without being a launcher lost its launcher to a kill: end it."""
-        known = {attempt.pid for attempt in self._attempts.values()} | self._helpers
+        attempts = list(self._attempts.values())
+        if any(attempt.starting and attempt.seed is not None for attempt in attempts):
+            return  # one of them may be a shepherd whose zygote ended and whose launcher has not named it yet
+        known = {attempt.pid for attempt in attempts} | self._helpers | self._nursery.members()
+        known |= {attempt.shepherd() for attempt in attempts if attempt.alive}
         process.signal_all([pid for pid in process.children(os.getpid()) if pid not in known], signal.SIGKILL)
 
     def _clear_strays(self, attempt: Attempt) -> None:
@@ -469,6 +510,7 @@ _OPERATIONS: dict[str, Callable[[Keeper, _Client, int, dict[str, Any]], Any]] = 
     "list": Keeper._list,
     "watch": Keeper._watch,
     "start": Keeper._start,
+    "warm": Keeper._warm,
     "stop": Keeper._stop,
     "release": Keeper._release,
     "shutdown": Keeper._shutdown,

@@ -1,10 +1,11 @@
 """One attempt's guardian: starts it, holds its limits, ends its whole tree, writes how it ended.
 
-It runs outside of the sandbox, by the engine's own interpreter, in its own session, and so outlives
-the keeper and the server. Its files in the attempt's folder are the record:
+It is a fork of the keeper outside of the sandbox, in its own session, and so outlives the keeper and
+the server. Its files in the attempt's folder are the record:
 
     pid.json      it took the attempt on (created once: whoever fails to create it must not start)
     started.json  the workload's program runs, so fenced
+    imports.json  what the workload's program imports, and whether it was forked, for the keeper's zygotes
     usage.json    consumption and members of the tree, from time to time
     log           what the workload wrote to stdout and stderr
     exit.json     how it ended; written last, durably
@@ -24,7 +25,7 @@ import socket
 import sys
 import time
 
-from stratal.engines.local import entry, process, sandbox, wire
+from stratal.engines.local import entry, forked, invocation, namespaces, process, sandbox, shepherd, wire
 from stratal.engines.local.census import Census
 from stratal.engines.local.cgroup import Group
 from stratal.engines.local.gang import FIRST_LOG_FD
@@ -32,31 +33,31 @@ from stratal.engines.local.relay import Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator
     from typing import Any
 
-STATUS_FD = 3
+    from stratal.engines.local.nursery import Offer
+
 WALL_GRACE = 10.0
 _SETUP_SECONDS = 30.0
 _REPORT_EVERY = 5.0
 _SHORTLY = 0.02
+_LAST_WORDS_SECONDS = 5.0
 _FILES = 65536
 _SHELLS = frozenset(("sh", "dash", "bash", "zsh", "ash", "ksh", "busybox"))
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO}
 
 
-def main(arguments: Sequence[str]) -> None:
-    """``launcher <attempt's folder> <nonce>``, with a pipe to the keeper on descriptor 3."""
-    folder, nonce = arguments
-    os.set_inheritable(STATUS_FD, False)
+def launch(folder: str, nonce: str, status: int, offer: Offer | None) -> None:
+    """In a fork of the keeper, told on the descriptor `status`: be the launcher, until it is all over."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     spec = process.read_json(f"{folder}/spec.json")
     if spec is None or spec["nonce"] != nonce:
         sys.exit("the attempt is not mine")
     me = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "boot": process.boot_id()}
-    if not process.claim_json(f"{folder}/pid.json", me):
+    if not process.claim_json(f"{folder}/pid.json", me, durable=spec.get("durable", True)):
         sys.exit("the attempt was taken on before")
-    Launcher(folder, spec).run()
+    Launcher(folder, spec, status, offer).run()
 
 
 class _Refused(Exception):
@@ -68,8 +69,13 @@ class _Refused(Exception):
 
 
 class Launcher:
-    def __init__(self, folder: str, spec: dict[str, Any]) -> None:
+    def __init__(self, folder: str, spec: dict[str, Any], status: int, offer: Offer | None) -> None:
         self.folder = folder
+        self.teller = status
+        self.offer = offer
+        self.fork: forked.Fork | None = None
+        self.told: dict[str, Any] = {}
+        self.workload = 0
         self.private = f"{folder}/private"
         self.spec = spec
         self.boxed = bool(spec["isolate"] and spec["engine"]["bubblewrap"])
@@ -91,7 +97,8 @@ class Launcher:
             if self.spec["isolate"]:
                 sandbox.write_private(self.spec, self.private)
             self._make_group()
-            self._start()
+            if not self._fork():
+                self._start()
         except _Refused as error:
             self._end_tree()
             self._refuse(str(error), final=error.final)
@@ -103,6 +110,7 @@ class Launcher:
         self._announce()
         if self.listener is not None:
             Relay(self.listener, self.spec["engine"]["platform_socket"]).start()
+        self._tell_imports()
         self._supervise()
         self._finish()
 
@@ -120,6 +128,46 @@ class Launcher:
         else:
             self.group = group
 
+    def _fork(self) -> bool:
+        """Have a zygote fork the workload, when one is offered and that comes to the same as a start of its own."""
+        if self.offer is None:
+            return False
+        fork = forked.Fork(self.offer)
+        try:
+            run = forked.fit(self.spec, self.offer)
+            self._fork_into_box(fork, run)
+        except forked.Differs as difference:
+            self.told = {"differs": str(difference)}
+        except (_Refused, OSError, ValueError, IndexError) as error:
+            self.told = {"failed": str(error)}
+        else:
+            self.fork, self.told = fork, {"forked": True}
+            self.workload = next(iter(process.children(fork.pid)), 0)
+            fork.attend()
+            return True
+        finally:
+            for fd in self.offer.box:
+                os.close(fd)
+        fork.undo()
+        self._end_tree()
+        self.child, self.status, self.listener, self.landlocked = 0, None, None, False
+        return False
+
+    def _fork_into_box(self, fork: forked.Fork, run: invocation.Invocation) -> None:
+        assert self.offer is not None
+        plan = sandbox.plan(self.spec, self.private, boxed=True)
+        self.child, self.holder = forked.hold(self.spec, self.private, self.offer, self.group)
+        self.held = forked.held(self.child)
+        descriptors = [*self._rank_logs(), *namespaces.of(self.held)]
+        fork.meet()
+        if self.group is not None:
+            self.group.take(fork.pid)
+        gang = sandbox.gang_words(self.spec)
+        fork.send(shepherd.plan(run, plan, _FILES, self.spec["processors"], gang), [self.log, *descriptors])
+        for fd in descriptors:
+            os.close(fd)
+        self._hear_ready(fork.channel, listens=bool(plan[2][1]))
+
     def _start(self) -> None:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         launcher = os.getpid()
@@ -135,7 +183,9 @@ class Launcher:
             try:
                 self._hear(here, listens=bool(plan[2][1]))
             except (OSError, ValueError, IndexError) as error:
-                raise _Refused(f"the workload could not be set up: {error}", final=False) from error
+                raise _Refused(
+                    f"the workload could not be set up: {error} {self._tail()}", final=False
+                ) from error
 
     def _become(self, channel: socket.socket, launcher: int) -> None:
         """In the fork: take on what the workload inherits, then be `entry` or bubblewrap. Does not return."""
@@ -166,22 +216,24 @@ class Launcher:
     def _hand_over_logs(self) -> None:
         """Close all but what a gang's members write to: files of their own, in the order of their ranks."""
         os.closerange(entry.CHANNEL_FD + 1, 1024)
-        gang = self.spec.get("gang") or {"nodes": 0, "procs_per_node": 0}
-        for rank in range(gang["nodes"] * gang["procs_per_node"]):
-            path = f"{self.folder}/log.{rank}"
-            opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        for rank, opened in enumerate(self._rank_logs()):
             if opened != FIRST_LOG_FD + rank:
                 os.dup2(opened, FIRST_LOG_FD + rank)
                 os.close(opened)
             os.set_inheritable(FIRST_LOG_FD + rank, True)
+
+    def _rank_logs(self) -> Iterator[int]:
+        """Open what each of a gang's members writes to, one after the other."""
+        gang = self.spec.get("gang") or {"nodes": 0, "procs_per_node": 0}
+        for rank in range(gang["nodes"] * gang["procs_per_node"]):
+            yield os.open(f"{self.folder}/log.{rank}", os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
 
     def _limit(self) -> None:
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         files = _FILES if most == resource.RLIM_INFINITY else min(_FILES, most)
         resource.setrlimit(resource.RLIMIT_NOFILE, (files, most))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-            file.write("500")  # when the machine runs out of memory, workloads go before the platform
+        process.volunteer()
         if self.spec["processors"]:
             with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, self.spec["processors"])
@@ -189,6 +241,13 @@ class Launcher:
 
     def _hear(self, channel: socket.socket, *, listens: bool) -> None:
         """Follow `entry` until the workload's program took over. Raises `_Refused` when it did not."""
+        self._hear_ready(channel, listens=listens)
+        refused = wire.receive(channel)
+        if refused is not None:
+            self._give_up(refused)
+        self.workload = self.child
+
+    def _hear_ready(self, channel: socket.socket, *, listens: bool) -> None:
         if listens:
             head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
             if descriptors:
@@ -201,9 +260,6 @@ class Launcher:
             self._give_up(ready)
         else:
             self.landlocked = ready[0][1] == "landlock"
-        refused = wire.receive(channel)
-        if refused is not None:
-            self._give_up(refused)
 
     def _give_up(self, message: list[list[str]] | None) -> None:
         if message is None or message[0][0] != "refused":
@@ -229,9 +285,11 @@ class Launcher:
         started: dict[str, Any] = {
             "started_at": self.started_at,
             "isolation": self.isolation,
-            "workload": self.child,
+            "workload": self.workload,
+            "workload_started": process.start_time(self.workload) if self.workload else None,
         }
-        started["workload_started"] = process.start_time(self.child)
+        if self.fork is not None:
+            started["shepherd"] = [self.fork.pid, self.fork.started]
         if self.group is not None:
             started["cgroup"] = self.group.path
         process.write_json(f"{self.folder}/started.json", started, durable=False)
@@ -239,7 +297,18 @@ class Launcher:
 
     def _tell(self, news: str) -> None:
         with contextlib.suppress(OSError):  # the keeper may be gone; the next one reads the record
-            os.write(STATUS_FD, news.encode() + b"\n")
+            os.write(self.teller, news.encode() + b"\n")
+
+    def _tell_imports(self) -> None:
+        """Let the keeper's zygotes know what this workload imports, and how a fork went."""
+        if not self.spec["engine"].get("zygotes"):
+            return
+        run = invocation.parse(self.spec)
+        if run is not None:
+            told = {"imports": [*self.spec["imports"], *invocation.imports(self.spec, run)], **self.told}
+            with contextlib.suppress(OSError):
+                process.write_json(f"{self.folder}/imports.json", told, durable=False)
+                self._tell("imports")
 
     def _isolation(self) -> dict[str, Any]:
         memory = "none"
@@ -254,6 +323,7 @@ class Launcher:
             "network": "platform" if closed else "open",
             "memory": memory,
             "landlock": self.landlocked,
+            "start": "cold" if self.fork is None else "forked",
             "other_inputs": others,
         }
 
@@ -262,13 +332,15 @@ class Launcher:
     def _supervise(self) -> None:
         """Until the workload's first process ended and what it left behind is gone."""
         watched = self.spec["memory_bytes"] if self.group is None else None
-        self.census = census = Census(os.getpid(), watched)
+        self.census = census = Census(self._members, watched)
         wall = self.spec["wall_seconds"]
         wall_at = time.monotonic() + wall if wall else None
         report_at = time.monotonic() + _REPORT_EVERY
         members: list[int] = []
         while self._reap():
             now = time.monotonic()
+            if self.fork is not None and self.fork.gone:
+                break
             if self.status is not None and (self.boxed or self.kill_at is None or now >= self.kill_at):
                 break
             if now >= census.due:
@@ -295,20 +367,25 @@ class Launcher:
                 *(t for t in (wall_at, self.kill_at) if t is not None),
             ]
             told = signal.sigtimedwait(_SIGNALS, max(0.0, min(alarms) - time.monotonic()))
-            if told is not None and told.si_signo != signal.SIGCHLD:
+            if told is not None and told.si_signo not in (signal.SIGCHLD, signal.SIGIO):
                 self._asked_to_stop()
         self._end_tree()
 
     def _reap(self) -> bool:
         """Collect what ended; False when no process of the tree is left."""
+        herd = False
+        if self.fork is not None:
+            self.fork.hear()
+            self.status = self.fork.status
+            herd = self.fork.lives()
         while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return False
+                return herd
             if pid == 0:
                 return True
-            if pid == self.child:
+            if pid == self.child and self.fork is None:
                 self.status = status
 
     def _report(self, census: Census) -> None:
@@ -347,12 +424,19 @@ class Launcher:
             process.signal_all([self.frozen], signal.SIGCONT)
             self.frozen = 0
 
+    def _members(self) -> list[int]:
+        """Every process of the tree but the shepherd, the workload's own first."""
+        own = process.descendants(os.getpid())
+        return own if self.fork is None else [*self.fork.members(), *own]
+
     def _workload(self) -> list[int]:
-        """The workload's processes, without bubblewrap's two, whose end would be everybody's at once."""
-        members = process.descendants(os.getpid())
+        """The workload's processes, without those that make its box, whose end would be everybody's at once."""
+        members = self._members()
         if not self.boxed:
             return members
         wrapping = {self.child, *process.children(self.child)}
+        if self.fork is not None:
+            wrapping |= {self.held}
         return [pid for pid in members if pid not in wrapping]
 
     def _kill_for_memory(self) -> None:
@@ -361,11 +445,17 @@ class Launcher:
 
     def _end_tree(self) -> None:
         """SIGKILL until nothing is left. Orphans come to this process, so nothing can slip away."""
+        patience = time.monotonic() + _LAST_WORDS_SECONDS
         while self._reap():
-            if self.group is not None and self.group.version == 2:
+            if self.group is not None and self.group.version == 2 and self.fork is None:
                 self.group.kill()
-            process.signal_all(process.descendants(os.getpid()), signal.SIGKILL)
-            signal.sigtimedwait({signal.SIGCHLD}, 0.05)
+            process.signal_all(self._members(), signal.SIGKILL)
+            if self.fork is not None:
+                if time.monotonic() > patience:
+                    self.fork.undo()
+                elif self.fork.status is not None:
+                    self.fork.let_go()
+            signal.sigtimedwait({signal.SIGCHLD, signal.SIGIO}, 0.02 if self.fork is not None else 0.05)
 
     # -- finish --------------------------------------------------------------------------------
 
@@ -384,8 +474,11 @@ class Launcher:
             if self.reason:
                 os.write(self.log, self._last_line(self.reason))
             os.fsync(self.log)
-        usage = self.census.usage(ended=True)
-        record = {
+        fork = self.fork
+        usage = self.census.usage(
+            ended=True, apart=None if fork is None else (fork.cpu_seconds, fork.peak_bytes)
+        )
+        record: dict[str, Any] = {
             "started_at": self.started_at,
             "ended_at": ended_at,
             "exit_code": code,
@@ -393,6 +486,9 @@ class Launcher:
             "usage": usage,
             "isolation": self.isolation,
         }
+        if code is None:
+            record["lost"] = True
+            record["reason"] = reason or "what watched over it was killed: nobody saw how it ended"
         self._write_record(record)
         self._tell("ended")  # now: clearing a large /tmp away takes its time
         process.remove_tree(self.private)

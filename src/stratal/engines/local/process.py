@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -46,6 +47,35 @@ def die_with_parent(parent: int) -> None:
 def forbid_new_privileges() -> None:
     """No set-uid program gains anything from here on."""
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def start_afresh() -> None:
+    """Handle no signal in a way of one's own, and block none: what a fork does before it becomes something else.
+
+    SIGPIPE stays ignored, as everywhere in Python.
+    """
+    signal.set_wakeup_fd(-1)
+    for signum in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, set())
+
+
+def volunteer() -> None:
+    """When the machine runs out of memory, this process goes before the platform."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("500")
+
+
+def rename(argv: Iterable[str]) -> None:
+    """Show `argv` as this process's command line, as far as there is room for it where the first one stood."""
+    argv = list(argv)
+    name = os.fsencode(os.path.basename(argv[0]))
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, ctypes.c_char_p(name), 0, 0, 0)
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+        begin, end = int(fields[45]), int(fields[46])  # arg_start, arg_end: proc(5) fields 48 and 49
+        text = b"\0".join(os.fsencode(word) for word in argv)[: end - begin - 1]
+        ctypes.memmove(begin, text.ljust(end - begin, b"\0"), end - begin)
 
 
 # -- identity --------------------------------------------------------------------------------------
@@ -200,21 +230,23 @@ def write_json(path: str, value: dict[str, Any], *, durable: bool = True) -> Non
         sync_folder(folder)
 
 
-def claim_json(path: str, value: dict[str, Any]) -> bool:
+def claim_json(path: str, value: dict[str, Any], *, durable: bool = True) -> bool:
     """Create `path` with `value`, whole, unless it exists. True for the one caller that created it."""
     part = f"{path}.{os.getpid()}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(fd, "w") as file:
         json.dump(value, file)
         file.flush()
-        os.fsync(fd)
+        if durable:
+            os.fsync(fd)
     try:
         os.link(part, path)
     except FileExistsError:
         return False
     finally:
         os.unlink(part)
-    sync_folder(os.path.dirname(path))
+    if durable:
+        sync_folder(os.path.dirname(path))
     return True
 
 

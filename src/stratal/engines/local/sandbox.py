@@ -120,10 +120,38 @@ def _entry_python(spec: dict[str, Any]) -> str:
 
 def command(spec: dict[str, Any], private: str) -> list[str]:
     """The bubblewrap command for `spec`; `private` is the attempt's folder with ``tmp``, ``home`` and ``etc``."""
+    first_step = [_entry_python(spec), "-I", "-S", "-E", f"{_INSIDE}/stratal/engines/local/boot.py", "entry"]
+    return [*_box(spec, private, "--die-with-parent"), *first_step]
+
+
+def holder(spec: dict[str, Any], private: str) -> list[str]:
+    """The same box around nothing but a shell that says when it is there and holds it until let go."""
+    return [*_box(spec, private, "--die-with-parent"), "/bin/sh", "-c", "echo >&3; read held <&3"]
+
+
+# As the first process of its namespace a shell takes orphans in and stays for as long as boxes exist below.
+_WARDEN = '"$@" & exec 3<&-; wait $!; while set -- /proc/[0-9]*; [ $# -gt 1 ]; do sleep 1; done'
+
+
+def nest(spec: dict[str, Any], private: str, env: dict[str, str]) -> list[str]:
+    """The box of a zygote and of what it forks: it outlives zygote and keeper for as long as it is used."""
+    argv = _box(spec, private, "--as-pid-1")
+    variables = [word for name, value in env.items() for word in ("--setenv", name, value)]
+    inner = ["/bin/sh", "-c", _WARDEN, "warden", *zygote(spec["python"], _INSIDE)]
+    return [*argv[:-1], *variables, "--", *inner]
+
+
+def zygote(python: str, source: str = os.path.normpath(f"{HERE}/../../..")) -> list[str]:
+    """The command of a zygote; the room at its end is for the names of what it forks."""
+    return [python, f"{source}/stratal/engines/local/boot.py", "zygote", " " * 400]
+
+
+def _box(spec: dict[str, Any], private: str, lifetime: str) -> list[str]:
+    """The bubblewrap command up to the program inside."""
     engine = spec["engine"]
     flavour = engine["bubblewrap"]
     closed = spec["network"] == "platform" and flavour["network"]
-    argv = [flavour["path"], *namespaces(flavour["users"], closed), "--hostname", "stratal"]
+    argv = [flavour["path"], *namespaces(flavour["users"], closed), lifetime, "--hostname", "stratal"]
     argv += _mounts(spec, private, closed=closed)
     argv += ["--proc", "/proc", "--dev", "/dev"]
     for device in spec.get("devices", ()):  # of the GPUs that it was given, and no others
@@ -131,8 +159,7 @@ def command(spec: dict[str, Any], private: str) -> list[str]:
     argv += ["--perms", "1777"]
     if spec["memory_bytes"]:  # what lies in shared memory is memory too
         argv += ["--size", str(spec["memory_bytes"])]
-    argv += ["--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/", "--"]
-    return [*argv, _entry_python(spec), "-I", "-S", "-E", f"{_INSIDE}/stratal/engines/local/boot.py", "entry"]
+    return [*argv, "--tmpfs", "/dev/shm", "--remount-ro", "/", "--chdir", "/", "--"]
 
 
 def namespaces(users: bool, closed: bool) -> list[str]:
@@ -140,7 +167,7 @@ def namespaces(users: bool, closed: bool) -> list[str]:
     flags = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     flags += ["--unshare-user"] if users else []
     flags += ["--unshare-net"] if closed else []
-    return [*flags, "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
+    return [*flags, "--new-session", "--cap-drop", "ALL"]
 
 
 def _mounts(spec: dict[str, Any], private: str, *, closed: bool) -> list[str]:
@@ -255,6 +282,13 @@ def _argv(spec: dict[str, Any], *, boxed: bool) -> list[str]:
     if not gang:
         return argv
     boot = f"{_INSIDE}/stratal/engines/local/boot.py" if boxed else os.path.join(HERE, "boot.py")
+    return [_entry_python(spec), "-I", "-S", "-E", boot, "gang", *gang_words(spec), "--", *argv]
+
+
+def gang_words(spec: dict[str, Any]) -> list[str]:
+    """What the first process of a gang is told of it; empty where the workload is none."""
+    gang = spec.get("gang")
+    if not gang:
+        return []
     told = [gang[name] for name in ("nodes", "procs_per_node", "restart", "most_restarts", "run_id")]
-    words = [str(word) for word in (*told, spec.get("grace_seconds", 10.0), *(gang.get("part") or ()))]
-    return [_entry_python(spec), "-I", "-S", "-E", boot, "gang", *words, "--", *argv]
+    return [str(word) for word in (*told, spec.get("grace_seconds", 10.0), *(gang.get("part") or ()))]

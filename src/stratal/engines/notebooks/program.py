@@ -9,6 +9,7 @@ import asyncio
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import orjson
@@ -33,6 +34,7 @@ class NotebookLink:
         self._listening = asyncio.create_task(self._listen(), name="a notebook server's control channel")
         self.secret = ""
         self.busy = False
+        self.modules: Sequence[str] = ()
 
     @property
     def socket(self) -> str:

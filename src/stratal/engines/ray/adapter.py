@@ -106,6 +106,9 @@ class RayEngine(Linked):
         cpus, memory = float(head.get("cpus", 0)), int(head.get("memory_bytes", 0))
         return Capacity(max(self._ceiling.cpus, cpus), max(self._ceiling.memory_bytes, memory))
 
+    async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
+        return False
+
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         home = Path(self._settings.home)
         await asyncio.to_thread(check, spec, (home, self._run_dir))

@@ -19,7 +19,7 @@ from typing import Any
 
 from stratal.compute.engine import WorkloadSpec, WorkloadStatus
 from stratal.engines.local import process
-from stratal.engines.local.adapter import LocalEngine
+from stratal.engines.local.adapter import LocalEngine, Zygotes
 from stratal.engines.local.linked import read_log
 from stratal.engines.ray import channel, wire
 from stratal.engines.ray.settings import NodeSettings
@@ -136,6 +136,7 @@ class Supervisor:
             None if socket is None or node.url else Path(socket),
             platform_address=node.url or None,
             also_hidden=hidden,
+            zygotes=Zygotes(memory_bytes=0),  # a node's memory is Ray's to give away
         )
         await self._take_leash()
         await engine.connect()

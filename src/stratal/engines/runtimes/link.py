@@ -34,6 +34,7 @@ class ReplicaLink(asyncio.Protocol):
         self.hello: asyncio.Future[Greeting] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._last_word = 0.0
+        self.modules: Sequence[str] = ()
         self._writable = asyncio.Event()
         self._writable.set()
 
@@ -149,6 +150,7 @@ class ReplicaLink(asyncio.Protocol):
             if len(body) > _GREETING:
                 raise ValueError("a greeting over the limit")
             said = orjson.loads(body)
+            self.modules = [str(name) for name in said["modules"]]
             self.hello.set_result(
                 Greeting(
                     _mapping(said["interface"]),

@@ -285,5 +285,6 @@ def _isolation(isolation: Isolation) -> dict[str, object]:
         "network": isolation.network,
         "memory": isolation.memory,
         "landlock": isolation.landlock,
+        "start": isolation.start,
         "other_inputs": list(isolation.other_inputs),
     }

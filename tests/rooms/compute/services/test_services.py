@@ -9,7 +9,7 @@ from stratal.compute.services.model import Condition, Needs, Scaling, check_scal
 from stratal.compute.services.port import Broken
 from stratal.kernel.errors import Busy, Invalid, NotFound, Unavailable
 
-from .room import Room, ask, named, until
+from .room import Hand, Room, ask, named, until
 
 Tell = Callable[..., None]
 
@@ -27,6 +27,9 @@ def test_at_zero_requests_wait_for_one_waking_and_all_are_answered(tell: Tell) -
         assert len(set(answers)) == 1
         assert service.condition is Condition.AWAKE
         assert len(room.world.engine.starts) == 1
+        await until(lambda: room.world.engine.warmed)  # the engine may get ready for the next one
+        ((spec, renew),) = room.world.engine.warmed
+        assert (spec.imports, renew) == (Hand.modules, False)
 
     tell(story)
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import signal
+import sys
 import time
 
 from . import frames, output
@@ -43,7 +44,8 @@ def run(channel: socket.socket, log: int, plan: dict[str, Any]) -> None:
         channel.sendall(frames.pack(0, frames.FAILED, json.dumps({"message": str(error)}).encode()))
         os._exit(1)
     interleaves = _is_async(handler)
-    facts = {"async": interleaves, "seconds": time.monotonic() - began}
+    imported = [name for name in sys.modules if not name.startswith(("stratal_replica", "__"))]
+    facts = {"async": interleaves, "seconds": time.monotonic() - began, "modules": imported}
     output.flush()
     channel.sendall(frames.pack(0, frames.HELLO, json.dumps(facts).encode()))
     if interleaves:

@@ -65,6 +65,7 @@ def main(folder: str) -> None:
         "libraries": model.libraries,
         "seconds": round(seconds, 3),
         "pid": os.getpid(),
+        "modules": [name for name in sys.modules if not name.startswith(("replica", "__"))],
     }
     _Server(listener, wakeup, model, frames.pack(0, frames.HELLO, json.dumps(hello).encode())).run()
     print("drained", flush=True)

@@ -1,0 +1,217 @@
+"""The launcher's side of a fork: fits it, builds the box, hands both to the shepherd, hears how it ended.
+
+The box is built by bubblewrap exactly as for a cold start, but below the zygote's namespaces of users and
+processes, since a process can enter only what lies below its own; a shell holds it. Then the zygote's fork
+(`shepherd`) is given the box's namespaces as descriptors, the log, and `entry`'s plan. Whatever goes wrong
+before the workload runs is undone, and the workload starts cold. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import struct
+import time
+
+from stratal.engines.local import gang, invocation, namespaces, process, sandbox, wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from stratal.engines.local.cgroup import Group
+    from stratal.engines.local.invocation import Invocation
+    from stratal.engines.local.nursery import Offer
+
+_SETUP_SECONDS = 10.0
+_HOLDER_FD = 3
+
+
+class Differs(Exception):
+    """A fork would not be what a cold start is; the message names a variable, or is "" when nothing is to be learned."""
+
+
+def fit(spec: dict[str, Any], offer: Offer) -> Invocation:
+    """The run that the zygote is to carry out. Raises `Differs`."""
+    run = invocation.parse(spec)
+    if run is None or invocation.shadowed(spec, run, offer.report["modules"]):
+        raise Differs("")
+    if run.kind == "script" and not os.path.isfile(os.path.join(spec["cwd"], run.target)):
+        raise Differs("")
+    if spec.get("gang") and gang.NAMES & set(offer.report["reads"]):
+        raise Differs("")  # which members are told one by one, after the fork
+    differs = invocation.differing(spec, offer.report)
+    if differs:
+        raise Differs(differs)
+    return run
+
+
+class Fork:
+    """A shepherd and its workload, from the launcher's side. `pid` is the shepherd's, 0 while it is unknown."""
+
+    def __init__(self, offer: Offer) -> None:
+        self.channel = offer.channel
+        self.pid = 0
+        self.started = 0
+        self.status: int | None = None
+        self.cpu_seconds = 0.0
+        self.peak_bytes = 0
+        self.gone = False
+        self._data = b""
+        self.channel.settimeout(_SETUP_SECONDS)
+
+    def meet(self) -> None:
+        """Learn from the kernel who it is. Raises `OSError`, `ValueError`."""
+        message, ancillary, _, _ = self.channel.recvmsg(8, socket.CMSG_SPACE(64))
+        found = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
+        if not message or not found:
+            raise ValueError("the zygote did not fork")
+        self.channel.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 0)
+        wire.receive(self.channel, message)
+        self.pid = struct.unpack("3i", found[0])[0]
+        self.started = process.start_time(self.pid) or 0
+        if not self.started:
+            raise ValueError("the zygote's fork ended at once")
+
+    def send(self, plan: list[list[str]], descriptors: Sequence[int]) -> None:
+        """Say what to become. Raises `OSError`."""
+        data = wire.pack(plan)
+        sent = socket.send_fds(self.channel, [data], descriptors)
+        self.channel.sendall(data[sent:])
+
+    def attend(self) -> None:
+        """From now on news raise SIGIO instead of being waited for."""
+        self.channel.setblocking(False)
+        fcntl.fcntl(self.channel, fcntl.F_SETOWN, os.getpid())
+        flags = fcntl.fcntl(self.channel, fcntl.F_GETFL)
+        fcntl.fcntl(self.channel, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+    def hear(self) -> None:
+        """Take in what was told: how the workload ended, or that nobody is there any more to tell it."""
+        while not self.gone:
+            try:
+                part = self.channel.recv(4096)
+            except BlockingIOError:
+                break
+            except OSError:
+                part = b""
+            self.gone = not part
+            self._data += part
+        if self.status is None and len(self._data) >= 8:
+            with contextlib.suppress(ValueError, IndexError):
+                ((word, status, *times, peak),) = wire.unpack(self._data[8:])
+                if word == "exited":
+                    self.status = int(status)
+                    self.cpu_seconds = sum(float(seconds) for seconds in times)
+                    self.peak_bytes = int(peak) * 1024
+
+    def members(self) -> list[int]:
+        """The workload and all below it that has not moved to another parent."""
+        return process.descendants(self.pid) if process.lives(self.pid, self.started) else []
+
+    def lives(self) -> bool:
+        return process.lives(self.pid, self.started)
+
+    def let_go(self) -> None:
+        """There is nothing more to hear: it ends, with all that is left below it."""
+        self.channel.close()
+        self.gone = True
+
+    def undo(self) -> None:
+        """Leave nothing of it."""
+        self.let_go()
+        while self.lives():
+            process.signal_all([*self.members(), self.pid], signal.SIGKILL)
+            time.sleep(0.002)
+
+
+def hold(spec: dict[str, Any], private: str, offer: Offer, group: Group | None) -> tuple[int, socket.socket]:
+    """Build the box below the zygote's namespaces; bubblewrap's process, and the socket that keeps the box.
+
+    Raises `OSError`, `ValueError` (then nothing is left of it).
+    """
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    told, teller = os.pipe2(os.O_CLOEXEC)
+    launcher = os.getpid()
+    argv = sandbox.holder(spec, private)
+    between = os.fork()
+    if between == 0:
+        here.close()
+        _enter_and_fork(argv, offer.box, there, teller, launcher, group)
+    there.close()
+    os.close(teller)
+    os.waitpid(between, 0)
+    with open(told, "rb") as file:
+        child = int(file.read() or b"0")
+    try:
+        here.sendall(b"\n")
+        _await(here, child)
+    except (OSError, ValueError):
+        here.close()
+        if child:
+            process.signal_all([child], signal.SIGKILL)
+            os.waitpid(child, 0)
+        raise
+    return child, here
+
+
+def _await(holder: socket.socket, child: int) -> None:
+    """Until the box is there. Raises `ValueError` when bubblewrap, `child`, ended instead."""
+    deadline = time.monotonic() + _SETUP_SECONDS
+    holder.settimeout(0.2)
+    while child and process.start_time(child) and time.monotonic() < deadline:
+        with contextlib.suppress(TimeoutError):
+            if holder.recv(16):
+                return
+            break
+    raise ValueError("its box could not be built below the zygote's")
+
+
+def _enter_and_fork(
+    argv: list[str],
+    box: Sequence[int],
+    channel: socket.socket,
+    teller: int,
+    launcher: int,
+    group: Group | None,
+) -> None:
+    """In a fork: enter, and leave a child there; it becomes the launcher's own as this one ends."""
+    try:
+        process.die_with_parent(launcher)
+        if group is not None:
+            group.enter()
+        namespaces.enter(box)
+        child = os.fork()
+        if child:
+            os.write(teller, b"%d" % child)
+            os._exit(0)
+        os.close(teller)
+        if not channel.recv(1):  # until the launcher is the parent: bubblewrap dies with whoever that is
+            os._exit(0)
+        os.setsid()
+        namespaces.show_own_processes()  # bubblewrap looks its own up there
+        process.volunteer()
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd, target in ((null, 0), (2, 1), (channel.fileno(), _HOLDER_FD)):
+            os.dup2(fd, target)
+        os.set_inheritable(_HOLDER_FD, True)
+        os.closerange(_HOLDER_FD + 1, 1024)
+        os.umask(0o022)
+        process.start_afresh()
+        os.execve(argv[0], argv, {})
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.write(2, f"stratal: {type(error).__name__}: {error}\n".encode())
+    os._exit(125)
+
+
+def held(child: int) -> int:
+    """The process in the box of bubblewrap's process `child`. Raises `ValueError` when there is none."""
+    for init in process.children(child):
+        for holder in process.children(init):
+            return holder
+    raise ValueError("its box ended at once")

@@ -1,0 +1,455 @@
+"""The keeper's zygotes: which are there, who may fork from them, and when they go.
+
+One per environment and start variables, in a box of its own (without bubblewrap there are none), started when a
+workload asked for it in vain, with what workloads of that environment import. `offer` gives a launcher what it
+needs to have its workload forked; a zygote that is not warm yet offers nothing, and the workload starts cold.
+Zygotes go when they were not used for a while, when all
+together hold more memory than allowed (the longest unused first), and with the keeper, whose socket is
+their lifeline. What they forked lives on. A folder per zygote, for its log, its report and its private files, is
+what the next keeper finds and clears away. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import time
+
+from stratal.engines.local import invocation, process, sandbox
+from stratal.engines.local.shepherd import MOST_MEMBERS
+from stratal.engines.local.zygote import CONTROL_FD, MESSAGE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from typing import Any
+
+_MOST_NAMES, _LONGEST_NAME = 1500, 80
+"""All of them fit into one message."""
+_MOST_ZYGOTES = 12
+_TICK_SECONDS = 5.0
+_PATIENCE = 150.0
+_REPLACE_SECONDS = 10.0
+_GIVE_UP_SECONDS = 600.0
+_RESTING_PART = 4
+"""The unused may hold this part of the memory that all may hold."""
+_REST_SECONDS = 3600.0
+_VARYING = ("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_")
+"""Variables that every workload gets with values of its own."""
+_STILL = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
+"""Keeps libraries from starting threads when they are imported, which no fork would have."""
+
+
+class Kind:
+    """All zygotes of one environment, one after the other: what was learned, and the present one."""
+
+    def __init__(self, seed: dict[str, Any]) -> None:
+        self.seed = seed
+        self.imports: dict[str, None] = {}
+        self.varying: set[str] = set()
+        self.mismatched: dict[str, int] = {}
+        self.unfit: set[str] = set()
+        self.zygote: Zygote | None = None
+        self.not_before = 0.0
+        self.rests_until = 0.0
+        """Until then none is started only because one is wanted."""
+
+
+class Zygote:
+    """One process (with its warden and box, where there are boxes), from its start to its end."""
+
+    def __init__(self, kind: Kind, path: str, control: socket.socket, pid: int) -> None:
+        self.kind = kind
+        self.path = path
+        self.control = control
+        self.outer = pid
+        self.outer_started = process.start_time(pid) or 0
+        self.pid = 0
+        self.started = 0
+        self.asked = tuple(kind.imports)
+        self.report: dict[str, Any] | None = None
+        self.box: list[int] = []
+        self.born = self.used = self.wanted = time.monotonic()
+        self.forks = 0
+        self.failures = 0
+        self.memory = 0
+
+
+class Offer:
+    """What a launcher needs for a fork: descriptors (its own channel, then the zygote's namespaces), and the report."""
+
+    def __init__(self, channel: socket.socket, box: list[int], report: dict[str, Any]) -> None:
+        self.channel = channel
+        self.box = box
+        self.report = report
+
+
+class Nursery:
+    def __init__(
+        self, run_dir: str, listen: Callable[[int, Callable[[], None]], None], deaf: Callable[[int], None]
+    ) -> None:
+        self._root = f"{run_dir}/zygotes"
+        os.makedirs(self._root, mode=0o700, exist_ok=True)
+        self._listen = listen
+        self._deaf = deaf
+        self._kinds: dict[str, Kind] = {}
+        self._leaving: list[tuple[str, int, int]] = []
+        """Folder, outer process, its start: let go, to be cleared away once nobody lives there."""
+        self._limits: Mapping[str, Any] = {}
+        self._next = 0.0
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def seed(self, spec: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What a zygote for this workload would be made from; None when it is to be started cold."""
+        engine = spec["engine"]
+        box = engine["bubblewrap"]
+        if not engine.get("zygotes") or not box or spec.get("devices"):
+            return None  # without a box of its own a fork could not be fenced as strictly as a cold start
+        gang = spec.get("gang")
+        if gang and (gang.get("part") or gang["nodes"] * gang["procs_per_node"] > MOST_MEMBERS):
+            return None
+        if not (box["users"] and box["network"] and spec["network"] == "platform"):
+            return None  # an open network cannot be entered from a closed one
+        if invocation.parse(spec) is None:
+            return None
+        env = invocation.at_start(spec["env"])
+        varying = [name for name in spec["env"] if name.startswith(_VARYING)]
+        return {"python": spec["python"], "env": env, "varying": varying, "engine": engine}
+
+    def offer(self, seed: dict[str, Any] | None) -> Offer | None:
+        """A fork of the zygote of this kind, when one is warm."""
+        kind = None if seed is None else self._kinds.get(_key(seed))
+        zygote = None if kind is None else kind.zygote
+        if zygote is None or zygote.report is None:
+            return None
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # who wrote is noted as it is written
+        with theirs:
+            try:
+                socket.send_fds(zygote.control, [b"fork"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                self._dismiss(zygote)
+                return None
+        zygote.forks += 1
+        zygote.used = time.monotonic()
+        return Offer(ours, zygote.box, zygote.report)
+
+    def is_warm(self, seed: dict[str, Any] | None) -> bool:
+        kind = None if seed is None else self._kinds.get(_key(seed))
+        return kind is not None and kind.zygote is not None and kind.zygote.report is not None
+
+    def want(self, seed: dict[str, Any], names: Iterable[str], *, renew: bool) -> None:
+        """See that a zygote is there and stays for workloads that may be started, importing `names`."""
+        kind = self._kinds.get(_key(seed))
+        if renew and kind is not None:
+            if kind.zygote is not None:
+                kind.zygote.wanted = time.monotonic()
+                return
+            if time.monotonic() < kind.rests_until:
+                return
+        self.learn(seed, names, {})
+
+    def learn(self, seed: dict[str, Any], names: Iterable[str], told: Mapping[str, Any]) -> None:
+        """A workload of this kind was started, importing `names`: see that a zygote is there for the next.
+
+        `told`: what its launcher says of a fork that was offered (``differs``: a variable, ``failed``: why).
+        """
+        self._limits = seed["engine"]["zygotes"]
+        key = _key(seed)
+        kind = self._kinds.setdefault(key, Kind(seed))
+        for name in names:
+            if len(kind.imports) < _MOST_NAMES and name not in kind.imports and _is_name(name):
+                kind.imports[name] = None
+        self._heed(kind, told)
+        zygote = kind.zygote
+        if zygote is not None and zygote.report is not None:
+            zygote.used = zygote.wanted = time.monotonic()
+            if set(kind.imports) - set(zygote.asked) and zygote.used - zygote.born > _REPLACE_SECONDS:
+                self._dismiss(zygote)
+        if kind.zygote is None:
+            self._start(kind)
+
+    def _heed(self, kind: Kind, told: Mapping[str, Any]) -> None:
+        differs = told.get("differs")
+        if told.get("forked"):
+            kind.mismatched.clear()
+        if differs:
+            kind.mismatched[differs] = kind.mismatched.get(differs, 0) + 1
+            if kind.mismatched[differs] == 2 and kind.zygote is not None:  # no single odd one
+                kind.varying.add(differs)
+                self._dismiss(kind.zygote)
+        if kind.zygote is None or "failed" not in told:
+            return
+        kind.zygote.failures += 1
+        print(f"zygote of {kind.seed['python']}: a fork failed: {told['failed']}", flush=True)
+        if kind.zygote.failures > 2:
+            self._dismiss(kind.zygote)
+            kind.not_before = time.monotonic() + _GIVE_UP_SECONDS
+
+    # -- starting --------------------------------------------------------------------------------
+
+    def _start(self, kind: Kind) -> None:
+        now = time.monotonic()
+        living = [other.zygote for other in self._kinds.values() if other.zygote is not None]
+        if now < kind.not_before or not os.path.exists(kind.seed["python"]):
+            return
+        if len(living) >= _MOST_ZYGOTES:
+            self._dismiss(min(living, key=lambda zygote: zygote.used))
+        path = f"{self._root}/{os.urandom(6).hex()}"
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        with theirs:
+            try:
+                pid = _spawn(kind.seed, path, theirs)
+            except OSError as error:
+                ours.close()
+                process.remove_tree(path)
+                kind.not_before = now + _GIVE_UP_SECONDS
+                print(f"zygote of {kind.seed['python']}: {error}", flush=True)
+                return
+        zygote = kind.zygote = Zygote(kind, path, ours, pid)
+        self._record(zygote)
+        names = [name for name in kind.imports if not _is_part_of(name, kind.unfit)]
+        varying = [*kind.varying, *kind.seed["varying"]]
+        ours.send(json.dumps({"imports": names, "varying": varying}).encode())
+        ours.setblocking(False)
+        self._listen(ours.fileno(), lambda: self._told(zygote))
+        self._next = min(self._next or now, now) + _TICK_SECONDS
+
+    def _told(self, zygote: Zygote) -> None:
+        try:
+            data, ancillary, _, _ = zygote.control.recvmsg(MESSAGE, socket.CMSG_SPACE(64))
+        except BlockingIOError:
+            return
+        except OSError:
+            data, ancillary = b"", []
+        kind = zygote.kind
+        try:
+            report = json.loads(data) if data else None
+            if report is not None and "unfit" not in report:
+                self._warm(zygote, report, ancillary)
+                return
+        except (ValueError, TypeError, KeyError, OSError) as error:
+            report = None
+            print(f"zygote of {kind.seed['python']}: {error}", flush=True)
+        ready = zygote.report is not None
+        self._dismiss(zygote)
+        if report is not None:
+            print(f"zygote of {kind.seed['python']}: without {report['unfit']}: {report['why']}", flush=True)
+            kind.unfit.add(report["unfit"])
+            if report["unfit"]:
+                self._start(kind)
+            else:
+                kind.not_before = time.monotonic() + _GIVE_UP_SECONDS
+        elif not ready:
+            kind.not_before = time.monotonic() + _GIVE_UP_SECONDS
+
+    def _warm(self, zygote: Zygote, report: dict[str, Any], ancillary: list[Any]) -> None:
+        """It is ready to fork. Who it is comes from the kernel, what it says of itself is only compared with."""
+        credentials = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
+        zygote.pid = struct.unpack("3i", credentials[0])[0]
+        zygote.started = process.start_time(zygote.pid) or 0
+        kind = zygote.kind
+        lists = {name: [str(word) for word in report[name]] for name in ("imports", "reads", "modules")}
+        for name in ("user", "pid"):
+            zygote.box.append(os.open(f"/proc/{zygote.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        zygote.report = {**lists, "env": {**kind.seed["env"], "HOME": sandbox.HOME}}
+        zygote.used = time.monotonic()
+        self._record(zygote)
+        self._weigh()
+
+    def _record(self, zygote: Zygote) -> None:
+        """For the next keeper, and for people: `stratal status` shows it."""
+        record = {
+            "python": zygote.kind.seed["python"],
+            "outer": [zygote.outer, zygote.outer_started],
+            "zygote": [zygote.pid, zygote.started],
+            "imports": [] if zygote.report is None else zygote.report["imports"],
+            "warm": zygote.report is not None,
+        }
+        with contextlib.suppress(OSError):
+            process.write_json(f"{zygote.path}/zygote.json", record, durable=False)
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def tick(self) -> float | None:
+        """Let go of what is idle, too large or gone. Returns the seconds until the next call; None: none is needed."""
+        now = time.monotonic()
+        zygotes = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
+        if not zygotes and not self._leaving:
+            self._next = 0.0
+            return None
+        if now >= self._next:
+            self._next = now + _TICK_SECONDS
+            for zygote in zygotes:
+                if zygote.report is None and now - zygote.born > _PATIENCE:
+                    zygote.kind.not_before = now + _GIVE_UP_SECONDS
+                    self._dismiss(zygote)
+                elif now - zygote.used > self._limits["idle_seconds"] < now - zygote.wanted:
+                    self._dismiss(zygote)
+            self._weigh()
+            self._rest()
+            self._clear()
+        return max(0.0, self._next - now)
+
+    def _weigh(self) -> None:
+        """Measure the zygotes, and let the longest unused go while they hold too much in all."""
+        zygotes = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
+        for zygote in zygotes:
+            if zygote.pid or zygote.outer:
+                pids = [zygote.outer, *process.descendants(zygote.outer)] if not zygote.pid else [zygote.pid]
+                zygote.memory = sum(process.proportional(pid) for pid in pids)
+        zygotes.sort(key=lambda zygote: zygote.used)
+        total = sum(zygote.memory for zygote in zygotes)
+        for zygote in zygotes:
+            if total <= self._limits["memory_bytes"]:
+                return
+            total -= zygote.memory
+            if zygote.memory > self._limits["memory_bytes"]:
+                zygote.kind.not_before = time.monotonic() + _GIVE_UP_SECONDS
+            self._dismiss(zygote)
+
+    def _rest(self) -> None:
+        """Of those that are wanted but were not used for a while, keep as many as a part of the memory holds."""
+        now = time.monotonic()
+        found = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
+        resting = [zygote for zygote in found if now - zygote.used > self._limits["idle_seconds"]]
+        resting.sort(key=lambda zygote: -zygote.used)
+        held = 0
+        for zygote in resting:
+            held += zygote.memory
+            if held > self._limits["memory_bytes"] // _RESTING_PART:
+                held -= zygote.memory
+                zygote.kind.rests_until = now + _REST_SECONDS
+                self._dismiss(zygote)
+
+    def _dismiss(self, zygote: Zygote) -> None:
+        """Let it go: it ends by itself as its socket closes, and is made to by the next look."""
+        self._deaf(zygote.control.fileno())
+        zygote.control.close()
+        for fd in zygote.box:
+            os.close(fd)
+        zygote.box = []
+        if zygote.kind.zygote is zygote:
+            zygote.kind.zygote = None
+        if zygote.report is None:  # it may be importing for long, and hear nothing
+            process.signal_all(_family(zygote.outer), signal.SIGKILL)
+        else:
+            process.signal_all(
+                [zygote.pid] if process.lives(zygote.pid, zygote.started) else [], signal.SIGKILL
+            )
+        self._leaving.append((zygote.path, zygote.outer, zygote.outer_started))
+        self._next = time.monotonic() + min(_TICK_SECONDS, 0.5)
+
+    def _clear(self) -> None:
+        still = []
+        for path, outer, started in self._leaving:
+            if process.lives(outer, started):
+                still.append((path, outer, started))
+            else:
+                process.remove_tree(path)
+        self._leaving = still
+
+    def load(self) -> None:
+        """What an earlier keeper left: end its zygotes, and wait for the rest to go by itself."""
+        for name in os.listdir(self._root):
+            path = f"{self._root}/{name}"
+            record = process.read_json(f"{path}/zygote.json") or {}
+            outer, started = record.get("outer", (0, 0))
+            pid, since = record.get("zygote", (0, 0))
+            if process.lives(pid, since):
+                process.signal_all([pid], signal.SIGKILL)
+            elif not pid and process.lives(outer, started):
+                process.signal_all(_family(outer), signal.SIGKILL)
+            self._leaving.append((path, outer, started))
+        self._clear()
+
+    def end(self) -> list[int]:
+        """End all, with everything that lives in their boxes; returns the processes to wait for."""
+        for kind in self._kinds.values():
+            if kind.zygote is not None:
+                self._dismiss(kind.zygote)
+        living = [outer for _, outer, started in self._leaving if process.lives(outer, started)]
+        for outer in living:
+            process.signal_all(reversed(_family(outer)), signal.SIGKILL)
+        self._clear()
+        return living
+
+    def members(self) -> set[int]:
+        """The keeper's own children among them."""
+        zygotes = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
+        return {zygote.outer for zygote in zygotes} | {outer for _, outer, _ in self._leaving}
+
+
+def _is_name(name: object) -> bool:
+    """True for ``a.b`` and ``a.b:c`` of a reasonable length."""
+    return (
+        isinstance(name, str)
+        and len(name) <= _LONGEST_NAME
+        and all(part.isidentifier() for part in name.replace(":", ".").split("."))
+    )
+
+
+def _is_part_of(name: str, modules: set[str]) -> bool:
+    """True when `name` (``a.b`` or ``a.b:c``) is one of these, or cannot be imported without importing one."""
+    parts = name.partition(":")[0].split(".")
+    return name in modules or any(".".join(parts[:count]) in modules for count in range(1, len(parts) + 1))
+
+
+def _key(seed: Mapping[str, Any]) -> str:
+    engine = seed["engine"]
+    said = [seed["python"], seed["env"], engine["bubblewrap"], engine["landlock"]]
+    return json.dumps(said, sort_keys=True)
+
+
+def _family(pid: int) -> list[int]:
+    return [pid, *process.descendants(pid)]
+
+
+def _spawn(seed: Mapping[str, Any], path: str, control: socket.socket) -> int:
+    """Start a zygote with its end of the socket, fenced as a workload of its own without any folder but its own."""
+    python = seed["python"]
+    private = f"{path}/private"
+    work = f"{path}/work"
+    os.makedirs(work, mode=0o700)
+    spec = {
+        "argv": [python],
+        "env": {},
+        "cwd": work,
+        "python": python,
+        "read_only": [os.path.dirname(os.path.dirname(python))],
+        "read_write": [],
+        "memory_bytes": None,
+        "network": "platform",
+        "isolate": True,
+        "engine": seed["engine"],
+    }
+    sandbox.write_private(spec, private)
+    argv = sandbox.nest(spec, private, {**seed["env"], **_STILL, "HOME": sandbox.HOME})
+    log = os.open(f"{path}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    pid = os.fork()
+    if pid:
+        os.close(log)
+        return pid
+    try:
+        os.setsid()
+        null = os.open("/dev/null", os.O_RDWR)
+        for fd, target in ((null, 0), (log, 1), (log, 2), (control.fileno(), CONTROL_FD)):
+            os.dup2(fd, target)
+        os.set_inheritable(CONTROL_FD, True)
+        os.closerange(CONTROL_FD + 1, 4096)
+        process.start_afresh()
+        process.volunteer()
+        os.umask(0o022)
+        os.chdir(work)
+        os.execve(argv[0], argv, {})
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.write(2, f"stratal: {type(error).__name__}: {error}\n".encode())
+    os._exit(125)
