@@ -84,7 +84,7 @@ def labels(kept: pd.DataFrame, source: pd.DataFrame, key: str, column: str) -> J
 def beats_itself_shuffled(
     measure: Callable[[Any, Any], float], truth: Any, answers: Any, *, better: str, rounds: int = 39
 ) -> Json:
-    """The baseline knows something: it does better than its own answers dealt out at random, every time.
+    """The baseline knows something: it does better than its own answers dealt out at random, at a level of 5 %.
 
     A baseline that is broken (answers in the wrong order, constant, not numbers) makes any candidate look good.
     """
@@ -97,7 +97,7 @@ def beats_itself_shuffled(
     wins = sum(real > other if better == "higher" else real < other for other in dealt)
     best = max(dealt) if better == "higher" else min(dealt)
     said = f"the baseline has {real:.4f}; its answers dealt out at random at best {best:.4f} ({wins} of {rounds} beaten)"
-    return {"name": "baseline", "passed": wins == rounds, "said": said}
+    return {"name": "baseline", "passed": (rounds - wins + 1) / (rounds + 1) <= 0.05, "said": said}
 
 
 def checksum(got: str, expected: str) -> Json:

@@ -64,7 +64,7 @@ from stratal.engines.ray.pool import prepare
 from stratal.engines.retrieval import REQUIREMENTS as INDEX_REQUIREMENTS
 from stratal.engines.retrieval import program as index_program
 from stratal.engines.runtimes.adapter import Runtimes
-from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx
+from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx_script
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.accounts import Accounts
 from stratal.gateway.console.door import ConsoleDoor
@@ -288,7 +288,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(artifact_collector.close)
     models = Models(database, artifacts, lineage, clock, is_held=holds_model)
     registered = RegisteredModels(database, models, clock)
-    conversions = Conversions(models, registered, compute.jobs, to_onnx(), TO_ONNX_REQUIREMENTS)
+    conversions = Conversions(models, registered, compute.jobs, to_onnx_script(), TO_ONNX_REQUIREMENTS)
     models.follow(conversions.registered)
     commits = Commits(database, models, lineage, clock)
     logged = LoggedModels(database, experiments, clock)

@@ -55,6 +55,11 @@ class Console:
             Route("/logout", session.leave, methods=["POST"]),
             *(Route(path, self._endpoint(page), methods=["GET"]) for path, page in PAGES.items()),
         ]
+        # Last, so that they get what none of the others takes: a page's address, asked in another way.
+        routes += [
+            Route(path, self._other_method, methods=["GET", "POST"])
+            for path in dict.fromkeys(route.path for route in routes)
+        ]
         router = Router(routes, redirect_slashes=False, default=self._unknown)
         self._app: ASGIApp = GZipMiddleware(router, minimum_size=1024, compresslevel=5)
 
@@ -117,6 +122,11 @@ class Console:
             request_id=request_id,
             code=refused.code,
         )
+
+    async def _other_method(self, request: Request) -> Response:
+        message = f"{request.method} is nothing that {request.url.path[:200]!r} answers to."
+        hint = "Pages are looked at with GET, and forms sent from them."
+        return self._refused(request, Refused(405, "method_not_allowed", message, hint))
 
     async def _unknown(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -82,7 +82,7 @@ class Shell:
             cwd=self.folder,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=1800,
         )
 
     def json(self, *words: str, code: int = 0) -> dict[str, Any]:

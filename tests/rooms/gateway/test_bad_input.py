@@ -467,6 +467,21 @@ def _fuzz(target: Target, data: st.DataObject) -> None:
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck), "database": None, "print_blob": True}
 
 
+FOUND_BEFORE = [
+    Asked("hub", "POST", ["hub", "api", "models", "alpha", "m", "paths-info", "main"], [], body=b"{"),
+    Asked("native", "GET", ["api", "v1", "device", "token"], []),
+    Asked("console", "POST", [""], []),
+]
+
+
+@pytest.mark.parametrize(
+    "asked", FOUND_BEFORE, ids=lambda asked: f"{asked.method} /{'/'.join(asked.segments)}"
+)
+def test_what_was_answered_as_a_defect_once_is_refused(target: Target, asked: Asked) -> None:
+    asked.headers["content-type"] = "application/json"
+    target.check(asked)
+
+
 @pytest.mark.soak
 @settings(max_examples=1500, **QUIET)
 @given(st.data())

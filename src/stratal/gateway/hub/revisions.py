@@ -66,7 +66,10 @@ class Revisions:
         point = await self._at(who, repository, revision)
         body = await read_body(request.scope, request.receive, 4 << 20)
         if request.headers.get("content-type", "").startswith("application/json"):
-            asked: Any = orjson.loads(body)
+            try:
+                asked: Any = orjson.loads(body)
+            except orjson.JSONDecodeError as error:
+                raise Invalid(f"The body is no JSON: {error}.", reason="bad_request") from None
             paths = asked.get("paths") if isinstance(asked, dict) else None
         else:
             paths = parse_qs(body.decode(errors="replace")).get("paths", [])

@@ -27,7 +27,11 @@ PREFIX = "/api/v1"
 MAX_MESSAGE = 32 << 20
 """The longest body that is read whole, in bytes; some routes have a lower limit of their own."""
 SESSION_COOKIE = "stratal_session"
-_FOR_ANYBODY = {b"/api/v1/openapi.json", b"/api/v1/device", b"/api/v1/device/token"}
+_FOR_ANYBODY = {
+    ("GET", b"/api/v1/openapi.json"),
+    ("POST", b"/api/v1/device"),
+    ("POST", b"/api/v1/device/token"),
+}
 _PROJECT = re.compile(rb"/api/v1/projects/([^/]+)")
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 
@@ -56,7 +60,7 @@ class NativeDoor:
 
     async def authenticate(self, request: Request) -> Principal | None:
         """A key in the Authorization header, or the console's cookie from the console's own pages."""
-        if request.scope["raw_path"] in _FOR_ANYBODY:
+        if (request.method, request.scope["raw_path"]) in _FOR_ANYBODY:
             return None
         cookie = request.cookies.get(SESSION_COOKIE)
         if cookie is None or "authorization" in request.headers:
