@@ -292,6 +292,11 @@ def answers(word: str) -> dict[str, Any]:
         "branches": [{"name": word, "commit": "a" * 40}],
         "tags": [{"name": word, "commit": "a" * 40}],
     }
+    merge = {
+        "number": 1, "name": f"{word}!1", "repository": word, "title": word, "text": word, "source": word,
+        "target": word, "state": "open", "created_at": at, "created_by": word, "ended_at": None, "ended_by": None,
+        "merge_commit": None,
+    }  # fmt: skip
     commit = {
         "id": "a" * 40,
         "parents": ["b" * 40],
@@ -639,6 +644,26 @@ def answers(word: str) -> dict[str, Any]:
             "unread": 3,
         },
         "/api/v1/account/mail": {"address": "ada@example.org", "wanted": True, "offered": True},
+        f"{BASE}/repositories/r/merges": {"merges": [merge]},
+        f"{BASE}/repositories/r/merges/1": {
+            **merge,
+            "source_commit": "a" * 40,
+            "target_commit": "b" * 40,
+            "ahead": 2,
+            "fast_forward": False,
+            "related": True,
+            "conflicts": [word],
+            "checks": [
+                {"name": word, "state": "failed", "job": job, "words": word, "created_at": at}
+                for job in (7, None)
+            ],
+        },
+        f"{BASE}/repositories/r/merges/1/diff": {
+            "commits": [{"id": "a" * 40, "author": word, "at": at, "subject": word}],
+            "changes": [{"path": word, "added": 1, "removed": None}],
+            "diff": f"diff --git a/{word}\n@@ -1 +1 @@\n+{word}\n",
+            "diff_cut": True,
+        },
         f"{BASE}/functions": {"functions": [function]},
         f"{BASE}/functions/f": function,
         f"{BASE}/functions/f/revisions": {"revisions": [revision]},
@@ -856,6 +881,8 @@ def every_page(word: str) -> list[str]:
         "/repositories/r/commits?path=x",
         f"/repositories/r/commits/{'a' * 40}",
         "/repositories/r/search?q=x",
+        "/repositories/r/merges",
+        "/repositories/r/merges/1",
         "/functions",
         "/functions/f",
         "/functions/f/invocations/inv_1",

@@ -3,7 +3,7 @@
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.functions.service import Functions
 from stratal.ai.models.registered import RegisteredModels
-from stratal.collab.repositories.service import Repositories
+from stratal.collab.repositories.room import Shelf
 from stratal.collab.runs import Runs
 from stratal.collab.talk.model import Subjects
 from stratal.compute.jobs import Jobs
@@ -20,7 +20,7 @@ def subjects(
     endpoints: Endpoints,
     jobs: Jobs,
     functions: Functions,
-    repositories: Repositories,
+    shelf: Shelf,
 ) -> Subjects:
     async def table(who: Principal, project_id: str, name: str) -> object:
         return await lake.catalog.find(who, Place(project_id, who.project), parse_table_name(name))
@@ -37,5 +37,6 @@ def subjects(
         "endpoint": endpoints.get,
         "job": job,
         "function": functions.get,
-        "repository": repositories.get,
+        "repository": shelf.repositories.get,
+        "merge_request": shelf.merges.named,
     }

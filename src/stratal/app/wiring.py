@@ -91,6 +91,7 @@ from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import functions as native_functions
 from stratal.gateway.native import jobs as native_jobs
+from stratal.gateway.native import merges as native_merges
 from stratal.gateway.native import models as native_models
 from stratal.gateway.native import nodes as native_nodes
 from stratal.gateway.native import objects as native_objects
@@ -259,10 +260,17 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(pipelines.close)
 
     shelf = furnish_repositories(
-        database, compute.snapshots, lineage, clock, root=home.repositories, path=search_path()
+        database,
+        compute.snapshots,
+        lineage,
+        events,
+        compute.jobs.submit,
+        clock,
+        root=home.repositories,
+        path=search_path(),
     )
-    starts.append(shelf.traffic.start)
-    closes.append(shelf.traffic.close)
+    starts.append(shelf.start)
+    closes.append(shelf.close)
     meter.weigh(shelf.repositories.weighed)
     studio = furnish_workspaces(
         database,
@@ -354,9 +362,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         database,
         master,
         events,
-        subjects(
-            runs, registered, lake, serving.endpoints, compute.jobs, functions.functions, shelf.repositories
-        ),
+        subjects(runs, registered, lake, serving.endpoints, compute.jobs, functions.functions, shelf),
         clock,
         url=settings.url,
         smtp=smtp(),
@@ -424,6 +430,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
             native_workspaces.router(studio, projects, lambda label: user_hosts.url(label, settings.url)),
+            native_merges.router(shelf, projects),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),

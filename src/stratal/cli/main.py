@@ -52,6 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("stratal.cli.audit", "Show who changed what and who was refused what; verify the record."),
     "run": ("stratal.cli.run", "Run a command as a job, with this folder's code."),
     "repo": ("stratal.cli.repo", "Git repositories: create, list, show, protect, remove."),
+    "merge": ("stratal.cli.merge", "Merge requests: ask that a branch go into another, merge it."),
     "jobs": ("stratal.cli.jobs", "List the project's jobs."),
     "job": ("stratal.cli.jobs", "Look at one job or array, read its log, stop it."),
     "sweep": ("stratal.cli.sweeps", "Search the parameters with which a script does best."),

@@ -112,6 +112,23 @@ NATIVE: dict[tuple[str, str], Route] = {
     ),
     ("GET", f"{P}/repositories/{{name}}/blame"): Route("viewer", f"{P}/repositories/repo/blame?path=a", 404),
     ("GET", f"{P}/repositories/{{name}}/search"): Route("viewer", f"{P}/repositories/repo/search?q=a", 404),
+    ("GET", f"{P}/repositories/{{name}}/checks"): Route("viewer", f"{P}/repositories/repo/checks", 404),
+    ("GET", f"{P}/repositories/{{name}}/merges"): Route("viewer", f"{P}/repositories/repo/merges"),
+    ("POST", f"{P}/repositories/{{name}}/merges"): Route(
+        "editor", f"{P}/repositories/repo/merges", 404, json={"source": "topic", "title": "t"}
+    ),
+    ("GET", f"{P}/repositories/{{name}}/merges/{{number}}"): Route(
+        "viewer", f"{P}/repositories/repo/merges/1", 404
+    ),
+    ("GET", f"{P}/repositories/{{name}}/merges/{{number}}/diff"): Route(
+        "viewer", f"{P}/repositories/repo/merges/1/diff", 404
+    ),
+    ("POST", f"{P}/repositories/{{name}}/merges/{{number}}/accept"): Route(
+        "editor", f"{P}/repositories/repo/merges/1/accept", 404, json={}
+    ),
+    ("POST", f"{P}/repositories/{{name}}/merges/{{number}}/close"): Route(
+        "editor", f"{P}/repositories/repo/merges/1/close", 404
+    ),
     ("POST", f"{P}/repositories/{{name}}/snapshots"): Route(
         "editor", f"{P}/repositories/repo/snapshots", 404, json={}
     ),

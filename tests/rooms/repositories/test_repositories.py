@@ -2,27 +2,40 @@
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from sqlalchemy import insert, update
 
 from stratal.app.tables import metadata
+from stratal.collab.repositories.checks import FILE, parse
 from stratal.collab.repositories.model import check_path, check_patterns, check_revision
 from stratal.collab.repositories.room import Shelf, furnish_repositories
+from stratal.compute.model import Job, JobSpec
 from stratal.compute.snapshots import Snapshots
+from stratal.compute.tables import jobs
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound
-from stratal.kernel.events import Event, Events
+from stratal.kernel.events import Event, Events, emit
+from stratal.kernel.names import check_name
 from stratal.ledger.lineage import Lineage
 from stratal.stores.local import LocalBlobs
 
 OWNER = Principal(Kind.PERSON, "usr_1", "ada", "prj_a", "a", Role.OWNER)
 EDITOR = Principal(Kind.SERVICE, "ci", "ci", "prj_a", "a", Role.EDITOR)
+VIEWER = Principal(Kind.PERSON, "usr_3", "cleo", "prj_a", "a", Role.VIEWER)
 OTHER = Principal(Kind.PERSON, "usr_2", "bob", "prj_b", "b", Role.OWNER)
 ZEROS = "0" * 40
+JOB = {
+    "state": "queued", "argv": "[]", "env": "{}", "cpus": 1, "memory_bytes": 1, "network": "platform",
+    "requirements": "", "upgrade_environment": 0, "cwd": "", "source": "{}", "created_by": "x", "creator_id": "x",
+    "creator_name": "x", "creator_role": "editor", "queued_at": 1, "attempt": 0, "fence": 0, "reason": "", "usage": "{}",
+}  # fmt: skip
 
 
 class Room:
@@ -37,10 +50,27 @@ class Room:
         snapshots = Snapshots(self.database, self.blobs, lambda: 1)
         self.root = home / "repositories"
         self.shelf: Shelf = furnish_repositories(
-            self.database, snapshots, lineage, lambda: 1, root=self.root, path="/usr/local/bin:/usr/bin:/bin"
+            self.database,
+            snapshots,
+            lineage,
+            Events(self.database),
+            self.submit,
+            lambda: 1,
+            root=self.root,
+            path="/usr/local/bin:/usr/bin:/bin",
         )
+        self.submitted: list[tuple[Principal, JobSpec]] = []
         self.runner = asyncio.Runner()
         self.runner.run(self.shelf.traffic.start())
+
+    async def submit(self, who: Principal, project_id: str, spec: JobSpec) -> Job:
+        """Takes the checks' jobs; that they run is the business of a journey."""
+        self.submitted.append((who, spec))
+        values = {**JOB, "name": spec.name, "project_id": project_id}
+        number = self.database.write_now(
+            lambda c: c.execute(insert(jobs).values(values).returning(jobs.c.id)).scalar_one()
+        )
+        return cast("Job", SimpleNamespace(id=number))
 
     def commit(self, repository_id: str, branch: str) -> str:
         """An empty commit on a branch, made behind the platform's back."""
@@ -56,6 +86,38 @@ class Room:
         made = subprocess.check_output([*git, "commit-tree", "-m", "x", tree], text=True).strip()
         subprocess.run([*git, "update-ref", f"refs/heads/{branch}", made], check=True)
         return made
+
+    def write(self, repository_id: str, branch: str, files: dict[str, str], *parents: str) -> str:
+        """A commit of these files on a branch, and the push told."""
+        where = self.root / f"{repository_id}.git"
+        text = [f"commit refs/heads/{branch}", "committer A <a@x> 1 +0000", "data 1", "x"]
+        text += [f"{'merge' if n else 'from'} {one}" for n, one in enumerate(parents)] + ["deleteall"]
+        for path, body in files.items():
+            text += [f"M 100644 inline {path}", f"data {len(body)}", body]
+        git = ["git", f"--git-dir={where}"]
+        subprocess.run(
+            [*git, "fast-import", "--quiet", "--force"], input="\n".join(text) + "\n", text=True, check=True
+        )
+        return subprocess.check_output([*git, "rev-parse", f"refs/heads/{branch}"], text=True).strip()
+
+    def push(self, repository_id: str, actor: str, branch: str, new: str) -> None:
+        """Say that somebody pushed, as a push's end does."""
+        told = {"name": "study", "ref": f"refs/heads/{branch}", "old": ZEROS, "new": new}
+        self.database.write_now(
+            lambda c: emit(c, "repository.pushed", repository_id, actor=actor, project_id="prj_a", **told)
+        )
+
+    def until(self, done: Callable[[], bool]) -> None:
+        """Let pushes be checked until something is so."""
+
+        async def run() -> None:
+            await self.shelf.checks.start()
+            async with asyncio.timeout(60):
+                while not done():
+                    await asyncio.sleep(0.002)
+            await self.shelf.checks.close()
+
+        self.runner.run(run())
 
     def events(self, kind: str) -> list[Event]:
         found = self.runner.run(Events(self.database).after(0))
@@ -144,3 +206,133 @@ def test_what_can_be_protected() -> None:
     for pattern in ("a b", "$(x)", "", "-x", "a;b", "a\nb"):
         with pytest.raises(Invalid):
             check_patterns([pattern])
+
+
+def test_branches_are_merged_by_moving_on_or_by_a_commit_and_conflicts_are_named(room: Room) -> None:
+    run, merges = room.runner.run, room.shelf.merges
+    made = run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    base = room.write(made.id, "main", {"a": "1\n", "b": "1\n"})
+    ahead = room.write(made.id, "ahead", {"a": "2\n", "b": "1\n"}, base)
+
+    def ask(source: str, target: str = "main") -> int:
+        return run(
+            merges.create(EDITOR, "prj_a", "study", source=source, target=target, title="T", text="")
+        ).number
+
+    assert ask("ahead") == 1
+    with pytest.raises(Conflict, match="1 asks the same"):
+        ask("ahead")
+    with pytest.raises(NotFound):
+        ask("none")
+    with pytest.raises(Conflict, match="everything"):
+        ask("main", "ahead")
+    with pytest.raises(Denied):
+        run(merges.create(VIEWER, "prj_a", "study", source="ahead", target="", title="T", text=""))
+    with pytest.raises(NotFound):
+        run(merges.get(OTHER, "prj_a", "study", 1))
+    commits, changes, diff, cut = run(merges.changes(VIEWER, "prj_a", "study", 1))
+    assert ([one.id for one in commits], [one.path for one in changes], cut) == ([ahead], ["a"], False)
+    assert "+2" in diff
+    with pytest.raises(Denied):
+        run(merges.merge(VIEWER, "prj_a", "study", 1))
+    done = run(merges.merge(EDITOR, "prj_a", "study", 1))
+    assert (done.state, done.merge_commit, done.ended_by) == ("merged", ahead, "service:ci")
+    with pytest.raises(Conflict, match="merged already"):
+        run(merges.merge(EDITOR, "prj_a", "study", 1))
+
+    side = room.write(made.id, "side", {"a": "1\n", "b": "2\n"}, base)
+    assert ask("side") == 2
+    with pytest.raises(Conflict, match="lacks"):
+        run(merges.merge(EDITOR, "prj_a", "study", 2, method="fast_forward"))
+    joined = run(merges.merge(OWNER, "prj_a", "study", 2)).merge_commit
+    assert joined is not None
+    (told,) = run(
+        room.shelf.reading.log(run(room.shelf.repositories.get(EDITOR, "prj_a", "study")), joined, limit=1)
+    )
+    assert (told.parents, told.author) == ([ahead, side], "ada")
+    assert [e.data["new"] for e in room.events("repository.pushed")] == [ahead, joined]
+
+    room.write(made.id, "clash", {"a": "3\n", "b": "1\n"}, base)
+    assert ask("clash") == 3
+    assert run(merges.get(VIEWER, "prj_a", "study", 3))[1].joined.conflicts == ["a"]  # type: ignore[union-attr]
+    with pytest.raises(Conflict, match="conflict in a") as refused:
+        run(merges.merge(EDITOR, "prj_a", "study", 3))
+    assert refused.value.details["conflicts"] == ["a"]
+    assert run(merges.close(EDITOR, "prj_a", "study", 3)).state == "closed"
+    room.write(made.id, "alone", {"z": "1\n"})
+    assert ask("alone") == 4
+    with pytest.raises(Conflict, match="in common"):
+        run(merges.merge(EDITOR, "prj_a", "study", 4))
+    assert [one.number for one in run(merges.list(VIEWER, "prj_a", "study"))] == [4, 3, 2, 1]
+    assert run(merges.named(VIEWER, "prj_a", "study!2")).number == 2
+    for wrong in ("study!9", "study!x", "study", "none!1"):
+        with pytest.raises(NotFound):
+            run(merges.named(VIEWER, "prj_a", wrong))
+    run(room.shelf.repositories.remove(OWNER, "prj_a", "study"))
+    assert room.database.read_now(lambda c: c.exec_driver_sql("select * from merge_requests").all()) == []
+
+
+def test_a_push_is_checked_once_as_its_pusher_and_a_merge_waits_for_that(room: Room) -> None:
+    run, made = room.runner.run, room.runner.run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    base = room.write(made.id, "main", {"a": "1\n"})
+    room.until(
+        lambda: bool(room.database.read_now(lambda c: c.exec_driver_sql("select 1 from check_cursors").all()))
+    )
+    asked = '[[check]]\nname = "tests"\ncommand = ["sh", "run.sh"]\nmemory_mib = 64\n'
+    asked += '[[check]]\nname = "main only"\ncommand = ["true"]\nbranches = ["main"]\n'
+    topic = room.write(made.id, "topic", {"a": "1\n", FILE: asked, "run.sh": "true\n"}, base)
+    room.push(made.id, "job:7", "topic", topic)  # a workload's: not checked
+    room.push(made.id, "person:nobody", "main", topic)
+    room.push(made.id, "service:ci", "topic", topic)
+    room.push(made.id, "service:ci", "other", topic)  # the same commit again
+    checks = lambda: {one.name: one for one in run(room.shelf.checks.of_commit(made.id, topic))}  # noqa: E731
+    count = "select count(*) from commit_checks where job_id is not null or error <> ''"
+    room.until(lambda: room.database.read_now(lambda c: c.exec_driver_sql(count).scalar()) == 2)
+    assert {name: one.state for name, one in checks().items()} == {"tests": "failed", "main only": "failed"}
+    assert "no editor" in checks()["tests"].words  # the first push of the commit was nobody's
+    good = room.write(made.id, "good", {"a": "2\n", FILE: asked, "run.sh": "true\n"}, base)
+    room.push(made.id, "service:ci", "good", good)
+    room.until(lambda: len(room.submitted) == 1)
+    who, spec = room.submitted[0]
+    assert (who.actor, who.role, who.project) == ("service:ci", Role.EDITOR, "a")
+    assert check_name("job", str(spec.name)).startswith("tests-chk_")
+    assert (spec.argv, spec.memory_bytes, spec.source.commit) == (["sh", "run.sh"], 64 << 20, good)
+    assert (spec.env["STRATAL_CI_BRANCH"], spec.snapshot_id is not None) == ("good", True)
+
+    merges = room.shelf.merges
+    number = run(
+        merges.create(EDITOR, "prj_a", "study", source="good", target="main", title="T", text="")
+    ).number
+    room.until(lambda: len(queued_checks(room)) == 1)
+    with pytest.raises(Conflict, match=r"tests \(queued\)"):
+        run(merges.merge(EDITOR, "prj_a", "study", number))
+    room.database.write_now(lambda c: c.execute(update(jobs).values(state="failed")))
+    with pytest.raises(Conflict, match=r"tests \(failed\)"):
+        run(merges.merge(EDITOR, "prj_a", "study", number))
+    room.database.write_now(lambda c: c.execute(update(jobs).values(state="succeeded")))
+    assert run(merges.merge(EDITOR, "prj_a", "study", number)).merge_commit == good
+
+
+def queued_checks(room: Room) -> list[str]:
+    query = "select id from commit_checks where job_id is not null"
+    return [row[0] for row in room.database.read_now(lambda c: c.exec_driver_sql(query).all())]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("check = 1", "tables"),
+        ("[[check]]\nname = 'a'", "command"),
+        ("[[check]]\ncommand = ['a']", "name"),
+        ("[[check]]\nname = 'a'\ncommand = 'rm'", "command"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\ncpus = -1", "cpus"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\nrequirements = 'x'", "requirements"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\nsecret = 'x'", "nothing else"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\n" * 2, "alike"),
+        ("x = [", "no TOML"),
+        ("[other]", "nothing but"),
+    ],
+)
+def test_a_file_of_checks_that_is_wrong_is_told_what_is(text: str, words: str) -> None:
+    with pytest.raises(Invalid, match=words):
+        parse(text.encode())

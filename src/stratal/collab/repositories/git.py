@@ -9,6 +9,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from stratal.kernel.errors import Unavailable
@@ -129,6 +130,28 @@ async def run(
     if code != 0 and not cut:
         raise Failed(code, said)
     return data, cut
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What a process printed to both, cut, and its exit code."""
+
+    code: int
+    out: bytes
+    err: str
+
+
+async def ended(process: asyncio.subprocess.Process, *, seconds: float, most: int = 1 << 20) -> Ended:
+    """Let it come to its end; for commands whose exit code is an answer. Raises `Unavailable` after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            out, _, err = await _read(process, most)
+            return Ended(await process.wait(), out, err)
+    except TimeoutError as error:
+        raise Unavailable(f"git took longer than {seconds:.0f} s over this.", reason="git_timeout") from error
+    finally:
+        end(process)
+        await process.wait()
 
 
 async def _read(process: asyncio.subprocess.Process, most: int) -> tuple[bytes, bool, str]:

@@ -72,6 +72,17 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """What checked a commit, and how: its job's state, or ``failed`` with words where none could be queued."""
+
+    name: str
+    state: str
+    job: int | None
+    words: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class BlameLine:
     """A line and the commit that wrote it."""
 

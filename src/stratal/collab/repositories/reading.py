@@ -98,17 +98,13 @@ class Reading:
         below = [check_path(path)] if path else []
         told, _ = await self._store.ask(
             repository.id,
-            "log",
-            f"--max-count={limit}",
-            f"--skip={skip}",
-            f"--format={_FORMAT}",
-            "--no-show-signature",
+            *log_arguments(limit, skip),
             commit,
             "--",
             *below,
             most=4 << 20,
         )
-        return _commits(told)
+        return commits_of(told)
 
     async def commit(self, repository: Repository, commit: str) -> tuple[Commit, list[Change], str, bool]:
         """A commit, the paths it touched, its diff against its first parent, and whether that was cut."""
@@ -129,7 +125,7 @@ class Reading:
         patch, cut = await self._store.ask(
             repository.id, "diff-tree", *fixed, "-p", "--no-color", commit, most=MOST_DIFF
         )
-        return found, _changes(counted), patch.decode("utf-8", "replace"), cut
+        return found, changes_of(counted), patch.decode("utf-8", "replace"), cut
 
     async def blame(self, repository: Repository, commit: str, path: str) -> list[BlameLine]:
         """Who wrote each line of a text file. Raises `NotFound`, `Invalid` for one that is too long."""
@@ -186,7 +182,12 @@ class Reading:
         return True
 
 
-def _commits(told: bytes) -> list[Commit]:
+def log_arguments(limit: int, skip: int = 0) -> tuple[str, ...]:
+    """``git log`` in the shape that `commits_of` reads."""
+    return ("log", f"--max-count={limit}", f"--skip={skip}", f"--format={_FORMAT}", "--no-show-signature")
+
+
+def commits_of(told: bytes) -> list[Commit]:
     commits = []
     for record in told.decode("utf-8", "replace").split("\x1e")[1:]:
         parts = record.split("\0")
@@ -208,7 +209,7 @@ def _commits(told: bytes) -> list[Commit]:
     return commits
 
 
-def _changes(told: bytes) -> list[Change]:
+def changes_of(told: bytes) -> list[Change]:
     """``added TAB removed TAB path NUL``, or for a rename ``… TAB NUL old NUL new NUL``."""
     changes = []
     fields = iter(told.decode("utf-8", "replace").split("\0"))

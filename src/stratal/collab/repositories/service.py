@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from stratal.collab.repositories import git
 from stratal.collab.repositories.model import DEFAULT_QUOTA, Refs, Repository, check_patterns
-from stratal.collab.repositories.tables import repositories, repository_quotas
+from stratal.collab.repositories.tables import checks, merge_requests, repositories, repository_quotas
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
@@ -201,6 +201,8 @@ class Repositories:
         require(who, "repositories.manage", project_id)
 
         def work(c: Connection) -> None:
+            for table in (merge_requests, checks):
+                c.execute(delete(table).where(table.c.repository_id == found.id))
             c.execute(delete(repositories).where(repositories.c.id == found.id))
             emit(c, "repository.removed", found.id, actor=who.actor, project_id=project_id, name=name)
 
@@ -262,6 +264,8 @@ class Repositories:
                 .returning(repositories.c.id)
             ).scalars()
             ids = list(gone)
+            for table in (merge_requests, checks):
+                c.execute(delete(table).where(table.c.project_id == project_id))
             c.execute(delete(repository_quotas).where(repository_quotas.c.project_id == project_id))
             return ids
 

@@ -44,6 +44,7 @@ async def members(view: View) -> Response:
         ),
         listing=arrange(told["members"], MEMBERS, view.query),
         invited=[] if isinstance(invited, Refused) else invited["invitations"],
+        manages=not isinstance(invited, Refused),
     )
 
 

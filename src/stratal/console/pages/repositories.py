@@ -114,7 +114,7 @@ async def commit(view: View) -> Response:
         ),
         repository=name,
         commit=found,
-        diff=_lines(found["diff"]),
+        diff=diff_lines(found["diff"]),
     )
 
 
@@ -186,7 +186,7 @@ class DiffLine:
     text: str
 
 
-def _lines(diff: str) -> Sequence[DiffLine]:
+def diff_lines(diff: str) -> Sequence[DiffLine]:
     """The diff's lines, each with its kind: heads of files only before their first hunk."""
     lines, inside = [], False
     for text in diff.splitlines():
