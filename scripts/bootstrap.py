@@ -2,8 +2,8 @@
 
 Usage: python3 scripts/bootstrap.py demo|test|gpu
 
-``demo`` installs the platform and what the demo uses; ``test`` also the tools and every real client; ``gpu``
-the platform and what asks NVIDIA's driver.
+``demo`` installs the platform, what the demo uses and the light extras; ``test`` also the tools and every
+real client; ``gpu`` the platform and what asks NVIDIA's driver.
 Exact versions come from constraints.txt; packages come from the sources this machine's pip is
 configured with (uv, which installs them, does not read pip's settings by itself).
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 WANTED = {
-    "demo": ["-e", ".[demo]"],
+    "demo": ["-e", ".[agents,demo,sweeps]"],
     "test": ["-e", ".[demo,postgres]", "--group", "test"],
     "gpu": ["-e", ".[gpu]"],
 }
