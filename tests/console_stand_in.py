@@ -1,6 +1,7 @@
 """The console on a stand-in for the native API: what its fast tests share."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote, unquote
@@ -258,6 +259,8 @@ def answers(word: str) -> dict[str, Any]:
         "created_at": at,
         "created_by": word,
     }
+    slice_ = {"answered": 3, "failed": 1, "p50_ms": 1.5, "p95_ms": 2.5}
+    recent = {**slice_, "p99_ms": 3.5}
     endpoint = {
         "name": word,
         "state": "failed",
@@ -275,6 +278,23 @@ def answers(word: str) -> dict[str, Any]:
         },
         "idle_seconds": 600,
         "requests": 1,
+        "awake": 1,
+        "max": 2,
+        "in_flight": 3,
+        "recent": recent,
+        "traffic": [
+            {
+                "revision": 1,
+                "version": "1",
+                "model": word,
+                "percent": 100,
+                "condition": "awake",
+                "failure": word,
+                "waiting": 1,
+                "replicas": [{"id": word, "in_flight": 1}],
+                "recent": {**recent, "slice_seconds": 10, "slices": [{**slice_, "at": time.time() - 30}]},
+            }
+        ],
     }
     repository = {
         "name": word,
@@ -560,6 +580,7 @@ def answers(word: str) -> dict[str, Any]:
                 for c in (True, False)
             ]
         },
+        **_spending(word, at),
         f"{BASE}/audit": {
             "entries": [
                 {
@@ -829,6 +850,48 @@ def _ready(word: str, at: str) -> dict[str, Any]:
     }
 
 
+def _spending(word: str, at: str) -> dict[str, Any]:
+    """What was spent, and a budget of which most is."""
+    line = {
+        "name": word,
+        "cost": "3.999",
+        "label": word,
+        "project": word,
+        "cpu_seconds": 12.5,
+        "bytes_sent": 9,
+    }
+    costs = [line, {**line, "name": "job:7", "cost": "0.000044"}]
+    report = {
+        "currency": word,
+        "by": "job",
+        "since": "2026-11-01T00:00:00.000Z",
+        "until": None,
+        "total": "3.999044",
+        "costs": costs,
+        "so_far": {"total": "0.10", "costs": costs[:1]},
+    }
+    budget = {
+        "project": word,
+        "month": "2026-11",
+        "amount": "4.00",
+        "spent": "3.999044",
+        "left": "0.000956",
+        "currency": word,
+        "stop": True,
+        "state": "warned",
+        "set_at": at,
+        "set_by": word,
+    }
+    return {
+        f"{BASE}/cost": report,
+        "/api/v1/cost": {**report, "so_far": None},
+        f"{BASE}/budget": budget,
+        "/api/v1/budgets": {
+            "budgets": [budget, {**budget, "project": "b", "state": "used up", "stop": False}]
+        },
+    }
+
+
 def every_page(word: str) -> list[str]:
     """The address of every page of the project of `answers`, the side panel's pieces included."""
     below = [
@@ -868,6 +931,8 @@ def every_page(word: str) -> list[str]:
         "/indexes",
         "/indexes/i",
         "/audit",
+        "/cost",
+        "/cost?by=project",
         "/members",
         "/activity",
         "/inbox",

@@ -62,6 +62,8 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/solutions",
         f"{base}/solutions/disease-diagnosis",
         f"{base}/audit",
+        f"{base}/cost",
+        f"{base}/cost?by=project",
         f"{base}/members",
         f"{base}/keys",
         f"{base}/sessions",

@@ -31,6 +31,8 @@ SETTINGS: dict[str, str] = {
     "STRATAL_WEBHOOK_NETWORKS": "Networks that webhooks may tell though not public, e.g. 10.0.0.0/8 (default none).",
     "STRATAL_ZYGOTE_MEMORY": "Memory that interpreters kept warm may hold in all, e.g. 1GiB (default 512MiB; 0: keep none).",
     "STRATAL_ZYGOTE_IDLE": "Seconds after which an unused one of them goes (default 300).",
+    "STRATAL_CONVERT": "Which scikit-learn models are converted to ONNX unasked: asked (none), served or always "
+    "(default asked).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -177,6 +179,7 @@ class Settings:
     hostnames: tuple[str, ...] = ()
     currency: str = "USD"
     user_domain: str = DEFAULT_USER_DOMAIN
+    convert: str = "asked"
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
     engine: str = "local"
     ray_interface: str = "127.0.0.1"
@@ -243,6 +246,14 @@ def currency(environ: Mapping[str, str] = os.environ) -> str:
         raise Invalid(
             f"STRATAL_CURRENCY={word[:40]!r} is no word for a currency.", hint="Write it as in: EUR"
         )
+    return word
+
+
+def convert(environ: Mapping[str, str] = os.environ) -> str:
+    """STRATAL_CONVERT, else asked. Raises `Invalid` for any other word than asked, served and always."""
+    word = environ.get("STRATAL_CONVERT") or "asked"
+    if word not in {"asked", "served", "always"}:
+        raise Invalid(f"STRATAL_CONVERT={word[:40]!r} is not asked, served or always.")
     return word
 
 

@@ -14,7 +14,7 @@ from stratal.ai.finding import Finding
 from stratal.ai.functions.records import held_environments as held_by_functions
 from stratal.ai.functions.room import furnish as furnish_functions
 from stratal.ai.models.commits import Commits
-from stratal.ai.models.conversion import Conversions
+from stratal.ai.models.conversion import Conversions, Unasked
 from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -65,6 +65,7 @@ from stratal.engines.retrieval import REQUIREMENTS as INDEX_REQUIREMENTS
 from stratal.engines.retrieval import program as index_program
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx_script
+from stratal.gateway.budgets import refuse_beyond_budget
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.accounts import Accounts
 from stratal.gateway.console.door import ConsoleDoor
@@ -85,6 +86,7 @@ from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import audit as native_audit
+from stratal.gateway.native import budgets as native_budgets
 from stratal.gateway.native import catalog as native_catalog
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
@@ -130,6 +132,7 @@ from stratal.kernel.database import Database, is_ready
 from stratal.kernel.errors import Invalid
 from stratal.kernel.events import Events
 from stratal.ledger.audit import Audit
+from stratal.ledger.budgets import Budgets
 from stratal.ledger.cost import Costs
 from stratal.ledger.lineage import Lineage
 from stratal.ledger.meter import Meter
@@ -183,6 +186,8 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(audit.start)
     closes.append(audit.close)
     costs = Costs(database, meter, clock)
+    budgets = Budgets(database, clock, settings.currency)
+    meter.watch(budgets.watched, budgets.look)
     bearer = Authenticator(keys)
 
     # bytes: one store per owner, so that each may sweep its own for leftovers
@@ -232,10 +237,13 @@ def wire(settings: Settings, database: Database) -> Platform:
         client_env=lambda credential, project: client_env(settings.url, credential, project),
         jobs_on=pool,
     )
+    starts.append(budgets.look)
     starts.append(compute.start)
     closes.append(compute.close)
     for source in compute.running:
         meter.follow(source)
+    budgets.heed(compute.jobs.heed)
+    budgets.heed(compute.services.heed)
     objects = Objects(database, object_blobs, lineage, clock)
     uploads = Uploads(database, object_blobs, objects, clock)
     starts.append(objects.start)
@@ -296,7 +304,9 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(artifact_collector.close)
     models = Models(database, artifacts, lineage, clock, is_held=holds_model)
     registered = RegisteredModels(database, models, clock)
-    conversions = Conversions(models, registered, compute.jobs, to_onnx_script(), TO_ONNX_REQUIREMENTS)
+    conversions = Conversions(
+        models, registered, compute.jobs, to_onnx_script(), TO_ONNX_REQUIREMENTS, Unasked(settings.convert)
+    )
     models.follow(conversions.registered)
     commits = Commits(database, models, lineage, clock)
     logged = LoggedModels(database, experiments, clock)
@@ -309,6 +319,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         models,
         Runtimes(),
         clock,
+        conversions,
         spool=home.spool,
         layouts=home.models,
     )
@@ -393,6 +404,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         objects.purge,
         compute.jobs.purge,
         lineage.purge,
+        budgets.purge,
         lambda _: collect_environments(),
     ]
     removal = Removal(database, keys, projects, clock, purges)
@@ -420,6 +432,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_people.router(folk, projects, settings.url.partition("://")[2]),
             native_audit.router(audit, projects),
             native_cost.router(projects, costs, prices),
+            native_budgets.router(projects, budgets),
             native_jobs.router(compute.jobs, projects),
             native_code.router(compute.jobs, compute.snapshots, projects),
             native_quotas.router(compute.quotas, projects),
@@ -450,7 +463,8 @@ def wire(settings: Settings, database: Database) -> Platform:
         ],
         [(native_endpoints.INVOCATIONS, invocations)],
     )
-    within = InProcess(native)
+    gate = partial(refuse_beyond_budget, budgets)
+    within = InProcess(native, gate)
     agents = McpDoor(bearer, within)
     closes.append(agents.close)
     console = Console(
@@ -491,6 +505,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             elsewhere=workspaces_door,
             count=partial(count_traffic, meter),
             deny=partial(put_on_record, audit),
+            gate=gate,
         ),
         starts=starts,
         closes=closes,

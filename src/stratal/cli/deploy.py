@@ -25,6 +25,9 @@ made the model (else in one built from the model's requirements), and only when 
 over from the revision before. When that fails, the old one goes on answering.
 
 \b
+Where the version was converted to ONNX and both answered the same, the ONNX form is served (--as-is: not).
+
+\b
 With --traffic it takes over that percentage of the requests only; the rest goes on as before. Which
 revision answers is decided by a hash of the header X-Stratal-Traffic-Key (else X-Request-Id, else the
 request's own id): the same key is always answered by the same one. `stratal endpoint traffic` changes
@@ -63,6 +66,7 @@ Exit codes: 0 it answers (with --no-wait: it was accepted) · 1 it failed, or ma
 @click.option(
     "--traffic", type=Shares(), metavar="v2=10", help="Give the new revision this percentage of the requests."
 )
+@click.option("--as-is", is_flag=True, help="Serve this very version, also when there is an ONNX form of it.")
 @project_option
 @json_option
 def deploy(
@@ -76,6 +80,7 @@ def deploy(
     cpus: float | None,
     memory: int | None,
     traffic: dict[str, int] | None,
+    as_is: bool,
     project: str | None,
     as_json: bool,
 ) -> None:
@@ -91,6 +96,7 @@ def deploy(
         "cpus": cpus,
         "memory_bytes": memory,
         "traffic": traffic,
+        "as_is": as_is or None,
     }
     made = client.post(client.path("/endpoints"), {k: v for k, v in asked.items() if v is not None})
     follow(client, made, wait=wait, as_json=as_json)
@@ -109,6 +115,8 @@ def follow(client: Client, made: dict[str, Any], *, wait: bool, as_json: bool) -
         click.echo(f"Watch it with: stratal endpoint show {name}")
     elif latest["state"] == "active":
         share = "" if latest["share"] is None else f" with {latest['share']} % of the requests"
+        if latest["asked"] is not None:
+            click.echo(f"{model_of(latest)} is the ONNX form of {latest['asked']}, with the same answers.")
         click.echo(f"Endpoint {name} serves {model_of(latest)} (revision {number}){share} at {made['url']}")
         click.echo(f"How to call it: stratal endpoint show {name}")
     if wait and latest["number"] == number and latest["state"] != "active":

@@ -13,7 +13,16 @@ import click
 
 from stratal.app.processes import Process, descendants, describe, end, is_alive
 from stratal.app.record import check_binding, read_record
-from stratal.app.settings import DEFAULT_PORT, Home, Settings, currency, database_url, log_level, user_domain
+from stratal.app.settings import (
+    DEFAULT_PORT,
+    Home,
+    Settings,
+    convert,
+    currency,
+    database_url,
+    log_level,
+    user_domain,
+)
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
 from stratal.cli.shown import GrowTo
 from stratal.kernel.errors import Conflict, Unavailable
@@ -92,6 +101,7 @@ def up(
         hostnames=hostnames,
         currency=currency(),
         user_domain=user_domain(),
+        convert=convert(),
         database_url=database_url(),
         engine=engine,
         ray_interface=ray_interface,
@@ -246,6 +256,10 @@ def status(home: Path, as_json: bool) -> None:
         )
         click.echo(f"Records in {answer['database']}")
         called = {zygote.pid: _called(zygote) for zygote in zygotes}
+        for one in _strained(str(record["url"]), place):
+            click.echo(
+                f"Budget of project {one['project']}: {one['state']}, {one['spent']} of {one['amount']} spent"
+            )
         print_table(
             ["Pid", "Memory", "Process"],
             [(p.pid, human_bytes(p.pss_bytes), called.get(p.pid, p.command)[:90]) for p in processes],
@@ -267,6 +281,17 @@ def _called(zygote: "ShownZygote") -> str:
     loaded = sorted({name.partition(".")[0] for name in zygote.imports})
     doing = f"with {', '.join(loaded)}" if loaded else "with nothing but Python"
     return f"zygote of environment {environment}, {doing if zygote.warm else 'loading'}"
+
+
+def _strained(url: str, place: Home) -> list[dict[str, str]]:
+    """The budgets of which most is spent; none when the platform cannot be asked right now."""
+    from stratal.sdk import ApiError, Client
+
+    try:
+        told = Client(url, place.admin_key.read_text().strip()).get("/budgets")["budgets"]
+    except (ApiError, Unavailable, OSError):
+        return []
+    return [one for one in told if one["state"] != "ok"]
 
 
 def _keeper_pids(place: Home) -> list[int]:

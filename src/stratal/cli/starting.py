@@ -23,7 +23,7 @@ def is_running(home: Path) -> bool:
 
 def start(home: Path) -> None:
     """On the usual port, or on any free one when something else listens there. Raises `Unavailable`."""
-    for port in ("8484", str(_free_port())):
+    for port in ("8484", str(free_port())):
         started = subprocess.run(
             [sys.executable, "-m", "stratal.cli.main", "up", "--detach", "--port", port],
             env={**os.environ, "STRATAL_HOME": str(home)},
@@ -36,7 +36,8 @@ def start(home: Path) -> None:
     raise Unavailable("The platform did not start.", hint=started.stderr.strip())
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -4,8 +4,8 @@
 ten minutes for each point of priority (`turn_of`). So waiting itself counts: a job of priority 0 is
 overtaken by one of priority 6 for an hour, and not by any that comes later. No job is overtaken for ever.
 
-**The ceilings.** Each job draws from *pools*: the machine, its project's quota when there is one, its
-array when that may have only so many members at once. It starts when all of its pools have room.
+**The ceilings.** Each job draws from *pools*: the machine, its project's quota and budget when there are such,
+its array when that may have only so many members at once. It starts when all of its pools have room.
 
 **The reservation.** The first job that finds a pool too full is that pool's *head*. Those behind it may
 go first only with what the pool has beyond the head's need, counting everybody who went ahead of it: as
@@ -28,12 +28,13 @@ _LEAST = 0.01  # the fewest processors that may be asked for
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """So many processors, bytes of memory, GPUs and jobs: what is asked, held, or a ceiling."""
+    """So many processors, bytes of memory, GPUs and jobs: what is asked, held, or a ceiling. `cost`: of a budget."""
 
     cpus: float = 0.0
     memory_bytes: float = 0
     gpus: float = 0
     jobs: float = 0
+    cost: float = 0
 
     def __add__(self, other: "Amount") -> "Amount":
         return Amount(
@@ -41,6 +42,7 @@ class Amount:
             self.memory_bytes + other.memory_bytes,
             self.gpus + other.gpus,
             self.jobs + other.jobs,
+            self.cost + other.cost,
         )
 
     def __sub__(self, other: "Amount") -> "Amount":
@@ -49,6 +51,7 @@ class Amount:
             self.memory_bytes - other.memory_bytes,
             self.gpus - other.gpus,
             self.jobs - other.jobs,
+            self.cost - other.cost,
         )
 
     def beyond(self, room: "Amount") -> list[str]:
@@ -58,14 +61,14 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """What a pool holds in all. `kind` is ``machine``, ``gpus``, ``quota`` or ``array``."""
+    """What a pool holds in all. `kind` is ``machine``, ``gpus``, ``quota``, ``array`` or ``budget``."""
 
     kind: str
     limit: Amount
 
 
 MACHINE = "machine"
-NAMES = ("cpus", "memory_bytes", "gpus", "jobs")
+NAMES = ("cpus", "memory_bytes", "gpus", "jobs", "cost")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,8 +229,12 @@ class _Pool:
 
 
 def ceiling_amount(
-    cpus: float | None, memory_bytes: int | None, gpus: int | None, jobs: int | None
+    cpus: float | None = None,
+    memory_bytes: int | None = None,
+    gpus: int | None = None,
+    jobs: int | None = None,
+    cost: int | None = None,
 ) -> Amount:
     """A ceiling of these; None: none."""
-    values = (inf if value is None else value for value in (cpus, memory_bytes, gpus, jobs))
+    values = (inf if value is None else value for value in (cpus, memory_bytes, gpus, jobs, cost))
     return Amount(*values)

@@ -1,7 +1,7 @@
 """Jobs: asking for work to be run, and what became of it. The `reconciler` runs it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,6 +30,7 @@ from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
+from stratal.ledger.budgets import Standing, require_open
 
 _PURGE_SECONDS = 30.0
 MOST_AT_ONCE = 1000
@@ -67,6 +68,7 @@ class Jobs:
         self._stream = LogStream(database, logs, reconciler.changed)
         self._reconciler = reconciler
         self._clock = clock
+        self._used_up: set[str] = set()
 
     @property
     def changed(self) -> Bell:
@@ -94,7 +96,13 @@ class Jobs:
             await self._snapshots.get(project_id, spec.snapshot_id)
         elif spec.cwd:
             raise Invalid("Without code there is no folder to work in.", reason="bad_cwd")
-        await self._database.read(lambda c: _check_quota(c, project_id, spec))
+        now = self._clock()
+
+        def possible(c: Connection) -> None:
+            require_open(c, project_id, now)
+            _check_quota(c, project_id, spec)
+
+        await self._database.read(possible)
         return spec
 
     async def submit(
@@ -111,7 +119,7 @@ class Jobs:
         in the same write: what it records is there exactly when the job is, and what it raises undoes both.
         Raises `Invalid` for what makes no sense or could never fit on this machine or into the project's quota,
         `TooLarge`, `NotFound` for a snapshot or an earlier job that is not the project's, `Conflict` for an
-        earlier job that has failed already, `Denied`.
+        earlier job that has failed already, `OverBudget`, `Denied`.
         """
         spec = await self.check(who, project_id, spec)
         indices = None if spec.array is None else array_indices(spec.array)
@@ -135,6 +143,7 @@ class Jobs:
         }
 
         def work(c: Connection) -> Job:
+            require_open(c, project_id, now)
             _check_quota(c, project_id, spec)
             after = dependencies.named(c, project_id, spec.after)
             rows = [values] if indices is None else insert_members(c, values, indices, spec.parallel)
@@ -171,6 +180,31 @@ class Jobs:
         job = await self._database.write(work)
         self._reconciler.stop(job_id)
         return job
+
+    async def heed(self, used_up: Mapping[str, Standing]) -> None:
+        """Stop what runs of projects whose budget is used up and says so: each job fails by that, after its grace.
+
+        The decision is in the job's row before anything is done, so that it holds whatever is killed then.
+        """
+        ended = {id_: standing.in_words for id_, standing in used_up.items() if standing.budget.stops}
+        if ended:
+            running = jobs.c.project_id.in_(list(ended)) & jobs.c.state.in_([state.value for state in ACTIVE])
+            unasked = running & jobs.c.stop_requested_at.is_(None)
+            query = select(jobs.c.id, jobs.c.project_id).where(unasked)
+
+            def stop(c: Connection) -> list[tuple[int, str]]:
+                found = [(row.id, ended[row.project_id]) for row in c.execute(query)]
+                for job_id, why in found:
+                    values = {"stop_requested_at": self._clock(), "stopped_by": "system", "stop_cause": why}
+                    c.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+                return found
+
+            if await self._database.read(lambda c: c.execute(query).first()):
+                for job_id, why in await self._database.write(stop):
+                    self._reconciler.stop(job_id, why)
+        if self._used_up - used_up.keys():  # what waits for a budget may start now
+            self._reconciler.kick()
+        self._used_up = set(used_up)
 
     async def stop_array(self, who: Principal, project_id: str, array_id: int) -> Array:
         """Stop every member of an array, as `stop` does. Raises `NotFound`, `Denied`."""

@@ -181,6 +181,8 @@ class Job:
     checkpoint_bytes: int | None
     """What lies in its checkpoint folder, weighed now and then; None: it has none."""
     stop_requested_at: int | None
+    stop_cause: str
+    """Why the platform stops it; empty: it does not, or somebody asked for it."""
 
     @property
     def size(self) -> int:

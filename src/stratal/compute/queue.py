@@ -14,6 +14,7 @@ from stratal.compute.model import ACTIVE, JobState
 from stratal.compute.quotas import every_quota
 from stratal.compute.services.records import in_use as replicas_in_use
 from stratal.compute.tables import arrays, jobs
+from stratal.ledger.budgets import Toll, toll
 
 MOST_STARTS = 100
 _BLOCK = 200
@@ -28,13 +29,15 @@ _KIND = (
     (jobs.c.memory_bytes * _SIZE).label("all_memory"),
     (jobs.c.gpus * _SIZE).label("all_gpus"),
     jobs.c.gpu_type,
+    jobs.c.grace_seconds,
 )
 
 
 def choose(c: Connection, capacity: Capacity, now: int) -> Sequence[int]:
     """The first `MOST_STARTS` waiting jobs whose turn it is, in their order. Looks far: not for the writer."""
-    ready = _first_of_each_kind(c, capacity, now)
-    return _decide(c, capacity, ready).starts[:MOST_STARTS]
+    due = toll(c, now)
+    ready = _first_of_each_kind(c, capacity, now, due)
+    return _decide(c, capacity, ready, due).starts[:MOST_STARTS]
 
 
 def confirm(
@@ -42,8 +45,9 @@ def confirm(
 ) -> Mapping[int, Sequence[str]]:
     """Of the chosen those for whom there is room still, each with its GPUs, in the transaction that claims them."""
     query = _waiting(now).where(jobs.c.id.in_(chosen)).order_by(jobs.c.turn, jobs.c.id)
-    asking = [_asking(row, capacity) for row in c.execute(query)]
-    decision = _decide(c, capacity, iter(asking))
+    due = toll(c, now)
+    asking = [_asking(row, capacity, due) for row in c.execute(query)]
+    decision = _decide(c, capacity, iter(asking), due)
     wanted = {one.id: int(one.amount.gpus) for one in asking}
     held = {uuid for _, uuids in _gpus_held(c) for uuid in uuids}
     free = [gpu for gpu in capacity.gpus if gpu.uuid not in held]
@@ -59,8 +63,9 @@ def confirm(
 def explain(c: Connection, capacity: Capacity, job_id: int, now: int) -> Decision:
     """The decision as far as the waiting job, with all that holds it up."""
     query = _waiting(now).order_by(jobs.c.turn, jobs.c.id)
+    due = toll(c, now)
     with c.execution_options(yield_per=_BLOCK).execute(query) as rows:
-        return _decide(c, capacity, (_asking(row, capacity) for row in rows), until=job_id)
+        return _decide(c, capacity, (_asking(row, capacity, due) for row in rows), due, until=job_id)
 
 
 def in_use(c: Connection) -> tuple[float, int]:
@@ -86,7 +91,9 @@ def next_moment(c: Connection, now: int) -> int | None:
 # -- what admission is told ------------------------------------------------------------------------
 
 
-def _decide(c: Connection, capacity: Capacity, ready: Iterator[Asking], until: int | None = None) -> Decision:
+def _decide(
+    c: Connection, capacity: Capacity, ready: Iterator[Asking], due: Toll | None, until: int | None = None
+) -> Decision:
     ceilings = {
         MACHINE: Ceiling("machine", ceiling_amount(capacity.cpus, capacity.memory_bytes, None, None)),
         _NO_GPUS: Ceiling("gpus", ceiling_amount(None, None, 0, None)),
@@ -95,20 +102,22 @@ def _decide(c: Connection, capacity: Capacity, ready: Iterator[Asking], until: i
         ceilings[_gpu_pool(kind)] = Ceiling("gpus", ceiling_amount(None, None, count, None))
     for project_id, quota in every_quota(c).items():
         ceilings[f"project {project_id}"] = Ceiling("quota", quota.amount)
+    for project_id, left in ({} if due is None else due.left).items():
+        ceilings[f"budget {project_id}"] = Ceiling("budget", ceiling_amount(cost=left))
     unended = select(jobs.c.array_id).where(jobs.c.state.in_([JobState.QUEUED.value, *_ACTIVE]))
     query = select(arrays.c.id, arrays.c.parallel).where(arrays.c.parallel.is_not(None))
     for row in c.execute(query.where(arrays.c.id.in_(unended))):
         ceilings[f"array {row.id}"] = Ceiling("array", ceiling_amount(None, None, None, row.parallel))
-    return decide(ready, _holding(c, capacity), ceilings, until=until)
+    return decide(ready, _holding(c, capacity, due), ceilings, until=until)
 
 
-def _holding(c: Connection, capacity: Capacity) -> list[Asking]:
+def _holding(c: Connection, capacity: Capacity, due: Toll | None) -> list[Asking]:
     """Those that run, each under the ceilings that it counts against, and the replicas of services."""
     kinds = {gpu.uuid: _gpu_pool(gpu.type) for gpu in capacity.gpus}
     given = {job_id: [kinds[uuid] for uuid in uuids if uuid in kinds][:1] for job_id, uuids in _gpus_held(c)}
     found = []
     for row in c.execute(_columns().where(jobs.c.state.in_(_ACTIVE))):
-        one = _asking(row, capacity)
+        one = _asking(row, capacity, due)
         found.append(Asking(one.id, one.turn, one.amount, [*one.pools, *given.get(one.id, ())]))
     # Replicas stand before every job: what they hold does not come back by waiting for jobs to end.
     found.append(Asking(0, -(2**62), Amount(*replicas_in_use(c))))
@@ -120,7 +129,7 @@ def _gpus_held(c: Connection) -> list[tuple[int, list[str]]]:
     return [(row.id, orjson.loads(row.gpu_uuids)) for row in c.execute(query)]
 
 
-def _first_of_each_kind(c: Connection, capacity: Capacity, now: int) -> Iterator[Asking]:
+def _first_of_each_kind(c: Connection, capacity: Capacity, now: int, due: Toll | None) -> Iterator[Asking]:
     """Those that wait for room, in their order; of those that ask for the same only as many as start at once."""
     alike = func.row_number().over(partition_by=_KIND, order_by=(jobs.c.turn, jobs.c.id))
     numbered = _waiting(now).add_columns(alike.label("nth")).subquery()
@@ -128,7 +137,7 @@ def _first_of_each_kind(c: Connection, capacity: Capacity, now: int) -> Iterator
     query = select(*columns).where(numbered.c.nth <= MOST_STARTS).order_by(numbered.c.turn, numbered.c.id)
     with c.execution_options(yield_per=_BLOCK).execute(query) as rows:
         for row in rows:
-            yield _asking(row, capacity)
+            yield _asking(row, capacity, due)
 
 
 def _waiting(now: int) -> Select[Any]:
@@ -144,16 +153,21 @@ def _columns() -> Select[Any]:
     return select(jobs.c.id, jobs.c.turn, *_KIND)
 
 
-def _asking(row: Any, capacity: Capacity) -> Asking:
-    id_, turn, project_id, array_id, cpus, memory_bytes, gpus, gpu_type = row
+def _asking(row: Any, capacity: Capacity, due: Toll | None) -> Asking:
+    id_, turn, project_id, array_id, cpus, memory_bytes, gpus, gpu_type, grace = row
     pools = [MACHINE, f"project {project_id}"]
     if array_id is not None:
         pools.append(f"array {array_id}")
-    choices: Sequence[str] = ()
-    if gpus:
-        kinds = dict.fromkeys(gpu.type for gpu in capacity.gpus if gpu_type in (None, gpu.type))
-        choices = [_gpu_pool(kind) for kind in kinds] or [_NO_GPUS]
-    return Asking(id_, turn, Amount(cpus, memory_bytes, gpus, 1), pools, choices)
+    kinds = (
+        list(dict.fromkeys(gpu.type for gpu in capacity.gpus if gpu_type in (None, gpu.type))) if gpus else []
+    )
+    choices: Sequence[str] = ([_gpu_pool(kind) for kind in kinds] or [_NO_GPUS]) if gpus else ()
+    cost = 0
+    if due is not None and project_id in due.left:
+        pools.append(f"budget {project_id}")
+        # Never more than all that is left, so that one alone may always start on it.
+        cost = min(due.of(cpus, memory_bytes, gpus, kinds, grace), max(1, due.left[project_id]))
+    return Asking(id_, turn, Amount(cpus, memory_bytes, gpus, 1, cost), pools, choices)
 
 
 def _gpu_pool(kind: str) -> str:

@@ -130,10 +130,10 @@ class Reconciler:
         self._kicked.set()
         self.changed.ring()
 
-    def stop(self, job_id: int) -> None:
-        """A stop was recorded for a job: carry it out."""
+    def stop(self, job_id: int, cause: str = "") -> None:
+        """A stop was recorded for a job: carry it out. `cause`: it is the platform's doing."""
         if job_id in self._stops:
-            self._stops[job_id].set()
+            self._stops[job_id].because(cause)
         self.kick()
 
     # -- the loop ------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class Reconciler:
     def _carry(self, held: Held, status: WorkloadStatus | None) -> None:
         stop = Stop()
         if held.job.stop_requested_at is not None:
-            stop.set()
+            stop.because(held.job.stop_cause)
         self._stops[held.job.id] = stop
         self._held[held.job.id] = held
         task = asyncio.create_task(self._carry_on(held, status, stop), name=f"job {held.job.id}")
@@ -352,7 +352,8 @@ class Reconciler:
             if stop.is_set():
                 preparing.cancel()
                 await asyncio.gather(preparing, return_exceptions=True)
-                await self._finish(held, JobState.STOPPED, None, "stopped before it started")
+                state = JobState.FAILED if stop.cause else JobState.STOPPED
+                await self._finish(held, state, None, stop.cause or "stopped before it started")
                 return None
             spec = await preparing
             return await self._workloads.run(spec)

@@ -63,6 +63,7 @@ def job_of(row: Mapping[str, Any]) -> Job:
         log_bytes=row["log_bytes"],
         checkpoint_bytes=row["checkpoint_bytes"],
         stop_requested_at=row["stop_requested_at"],
+        stop_cause=row["stop_cause"] or "",
     )
 
 

@@ -111,6 +111,7 @@ jobs = Table(
     Column("environment_id", Text),
     Column("stop_requested_at", BigInteger),
     Column("stopped_by", Text),
+    Column("stop_cause", Text),  # why the platform stops it: it fails by that; NULL: somebody asked
     Column("starting_at", BigInteger),
     Column("started_at", BigInteger),
     # how it ended; while it goes on, how its present attempt goes

@@ -10,6 +10,7 @@ from stratal.compute import dependencies, queue
 from stratal.compute.admission import Amount, Hold
 from stratal.compute.engine import Capacity
 from stratal.compute.model import Job
+from stratal.ledger.units import shown
 
 _NAMED = 5
 _UNITS = {"cpus": "cpus", "gpus": "GPUs", "jobs": "jobs at once"}
@@ -61,6 +62,10 @@ def _told(job: Job, wants: Amount, hold: Hold) -> Wait:
         free = max(0, hold.free.gpus)
         words = f"{wants.gpus:g} GPU{'s' * (wants.gpus > 1)} of type {kind} ({free:g} free)"
         return Wait("gpus", words, {**details, "type": kind})
+    if hold.kind == "budget":
+        left = shown(int(max(0, hold.free.cost)))
+        words = f"its project's budget: {left} of it are left beside what runs, and a start reserves more"
+        return Wait("budget", words, {"free": left})
     lacking = " and ".join(
         f"{_said(name, getattr(wants, name))} ({_said(name, max(0, getattr(hold.free, name)), bare=True)} free)"
         for name in hold.short

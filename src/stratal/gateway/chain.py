@@ -1,8 +1,9 @@
 """The chain that every request passes, in order. Read it top to bottom: this is all that happens.
 
 1. give the request an id; 2. refuse what is malformed or not for this host; 3. find the door;
-4. let the door say who asks; 5. let the door answer; 6. turn what went wrong into the door's own
-dialect; 7. put a refusal on record; 8. count the bytes to whoever asked; 9. write one log line.
+4. let the door say who asks, and the gate whether they may spend; 5. let the door answer; 6. turn what
+went wrong into the door's own dialect; 7. put a refusal on record; 8. count the bytes to whoever asked;
+9. write one log line.
 """
 
 import logging
@@ -27,8 +28,11 @@ log = logging.getLogger("stratal.gateway")
 
 MAX_PATH_BYTES = 16 * 1024
 MAX_HEADER_BYTES = 64 * 1024
-Count = Callable[[Principal, str, Scope, int, int, int], None]
-"""Told of every answered request: who asked, through which door, what, its status, bytes received and sent."""
+Count = Callable[[Principal | None, str, Scope, int, int, int], None]
+"""Told of every answered request: who asked (None: anybody), through which door, what, its status, bytes received
+and sent."""
+Gate = Callable[[Principal, str, Scope], None]
+"""Asked of every request before its door answers: who, through which door, what. Raises to refuse it."""
 
 Deny = Callable[[Principal | None, Asking, Scope, int], None]
 """Told of every refused request: who asked as far as known, from where, what, and the status it got."""
@@ -58,10 +62,12 @@ class Chain:
         lifespan: ASGIApp | None = None,
         count: Count | None = None,
         deny: Deny | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self._doors = doors
         self._deny = deny
         self._count = count
+        self._gate = gate
         self._hosts = {host.lower() for host in hosts}
         self._any_address = any_address
         self._elsewhere = elsewhere
@@ -89,7 +95,9 @@ class Chain:
             door = self._find(scope)
             asking.door = door.name
             scope["state"]["authenticate"] = door.authenticate
-            scope["state"]["who"] = await door.authenticate(Request(scope, receive))
+            scope["state"]["who"] = who = await door.authenticate(Request(scope, receive))
+            if who is not None and self._gate is not None:
+                self._gate(who, door.name, scope)
             await door(scope, receive, answer)
         except StratalError as error:
             await self._refuse(error, door, scope, receive, answer)
@@ -104,7 +112,7 @@ class Chain:
             who = scope["state"]["who"]
             if self._deny is not None and (asking.denied or answer.status in {401, 403}):
                 self._deny(who, asking, scope, answer.status)
-            if who is not None and door is not None and self._count is not None:
+            if door is not None and self._count is not None:
                 self._count(who, door.name, scope, answer.status, answer.received, answer.sent)
             log.info(
                 "%s %s %s %d %.1f ms %s %s",

@@ -15,10 +15,19 @@ _ASKED = re.compile(
 
 
 def count_traffic(
-    meter: Meter, who: Principal, door: str, scope: Scope, status: int, received: int, sent: int
+    meter: Meter, who: Principal | None, door: str, scope: Scope, status: int, received: int, sent: int
 ) -> None:
-    """Count a request's bytes. What an endpoint or function was asked is theirs, what a workload asks is the workload's."""
-    workload, name = who.workload or door, "" if who.workload else door
+    """Count a request's bytes. What an endpoint or function was asked is theirs, what a workload asks is the workload's.
+
+    What anybody may ask is the project's whose it is, and no person's; a door says so by putting that project's id
+    into ``scope["state"]["public_of"]``. Other requests without a credential are nobody's.
+    """
+    project_id = scope["state"].get("public_of") if who is None else who.project_id
+    if project_id is None:
+        return
+    person = "" if who is None else who.name
+    acting = None if who is None else who.workload
+    workload, name = acting or door, "" if acting else door
     if workload.startswith(
         ("function:", "workspace:")
     ):  # its revisions act under names of their own, and are one on the bill
@@ -28,4 +37,4 @@ def count_traffic(
         if asked is not None:
             name = unquote_to_bytes(asked[1] or asked[2] or asked[3]).decode(errors="backslashreplace")
             workload = f"function:{name}" if asked[3] else f"endpoint:{name}"
-    meter.count((who.project_id, who.name, workload, name, door), received, sent)
+    meter.count((project_id, person, workload, name, door), received, sent)

@@ -64,6 +64,7 @@ ACTIONS: dict[str, Role] = {
     "prices.read": Role.VIEWER,
     "prices.manage": Role.ADMIN,
     "audit.read": Role.OWNER,
+    "budgets.manage": Role.ADMIN,
     "instance.manage": Role.ADMIN,
 }
 

@@ -1,6 +1,6 @@
 """Rows of the ledger."""
 
-from sqlalchemy import BigInteger, Column, Index, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, PrimaryKeyConstraint, Table, Text
 
 from stratal.kernel.database import metadata
 
@@ -60,4 +60,17 @@ spending = Table(
     Column("month", Text, nullable=False),
     Column("amount", BigInteger, nullable=False),
     PrimaryKeyConstraint("project_id", "month"),
+)
+
+# What a project may spend a month; and what of it was told of (`told_level` per cent in `told_month`).
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("project_id", Text, primary_key=True),
+    Column("amount", BigInteger, nullable=False),  # billionths
+    Column("stops", Integer, nullable=False),
+    Column("set_at", BigInteger, nullable=False),
+    Column("set_by", Text, nullable=False),
+    Column("told_month", Text, nullable=False),
+    Column("told_level", Integer, nullable=False),
 )

@@ -66,15 +66,39 @@ def test_a_forest_is_converted_when_registered_and_answers_the_same_as_onnx(serv
     assert found["tags"]["stratal.converted_from"] == forest["uri"]
     parity = json.loads(found["tags"]["stratal.parity"])
     assert (parity["real_rows"], parity["precision"]) == (40, "single")
-    made = server.json("deploy", "models:/forest/2", "--name", "f", "--project", project, timeout=400)
-    assert made["active"]["runtime"] == "onnx"
+    # Who asks for the version gets its ONNX form, and is told; traffic and requests may name either.
+    told = server.json("models", "show", "forest/1", "--project", project)["tags"]
+    assert (told["stratal.onnx"], told["stratal.onnx.job"]) == ("2", str(job["id"]))
+    made = server.json("deploy", "models:/forest/1", "--name", "f", "--project", project, timeout=400)
+    active = made["active"]
+    assert (active["runtime"], active["version"], active["asked"]) == ("onnx", "2", "models:/forest/1")
     with server.http(server.key(project)) as http:
+        assert http.get("/v2/models/f/versions/1").status_code == 200
         tensor = {"name": "x", "datatype": "FP64", "shape": [5, 30], "data": forest["rows"]}
         answer = http.post("/v2/models/f/infer", json={"inputs": [tensor]}).json()["outputs"]
     assert [output["name"] for output in answer] == ["predict", "probabilities"]
     assert answer[0]["data"] == forest["predict"]
     probabilities = [p for row in forest["probabilities"] for p in row]  # type: ignore[attr-defined]
     assert answer[1]["data"] == pytest.approx(probabilities, abs=1e-5)
+    why = server.json("why", made_id(server, project, "f", forest["rows"]))
+    kinds = [link["kind"] for link in why["chain"]]
+    models = [link["name"] for link in why["chain"] if link["kind"] == "model version"]
+    assert models == ["forest/2", "forest/1"], kinds  # the ONNX form, and what it was made of
+    facts = {fact["name"]: fact["value"] for link in why["chain"] for fact in link["facts"]}
+    assert facts["serves"] == "models:/forest/2, the ONNX form of models:/forest/1, which was asked for"
+    assert facts["converted from"].startswith(
+        "models:/forest/1; its job noted the same answers on 40 real rows"
+    )
+    as_is = ("deploy", "models:/forest/1", "--as-is", "--name", "plain", "--no-wait", "--project", project)
+    latest = server.json(*as_is)["latest"]
+    assert (latest["runtime"], latest["version"], latest["asked"]) == ("sklearn", "1", None)
+
+
+def made_id(server: PlatformServer, project: str, endpoint: str, rows: object) -> str:
+    """The id of a new prediction."""
+    with server.http(server.key(project)) as http:
+        path = f"/api/v1/projects/{project}/endpoints/{endpoint}/invocations"
+        return str(http.post(path, json={"inputs": rows}).json()["prediction_id"])
 
 
 def test_an_alias_is_resolved_when_deployed(server: PlatformServer) -> None:

@@ -13,6 +13,7 @@ from stratal.ai.functions.calling import Asked
 from stratal.ai.functions.later import MAX_INPUT, MOST_AGE_MS
 from stratal.ai.functions.model import InvocationState
 from stratal.kernel.errors import Busy, Conflict, NotFound, TooLarge
+from stratal.ledger.budgets import Budget, Standing
 
 from .room import OWNER, VIEWER, Room, until
 
@@ -141,6 +142,23 @@ def test_a_replica_that_cannot_be_had_is_no_attempt_until_it_takes_too_long(tell
         dead = await ended(room, made.id)
         assert (dead.state, dead.failures) == ("dead", 0)
         assert "the disk is full" in dead.error["message"]
+
+    tell(story)
+
+
+def test_one_whose_project_has_spent_its_budget_waits_for_another(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        await room.deploy()
+        spent = Standing("prj_a", "alpha", Budget(10, True, 0, "ann"), "2026-11", 11)
+        await room.services.heed({"prj_a": spent})
+        made = await room.submit("x")
+        found = await until(lambda: refused_once(room, made.id))
+        assert (found.attempt, found.failures, found.error["code"]) == (0, 0, "over_budget")
+        assert found.waits_until > room.world.now + 10_000
+        assert room.world.calls == []
+        await room.services.heed({})
+        room.later(60_000)
+        assert (await ended(room, made.id)).state == "succeeded"
 
     tell(story)
 

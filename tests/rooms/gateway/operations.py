@@ -60,6 +60,10 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/arrays/{{array_id}}/stop"): Route("editor", f"{P}/arrays/1/stop"),
     ("GET", f"{P}/nodes"): Route("viewer", f"{P}/nodes"),
     ("GET", f"{P}/quota"): Route("viewer", f"{P}/quota"),
+    ("GET", "/budgets"): Route("viewer", "/budgets", foreign=200),
+    ("GET", f"{P}/budget"): Route("viewer", f"{P}/budget"),
+    ("PUT", f"{P}/budget"): Route("admin", f"{P}/budget", json={"amount": "1000.00"}),
+    ("DELETE", f"{P}/budget"): Route("admin", f"{P}/budget", 204),
     ("PUT", f"{P}/quota"): Route("admin", f"{P}/quota", json={"cpus": 64, "jobs": None}),
     ("GET", f"{P}/jobs/{{job_id}}/logs"): Route("viewer", f"{P}/jobs/{{job}}/logs"),
     ("GET", f"{P}/jobs/{{job_id}}/diff"): Route("viewer", f"{P}/jobs/{{job}}/diff"),
@@ -549,6 +553,7 @@ class World:
 
     def _fill(self) -> None:
         here = "/api/v1/projects/alpha"
+        self._made("PUT", f"{here}/budget", {"amount": "1000.00"})
         for bucket in ("alpha-data", "alpha-empty", "alpha-spare"):
             self._made("POST", f"{here}/buckets", {"name": bucket}, 201)
         self._made("POST", f"{here}/repositories", {"name": "repo"}, 201)

@@ -88,6 +88,16 @@ class Revision:
         return self.model_version_id + suffix
 
     @property
+    def asked(self) -> str | None:
+        """The version that was asked for, when this is the form that it was converted to."""
+        asked = self.plan.options.get("asked")
+        return asked if isinstance(asked, str) else None
+
+    def answers_for(self, version: str) -> bool:
+        """Is this the version of the model, or the form that it was converted to?"""
+        return version in (self.model_version, (self.asked or "").rpartition("/")[2])
+
+    @property
     def model_uri(self) -> str:
         return f"models:/{self.model_name}/{self.model_version}"
 

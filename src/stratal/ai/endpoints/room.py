@@ -9,6 +9,7 @@ from stratal.ai.endpoints.rollout import KIND, Rollouts
 from stratal.ai.endpoints.runtime import Runtime
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.endpoints.serving import Serving
+from stratal.ai.models.conversion import Conversions, form_of
 from stratal.ai.models.registry import Models
 from stratal.ai.predictions.service import Predictions
 from stratal.ai.predictions.spool import Spool
@@ -45,6 +46,7 @@ def furnish(
     models: Models,
     runtime: Runtime,
     clock: Clock,
+    conversions: Conversions,
     *,
     spool: Path,
     layouts: Path,
@@ -57,6 +59,17 @@ def furnish(
     serving = Serving(predictions, clock)
     rollouts = Rollouts(database, services, environments, laid_out, runtime, serving)
     endpoints = Endpoints(
-        database, models.resolve, jobs, runtime, rollouts, services, serving, predictions, clock
+        database,
+        models.resolve,
+        jobs,
+        runtime,
+        rollouts,
+        services,
+        serving,
+        predictions,
+        clock,
+        form_of(models),
+        conversions.deployed,
     )
+    conversions.serves = serving.serves
     return Room(endpoints, serving, predictions, rows, rollouts)

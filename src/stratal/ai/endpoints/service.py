@@ -39,6 +39,18 @@ from stratal.kernel.names import check_name
 
 Resolve = Callable[[Principal, str, str], Awaitable[ModelVersion]]
 """(who, project id, ``models:/…``) → the version it names. Raises `NotFound`, `Invalid`, `Denied`."""
+FormOf = Callable[[Principal, ModelVersion], Awaitable[ModelVersion | None]]
+"""The version that a version was converted to and whose answers were found to be the same; None: there is none."""
+Deployed = Callable[[Principal, ModelVersion], Awaitable[None]]
+"""Told of each version that is deployed as it is; it must not raise."""
+
+
+async def _no_form(who: Principal, version: ModelVersion) -> ModelVersion | None:
+    return None
+
+
+async def _nothing(who: Principal, version: ModelVersion) -> None:
+    return None
 
 
 class Endpoints:
@@ -55,7 +67,11 @@ class Endpoints:
         serving: Serving,
         predictions: Predictions,
         clock: Clock,
+        form_of: FormOf = _no_form,
+        deployed: Deployed = _nothing,
     ) -> None:
+        self._form_of = form_of
+        self._deployed = deployed
         self._database = database
         self._resolve = resolve
         self._jobs = jobs
@@ -77,23 +93,31 @@ class Endpoints:
         *,
         changes: Changes | None = None,
         traffic: Mapping[str, int] | None = None,
+        as_is: bool = False,
     ) -> EndpointView:
         """Deploy ``models:/NAME/VERSION`` or ``models:/NAME@alias`` as a new revision of the endpoint `name`.
 
         The endpoint is made when there is none. Returns when the wish is durable; the revision is rolled
         out after that, and those before answer until then. `changes` are to how it is kept. `traffic`
         (``{"v2": 10}``, v2 being this very version) gives the revision that percentage of the requests;
-        without it, all. Raises `Invalid` for a name, model or wish that makes no sense, `NotFound` for a
-        model that is not there, `Denied`.
+        without it, all. A version that was converted, with the same answers, is served in that form, unless `as_is`;
+        the revision's `asked` says for which it stands. Raises `Invalid` for a name, model or wish that makes no
+        sense, `NotFound` for a model that is not there, `Denied`.
         """
         check_name("endpoint", name)
         require(who, "endpoints.deploy", project_id, what=f"endpoint {name!r}")
         changes = changes or Changes()
         await self._check(changes.of(Wishes()))
-        version = await self._resolve(who, project_id, model)
+        asked = version = await self._resolve(who, project_id, model)
+        form = None if as_is else await self._form_of(who, asked)
+        if form is not None:
+            version = form
+            traffic = _renamed(traffic or {}, str(asked.version), str(form.version))
         plan = self._runtime.plan(
             version.facts.flavors, version.facts.signature, [file.path for file in version.files]
         )
+        if form is not None:
+            plan = replace(plan, options={**plan.options, "asked": asked.uri})
         values: dict[str, object] = {
             "model_version_id": version.id,
             "model_name": version.name,
@@ -106,7 +130,10 @@ class Endpoints:
             "requirements": version.facts.requirements or plan.requirements,
             "environment_id": await self._environment_of(version),
         }
-        return await self._begin(who, project_id, name, changes, values, traffic or {})
+        view = await self._begin(who, project_id, name, changes, values, traffic or {})
+        if form is None and not as_is:
+            await self._deployed(who, asked)
+        return view
 
     async def rollback(
         self, who: Principal, project_id: str, name: str, to: str | None = None
@@ -426,3 +453,8 @@ def _state(live: Live, latest: Revision) -> tuple[EndpointState, str]:
         Condition.AWAKE: EndpointState.READY,
     }
     return states[condition], live.failure
+
+
+def _renamed(traffic: Mapping[str, int], asked: str, served: str) -> Mapping[str, int]:
+    """Shares of the version that was asked for, as those of the one that is served in its place."""
+    return {f"v{served}" if name in (asked, f"v{asked}") else name: share for name, share in traffic.items()}

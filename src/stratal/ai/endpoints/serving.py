@@ -132,6 +132,11 @@ class Serving:
     def all(self) -> list[Live]:
         return list(self._live.values())
 
+    def serves(self, project_id: str, model: str) -> bool:
+        """Does an endpoint of the project answer with a version of this registered model?"""
+        mine = (live for live in self._live.values() if live.endpoint.project_id == project_id)
+        return any(kept.revision.model_name == model for live in mine for kept in live.kept.values())
+
     def change(self, live: Live, **values: Any) -> None:
         """Note changed columns of the endpoint's row."""
         live.endpoint = replace(live.endpoint, **values)
@@ -296,7 +301,7 @@ class Serving:
     def _of(self, live: Live, version: str | None, key: str) -> Kept | None:
         if version is None or not live.kept:
             return live.pick(key)
-        mine = [kept for kept in live.kept.values() if kept.revision.model_version == version]
+        mine = [kept for kept in live.kept.values() if kept.revision.answers_for(version)]
         if not mine:
             have = ", ".join(sorted({kept.revision.model_version for kept in live.kept.values()}))
             raise not_that_version(live.endpoint.name, version, have)
@@ -346,7 +351,7 @@ class Serving:
         if version is None or version == served.model_version:
             return served
         for kept in live.kept.values():
-            if kept.revision.model_version == version:
+            if kept.revision.answers_for(version):
                 return replace(
                     served,
                     model_version=version,

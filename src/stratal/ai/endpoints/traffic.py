@@ -46,7 +46,8 @@ def named(name: str, revisions: Sequence[Revision]) -> Revision:
             reason="bad_traffic",
         )
     for revision in revisions:
-        if (str(revision.number) if match[1] == "r" else revision.model_version) == str(int(match[2])):
+        number = str(int(match[2]))
+        if revision.number == int(number) if match[1] == "r" else revision.answers_for(number):
             return revision
     raise Invalid(
         f"{name[:60]!r} does not answer here; what does: {', '.join(map(called, revisions)) or 'nothing'}.",

@@ -48,6 +48,11 @@ class Inputs:
             await self._object(access, made_itself=access.version in written) for access in objects
         ]
 
+    async def models_of(self, workload: str) -> list[str]:
+        """The ids of the model versions that the workload read."""
+        reads = await self._lineage.of_workload(workload, "read")
+        return [access.version for access in reads if access.kind == "model"]
+
     async def _snapshots(self, reads: Sequence[Access]) -> list[tuple[str, int]]:
         """The snapshots read: said outright by SQL, or known from the manifest list that an Iceberg client fetched."""
         found: dict[tuple[str, int], None] = {}

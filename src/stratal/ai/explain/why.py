@@ -10,6 +10,7 @@ from stratal.ai.endpoints.model import Revision
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.model import Explanation, Hash, Link, Status
+from stratal.ai.models.conversion import SOURCE_TAG, parity
 from stratal.ai.models.model import ModelVersion, State
 from stratal.ai.models.registry import Models
 from stratal.ai.predictions.service import Prediction, Predictions
@@ -59,6 +60,7 @@ class Why:
         require(who, "predictions.read", prediction.project_id, what=f"prediction {prediction_id[:60]!r}")
         revision = await self._endpoints.revision(prediction.revision)
         chain = [_prediction(prediction), _revision(prediction, revision)]
+        version: ModelVersion | None
         try:
             version = await self._models.by_id(prediction.model_version_id)
         except NotFound:
@@ -67,26 +69,49 @@ class Why:
                 Link("model version", prediction.model_version_id, "deleted", gone, claim=Status.UNPROVEN)
             )
             return Explanation(prediction_id, who.project, chain, ("what the deleted model was made of",))
-        chain.append(await self._model(version, revision))
-        chain.append(await self._run(who, version))
-        job = await self._job_of(version)
-        if job is None:
-            made = (("made by", version.created_by), ("outside", "no job of this platform made it"))
-            chain.append(Link("job", "none", "none", made, claim=Status.UNPROVEN))
-            return Explanation(prediction_id, who.project, chain, ("everything: it was not made in a job",))
-        chain.append(_job(job))
-        chain.append(await self._code(who, job))
-        chain.append(await self._environment(job, revision))
-        chain += await self._inputs.of(job.workload)
-        return Explanation(prediction_id, job.project, chain, _other_inputs(job))
+        project = who.project
+        others: dict[str, None] = {}
+        served: Revision | None = revision
+        while version is not None:
+            chain.append(await self._model(version, served))
+            chain.append(await self._run(who, version))
+            job = await self._job_of(version)
+            if job is None:
+                made = (("made by", version.created_by), ("outside", "no job of this platform made it"))
+                chain.append(Link("job", "none", "none", made, claim=Status.UNPROVEN))
+                others["everything: it was not made in a job"] = None
+                break
+            project = job.project
+            chain.append(_job(job))
+            chain.append(await self._code(who, job))
+            chain.append(await self._environment(job, served))
+            chain += await self._inputs.of(job.workload)
+            others |= dict.fromkeys(_other_inputs(job))
+            # What was converted has a history before that: of the version that the job read.
+            version, served = await self._source(version, job), None
+        return Explanation(prediction_id, project, chain, tuple(others))
+
+    async def _source(self, version: ModelVersion, job: Job) -> ModelVersion | None:
+        """The version that a converted one was made of, as it says *and* as its job was seen reading; None: it was not."""
+        said = version.tags.get(SOURCE_TAG)
+        if said is None:
+            return None
+        for version_id in await self._inputs.models_of(job.workload):
+            try:
+                read = await self._models.by_id(version_id)
+            except NotFound:
+                continue
+            if read.uri == said and read.id != version.id:
+                return read
+        return None
 
     # -- links -------------------------------------------------------------------------------
 
-    async def _model(self, version: ModelVersion, revision: Revision) -> Link:
+    async def _model(self, version: ModelVersion, revision: Revision | None) -> Link:
         checks = await self._models.verify(version)
         hashes = [Hash(check.path, check.expected, check.found, _MODEL[check.state]) for check in checks]
         pinned = {file.path: file.sha256 for file in version.files}
-        for path, loaded in sorted(revision.loaded.items()):
+        for path, loaded in sorted(revision.loaded.items() if revision is not None else ()):
             same = pinned.get(path) == loaded
             hashes.append(
                 Hash(
@@ -99,6 +124,15 @@ class Why:
             ("formats", ", ".join(version.facts.formats) or "unknown"),
             *(("label", label) for label in version.facts.labels),
         ]
+        compared = parity(version)
+        if SOURCE_TAG in version.tags and compared:
+            facts.append(
+                (
+                    "converted from",
+                    f"{version.tags[SOURCE_TAG]}; its job noted the same answers on {compared.get('real_rows')} real "
+                    f"rows and more made of them, {compared.get('rows')} in all, at most {compared.get('apart')} apart",
+                )
+            )
         return Link("model version", version.id, f"{version.name}/{version.version}", facts, hashes)
 
     async def _run(self, who: Principal, version: ModelVersion) -> Link:
@@ -134,6 +168,11 @@ class Why:
             facts.append(
                 ("untracked", ", ".join(map(str, untracked[:5])) + (" …" if len(untracked) > 5 else ""))
             )
+        if job.snapshot_id is None and list(job.argv[:2]) == ["python", "-c"]:
+            text = hashlib.sha256(job.argv[2].encode()).hexdigest() if len(job.argv) > 2 else ""
+            return Link(
+                "code", text, text[:12], (("program", "the text in the job's command, and no files"),)
+            )
         if job.snapshot_id is None:
             facts.append(("files", "none were sent along"))
             return Link("code", "none", "none", facts, claim=Status.UNPROVEN)
@@ -161,7 +200,7 @@ class Why:
         same = Status.VERIFIED if found == recorded else Status.BROKEN
         return [Hash("uncommitted changes", recorded, found, same)]
 
-    async def _environment(self, job: Job, revision: Revision) -> Link:
+    async def _environment(self, job: Job, revision: Revision | None) -> Link:
         if job.environment_id is None:
             return Link(
                 "environment", "none", "none", (("none", "none was recorded"),), claim=Status.UNPROVEN
@@ -174,10 +213,14 @@ class Why:
         except NotFound:
             lost = Hash("lock", job.environment_id, None, Status.BROKEN, "the stored lock is gone")
             return Link("environment", job.environment_id, job.environment_id[:12], facts, [lost])
-        served = revision.environment_id == job.environment_id
-        facts.append(
-            ("served in", "the same environment" if served else f"another one, {revision.environment_id}")
-        )
+        if revision is not None:
+            same_one = revision.environment_id == job.environment_id
+            facts.append(
+                (
+                    "served in",
+                    "the same environment" if same_one else f"another one, {revision.environment_id}",
+                )
+            )
         same = Status.VERIFIED if found == job.environment_id else Status.BROKEN
         hashes = [Hash("lock", job.environment_id, found, same)]
         return Link("environment", job.environment_id, job.environment_id[:12], facts, hashes)
@@ -208,6 +251,10 @@ def _revision(prediction: Prediction, revision: Revision) -> Link:
     if revision.libraries:
         facts.append(
             ("libraries", ", ".join(f"{name} {version}" for name, version in revision.libraries.items()))
+        )
+    if revision.asked is not None:
+        facts.append(
+            ("serves", f"{revision.model_uri}, the ONNX form of {revision.asked}, which was asked for")
         )
     return Link(
         "endpoint", str(prediction.revision), f"{prediction.endpoint} revision {revision.number}", facts

@@ -24,7 +24,7 @@ from stratal.ai.functions.runtime import Call, Exchange, Failed
 from stratal.compute.services.port import Broken
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
-from stratal.kernel.errors import StratalError
+from stratal.kernel.errors import OverBudget, StratalError
 from stratal.kernel.events import emit
 from stratal.kernel.ids import random_token
 
@@ -37,6 +37,7 @@ MOST_AGE_MS = 6 * 3_600_000
 _AT_ONCE = 64
 _IDLE_SECONDS = 30.0
 _REFUSED_PAUSE_MS = 1000
+_BUDGET_PAUSE_MS = 30_000
 
 
 class Later:
@@ -236,6 +237,8 @@ class Later:
         now = self._clock()
         seconds = 1 if error is None else error.details.get("retry_after_seconds", 1)
         pause = max(_REFUSED_PAUSE_MS, int(float(str(seconds)) * 1000))
+        if isinstance(error, OverBudget):
+            pause = _BUDGET_PAUSE_MS
         values: dict[str, Any] = {
             "owner": None,
             "attempt": row["attempt"] - 1,

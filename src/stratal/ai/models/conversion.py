@@ -2,10 +2,17 @@
 
 The job loads the model in its own sandbox, compares the answers of both on real rows, and registers the
 ONNX model itself, through the same door as anybody; so what was converted from what is in its lineage.
-Models that carry the tag `TAG` with the value ``onnx`` have each scikit-learn version converted when it is made.
+
+Nobody waits for it, and nothing depends on it: a version is registered and deployed whether or not its conversion
+works. What came of it is said by the version's tag `FORM_TAG`. An endpoint that is asked for the version serves its
+form then (`form_of`), unless it is told to serve it as it is.
 """
 
 import logging
+from collections.abc import Awaitable, Callable
+from enum import StrEnum
+
+import orjson
 
 from stratal.ai.models.model import ModelVersion
 from stratal.ai.models.registered import RegisteredModels
@@ -19,20 +26,50 @@ from stratal.kernel.errors import Invalid, StratalError
 log = logging.getLogger("stratal.models")
 
 TAG = "stratal.convert"
+"""On a registered model: ``onnx`` has each of its scikit-learn versions converted when it is made, ``none`` has none."""
+JOB_TAG = "stratal.onnx.job"
+"""On a version that is being converted or was: by which job."""
+FORM_TAG = "stratal.onnx"
+"""On a version whose conversion has ended: the number of the ONNX version, or ``none: why``. The job writes it."""
+SOURCE_TAG = "stratal.converted_from"
+PARITY_TAG = "stratal.parity"
+"""On an ONNX version: what it was made of, and how both were compared."""
 _SECONDS = 1800.0
+
+Serves = Callable[[str, str], bool]
+"""(project id, name): does an endpoint serve a version of this model?"""
+
+
+class Unasked(StrEnum):
+    """Which versions are converted though their model does not ask for it."""
+
+    ASKED = "asked"
+    """None."""
+    SERVED = "served"
+    """Those that endpoints are deployed with, and new ones of models that endpoints serve."""
+    ALWAYS = "always"
 
 
 class Conversions:
     """`program` is the text that the job runs, `requirements` what it needs beside the model's own."""
 
     def __init__(
-        self, models: Models, names: RegisteredModels, jobs: Jobs, program: str, requirements: str
+        self,
+        models: Models,
+        names: RegisteredModels,
+        jobs: Jobs,
+        program: str,
+        requirements: str,
+        unasked: Unasked = Unasked.ASKED,
     ) -> None:
+        self.serves: Serves = lambda project_id, name: False
+        """Set by the room that serves models."""
         self._models = models
         self._names = names
         self._jobs = jobs
         self._program = program
         self._requirements = requirements
+        self._unasked = unasked
 
     async def convert(self, who: Principal, project_id: str, name: str, version: str) -> Job:
         """Queue the job that converts ``models:/NAME/VERSION``; who may not register models may not have it done.
@@ -53,18 +90,63 @@ class Conversions:
             timeout_seconds=_SECONDS,
             requirements=f"{found.facts.requirements.rstrip()}\n{self._requirements}",
         )
-        return await self._jobs.submit(who, project_id, spec)
+        job = await self._jobs.submit(who, project_id, spec)
+        await self._models.set_tag(who, project_id, found.name, str(found.version), JOB_TAG, str(job.id))
+        return job
+
+    # -- unasked ---------------------------------------------------------------------------------
 
     async def registered(self, who: Principal, version: ModelVersion) -> None:
-        """A version was made: have it converted if its model asks for that. What hinders it is logged."""
-        if not _is_sklearn(version):
+        """A version was made: have it converted if its model or the instance says so. What hinders it is logged."""
+        await self._perhaps(who, version, self._unasked is Unasked.SERVED and self._is_served(version))
+
+    async def deployed(self, who: Principal, version: ModelVersion) -> None:
+        """An endpoint was deployed with a version as it is: as `registered`."""
+        await self._perhaps(who, version, self._unasked is Unasked.SERVED)
+
+    async def _perhaps(self, who: Principal, version: ModelVersion, due: bool) -> None:
+        if not _is_sklearn(version) or JOB_TAG in version.tags:
             return
         try:
             model = await self._names.get(who, version.project_id, version.name)
-            if model.tags.get(TAG) == "onnx":
+            wish = model.tags.get(TAG)
+            if wish == "onnx" or (wish != "none" and (due or self._unasked is Unasked.ALWAYS)):
                 await self.convert(who, version.project_id, version.name, str(version.version))
         except StratalError as error:
             log.warning("%s is not converted: %s", version.uri, error)
+
+    def _is_served(self, version: ModelVersion) -> bool:
+        return self.serves(version.project_id, version.name)
+
+
+def form_of(models: Models) -> Callable[[Principal, ModelVersion], Awaitable[ModelVersion | None]]:
+    """What finds the ONNX form of a version, with its files, whose answers were found to be the same; None: there is none.
+
+    A tag is only a hint, and anybody who may write models can set one: the ONNX version itself has to say that it was
+    made of this one by the job that the version names, and that the comparison held.
+    """
+
+    async def find(who: Principal, version: ModelVersion) -> ModelVersion | None:
+        number, job_id = version.tags.get(FORM_TAG, ""), version.tags.get(JOB_TAG)
+        if not number.isdecimal() or job_id is None:
+            return None
+        try:
+            form = await models.resolve(who, version.project_id, f"models:/{version.name}/{number}")
+        except StratalError:  # it was deleted
+            return None
+        same = form.tags.get(SOURCE_TAG) == version.uri and form.job_id == job_id
+        return form if same and "onnx" in form.facts.flavors and parity(form) else None
+
+    return find
+
+
+def parity(version: ModelVersion) -> dict[str, object]:
+    """How a converted version was compared with what it was made of; empty where nothing is said."""
+    try:
+        told = orjson.loads(version.tags.get(PARITY_TAG, "{}"))
+    except orjson.JSONDecodeError:
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _is_sklearn(version: ModelVersion) -> bool:

@@ -1,31 +1,39 @@
 """The demo's command line and what it shows."""
 
 import time
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import click
 
 from stratal.app.settings import home_directory
-from stratal.cli.demo.story import PROJECT, Story
+from stratal.cli.demo.overspend import Overspend
+from stratal.cli.demo.story import PROJECT, Step, Story
 from stratal.cli.output import json_option, print_error, print_json
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
-@click.command(epilog="Examples: stratal demo · stratal demo --json · stratal demo --remove")
+@click.group(
+    invoke_without_command=True,
+    epilog="Examples: stratal demo · stratal demo --json · stratal demo --remove · stratal demo overspend",
+)
 @click.option(
     "--remove", is_flag=True, help="Remove everything the demo made: project, data, model, endpoint."
 )
 @json_option
-def demo(remove: bool, as_json: bool) -> None:
+@click.pass_context
+def demo(context: click.Context, remove: bool, as_json: bool) -> None:
     """Go from real data to a prediction that can be explained, in a project called 'demo'.
 
     The Wisconsin breast-cancer data goes up through S3, becomes an Iceberg table, is profiled by SQL,
     trains a model in a job, is registered and deployed, answers a request, and `stratal why` shows the
     chain. Starts the platform if it is not running and leaves it running.
     """
+    if context.invoked_subcommand is not None:
+        return
     story = Story(home_directory())
     if remove:
         _remove(story, as_json)
@@ -49,7 +57,37 @@ def _remove(story: Story, as_json: bool) -> None:
         )
 
 
-def _tell(story: Story, *, quiet: bool) -> dict[str, Any]:
+@demo.command(epilog="Examples: stratal demo overspend · stratal demo overspend --json")
+@json_option
+def overspend(as_json: bool) -> None:
+    """Have a budget of 0.01 stop a job that would never end, on a platform of its own, removed afterwards.
+
+    The job is warned of, gets its grace and saves a checkpoint, new work is refused, and the ledger's rows add
+    up to what `stratal cost` shows. It takes about half a minute.
+    """
+    story = Overspend()
+    try:
+        result = _tell(story, quiet=as_json)
+    finally:
+        story.close()
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"\n  {result['refused']}\n  The demo's platform is removed.")
+    if not (result["state"] == "failed" and result["refused_status"] == 429 and result["sums_agree"]):
+        print_error("The budget did not do what it says.")
+        raise SystemExit(1)
+
+
+class _Told(Protocol):
+    """What is told step by step."""
+
+    result: dict[str, Any]
+
+    def steps(self) -> Iterator[tuple[str, str, Step]]: ...
+
+
+def _tell(story: _Told, *, quiet: bool) -> dict[str, Any]:
     """Run the steps, showing live what each is at; without a terminal a line when each is done."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn

@@ -28,6 +28,8 @@ _AGAIN_SECONDS = 0.5
 _STEADY_SECONDS = 60.0
 """A replica that lived so long, or that answered, has proven itself: the pauses begin anew."""
 
+Refusal = Callable[[], StratalError]
+"""Why nothing is taken at present."""
 MakeRoom = Callable[[Needs], Awaitable[bool]]
 """Have an idle replica of another service end; False when there is none."""
 
@@ -107,6 +109,8 @@ class Service(Generic[R]):
         self._look = asyncio.Event()
         self._news = asyncio.Event()
         self._closing = False
+        self._refusal: Refusal | None = None
+        self._halted = False
         self._quiet: asyncio.Event | None = None
         """Told, when it is to be closed, once nobody is asking any more."""
         self._task: asyncio.Task[None] | None = None
@@ -118,11 +122,13 @@ class Service(Generic[R]):
 
         Entering it raises `Busy` when all replicas that there may be have as much as they and the line can
         take, and `Unavailable` when none answers yet and the line is full, when none can be started, or when
-        the service was closed; all but the last with ``retry_after_seconds``.
+        the service was closed; all but the last with ``retry_after_seconds``. While it is limited, what `limit` was told.
         """
         return Claim(self, size)
 
     async def _enter(self, size: int) -> _Member[R]:
+        if self._refusal is not None:
+            raise self._refusal()
         member = None if self._waiting else self._free()
         if self._held_bytes + size > self.scaling.held_bytes:
             raise self._overloaded()
@@ -269,13 +275,15 @@ class Service(Generic[R]):
     async def ready(self, count: int = 1) -> None:
         """Wake it, and wait until `count` replicas answer (as many as there may be, if that is less).
 
-        Raises `Unavailable` with why no replica can be started.
+        Raises `Unavailable` with why no replica can be started, or what `limit` was told.
         """
         count = min(count, self.scaling.most)
         self._asked = count
         self._look.set()
         try:
             while len(self._members) < count:
+                if self._refusal is not None:
+                    raise self._refusal()
                 self._refuse()
                 if self.failure and not self._starting and self._loop.time() < self._retry_at:
                     raise self._why_failing()
@@ -365,6 +373,11 @@ class Service(Generic[R]):
                 looks.append((now if since is None else since) + self.scaling.stuck_seconds)
                 if since is not None and now - since > self.scaling.stuck_seconds:
                     self._lost(member, "silent for too long", grace=1)
+        if self._halted:
+            self._warm = False
+            for member in list(self._members):
+                self._retire(member)
+                self._side(self._drain(member))
         surplus = self._surplus_at()
         while surplus is not None and surplus <= now and self._end_one():
             surplus = self._surplus_at()
@@ -372,8 +385,24 @@ class Service(Generic[R]):
             looks.append(surplus if surplus > now else now + _AGAIN_SECONDS)
         return max(min(looks) - now, 0.01) if looks else None
 
+    def limit(self, refusal: Refusal | None, *, halt: bool) -> None:
+        """Take nothing new and say why; `halt`: nor have replicas, whatever else was wished. None: be as before.
+
+        What was taken is answered; when it halts, what is waiting is not, and what is being answered has the
+        time that a replica gets to end.
+        """
+        changed = (self._refusal is None) != (refusal is None) or halt != self._halted
+        self._refusal, self._halted = refusal, halt
+        if halt and refusal is not None:
+            self._reject(refusal())
+        if changed:
+            self._look.set()
+            self._tell()
+
     def _target(self) -> int:
         """How many replicas there should be now: what the load needs; one for a while after it was last used."""
+        if self._halted:
+            return 0
         target = max(self.scaling.wanted(self.load), min(self._asked, self.scaling.most))
         if target == 0 and self._warm and self._loop.time() - self._used < self.scaling.idle_seconds:
             return 1

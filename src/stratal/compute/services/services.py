@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection
@@ -23,6 +23,7 @@ from stratal.compute.workloads import Workloads
 from stratal.kernel.blobs import BlobStore
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
+from stratal.ledger.budgets import Standing
 
 log = logging.getLogger("stratal.services")
 
@@ -41,6 +42,7 @@ class Services:
         self._left: list[ReplicaInfo] = []
         self._ending: set[asyncio.Task[None]] = set()
         self._room = asyncio.Lock()
+        self._used_up: Mapping[str, Standing] = {}
 
     async def start(self) -> None:
         await self._workloads.start()
@@ -75,6 +77,7 @@ class Services:
         self._left = [replica for replica in self._left if replica.id not in mine]
         service = Service(name, blueprint, scaling, needs or Needs(), self._replicas, self._make_room)
         self._kept[name] = service
+        self._limit(service)
         service.start(adopt=mine)
         return service
 
@@ -124,6 +127,19 @@ class Services:
                 if await service.give_way():
                     return True
         return False
+
+    async def heed(self, used_up: Mapping[str, Standing]) -> None:
+        """Answer nobody in projects whose budgets are used up, and keep no replicas where the budget says so."""
+        self._used_up = used_up
+        for service in self._kept.values():
+            self._limit(service)
+
+    def _limit(self, service: Service[Any]) -> None:
+        standing = self._used_up.get(service.name.project_id)
+        if standing is None:
+            service.limit(None, halt=False)
+        else:
+            service.limit(standing.refusal, halt=standing.budget.stops)
 
     # -- looking -------------------------------------------------------------------------------
 

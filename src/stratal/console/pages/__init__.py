@@ -3,6 +3,7 @@
 from stratal.console.pages import (
     audit,
     catalog,
+    cost,
     endpoints,
     functions,
     indexes,
@@ -63,6 +64,7 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/keys": people.keys,
     "/projects/{project}/sessions": people.sessions,
     "/projects/{project}/audit": audit.audit,
+    "/projects/{project}/cost": cost.cost,
     "/projects/{project}/repositories": repositories.repositories,
     "/projects/{project}/repositories/{repository}": repositories.repository,
     "/projects/{project}/repositories/{repository}/file": repositories.file,

@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
 from starlette.responses import Response
 
+from stratal.console.latency import Picture, drawn
 from stratal.console.listing import Column, arrange
 from stratal.console.native import Json, segment
 from stratal.console.render import Ways
@@ -18,6 +20,13 @@ COLUMNS = (
     Column("state", "State", lambda endpoint: endpoint["state"]),
     Column("model", "Model", lambda endpoint: f"{endpoint.get('model')}/{endpoint.get('version')}"),
     Column("revision", "Revision", lambda endpoint: endpoint.get("revision"), numeric=True),
+    Column("replicas", "Replicas", lambda endpoint: endpoint.get("awake"), numeric=True),
+    Column("flight", "In flight", lambda endpoint: endpoint.get("in_flight"), numeric=True),
+    Column(
+        "answered", "Answered", lambda endpoint: (endpoint.get("recent") or {}).get("answered"), numeric=True
+    ),
+    Column("p50", "p50 ms", lambda endpoint: (endpoint.get("recent") or {}).get("p50_ms"), numeric=True),
+    Column("p99", "p99 ms", lambda endpoint: (endpoint.get("recent") or {}).get("p99_ms"), numeric=True),
     Column("made", "Made", lambda endpoint: endpoint.get("created_at")),
 )
 
@@ -58,9 +67,17 @@ async def endpoint(view: View) -> Response:
         endpoint=told,
         playground=_playground(told.get("interface")),
         history=history,
+        pictures=_pictures(told),
         inputs=_described(told, "inputs"),
         outputs=_described(told, "outputs"),
     )
+
+
+def _pictures(told: Json) -> list[tuple[Json, Picture]]:
+    """How quick each revision that answers was of late; those that answered nothing are left out."""
+    now = time.time()
+    pictures = [(served, drawn(served.get("recent") or {}, now)) for served in told.get("traffic") or ()]
+    return [(served, picture) for served, picture in pictures if picture is not None]
 
 
 def _calls(project: str, url: str, body: Json) -> Ways:

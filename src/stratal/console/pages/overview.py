@@ -17,11 +17,12 @@ async def home(view: View) -> Response:
 
 
 async def overview(view: View) -> Response:
-    jobs, runs, tables, endpoints = await asyncio.gather(
+    jobs, runs, tables, endpoints, budget = await asyncio.gather(
         view.attempt("/jobs", limit=_ROWS),
         view.attempt("/runs", limit=_ROWS),
         view.attempt("/tables"),
         view.attempt("/endpoints"),
+        view.attempt("/budget"),
     )
     bare = not any(
         isinstance(part, Refused) or part.get(noun)
@@ -31,7 +32,7 @@ async def overview(view: View) -> Response:
         "overview.html",
         "Overview",
         at="",
-        live="job. run. table. endpoint. model",
+        live="job. run. table. endpoint. model budget.",
         ways=Ways(
             cli=f"stratal status\nstratal jobs {view.flag}",
             python=view.sdk("/jobs"),
@@ -40,6 +41,7 @@ async def overview(view: View) -> Response:
         runs=runs,
         tables=tables,
         endpoints=endpoints,
+        budget=None if isinstance(budget, Refused) else budget,
         rows=_ROWS,
         bare=bare,
     )

@@ -95,6 +95,8 @@ class FunctionsDoor:
             who is not None and not who.is_admin and who.project_id != live.function.project_id
         ):
             raise no_such_function(name)
+        if who is None:
+            scope["state"]["public_of"] = live.function.project_id
         if found[3]:
             _only(scope, "GET")
             response = await self._result(scope, live, _text(found[3]))

@@ -79,6 +79,10 @@ class NewRevision(BaseModel):
     )
     cpus: float | None = Field(None, description="The processors that one replica may use.")
     memory_bytes: int | None = Field(None, description="The memory that one replica may use.")
+    as_is: bool = Field(
+        False,
+        description="Serve this very version, also when it was converted to ONNX with the same answers.",
+    )
     traffic: int | dict[str, int] | None = Field(
         None,
         description='The percentage of requests that the new revision gets: 10 or {"v2": 10}. Default: all.',
@@ -126,7 +130,9 @@ def router(
             cpus=body.cpus,
             memory_bytes=body.memory_bytes,
         )
-        view = await endpoints.deploy(who, place.id, body.name, body.model, changes=changes, traffic=traffic)
+        view = await endpoints.deploy(
+            who, place.id, body.name, body.model, changes=changes, traffic=traffic, as_is=body.as_is
+        )
         return _full(view, place.name, url)
 
     @api.get("/projects/{project}/endpoints/{name}")
@@ -266,6 +272,10 @@ def _brief(view: EndpointView, project: str, url: str) -> dict[str, object]:
         "project": project,
         "failure": view.failure,
         "awake": sum(len(served.replicas) for served in view.served),
+        "max": view.endpoint.wishes.most,
+        "requests": view.requests,
+        "in_flight": view.in_flight,
+        "recent": None if not view.served else _brief_recent(view.served[0].recent),
         "created_at": iso(view.endpoint.created_at),
     }
 
@@ -277,15 +287,12 @@ def _full(view: EndpointView, project: str, url: str) -> dict[str, object]:
         **_brief(view, project, url),
         "id": view.endpoint.id,
         "min": wishes.least,
-        "max": wishes.most,
         "concurrency": wishes.concurrency,
         "idle_seconds": wishes.idle_ms / 1000,
         "cpus": wishes.cpus,
         "memory_bytes": wishes.memory_bytes,
         "created_by": view.endpoint.created_by,
-        "requests": view.requests,
         "refused": view.refused,
-        "in_flight": view.in_flight,
         "active": None if view.active is None else _revision(view.active),
         "latest": _revision(view.latest),
         "traffic": [_served(served) for served in view.served],
@@ -314,14 +321,21 @@ def _served(served: ServedRevision) -> dict[str, object]:
     }
 
 
-def _recent(recent: Summary) -> dict[str, object]:
-    """Of the last five minutes; `slices` are of ten seconds each."""
+def _brief_recent(recent: Summary) -> dict[str, object]:
+    """Of the last five minutes."""
     return {
         "answered": recent.answered,
         "failed": recent.failed,
         "p50_ms": recent.p50_ms,
         "p95_ms": recent.p95_ms,
         "p99_ms": recent.p99_ms,
+    }
+
+
+def _recent(recent: Summary) -> dict[str, object]:
+    """As `_brief_recent`, with `slices` of ten seconds each."""
+    return {
+        **_brief_recent(recent),
         "slice_seconds": SLICE_SECONDS,
         "slices": [
             {"at": s.at, "answered": s.answered, "failed": s.failed, "p50_ms": s.p50_ms, "p95_ms": s.p95_ms}
@@ -339,6 +353,7 @@ def _revision(revision: Revision) -> dict[str, object]:
         "model": revision.model_name,
         "version": revision.model_version,
         "model_version_id": revision.model_version_id,
+        "asked": revision.asked,
         "runtime": revision.plan.runtime,
         "share": revision.share,
         "job": revision.job_id,

@@ -9,6 +9,7 @@ _CODES = {
     "no_such_file": "not_found",
     "no_such_batch": "not_found",
     "no_such_endpoint": "model_not_found",
+    "over_budget": "insufficient_quota",
     "no_credentials": "invalid_api_key",
     "malformed_key": "invalid_api_key",
     "wrong_secret": "invalid_api_key",
@@ -35,6 +36,8 @@ def answer(error: StratalError, *, empty: bool) -> Response:
     headers = {}
     if "retry_after_seconds" in error.details:
         headers["Retry-After"] = str(error.details["retry_after_seconds"])
+    if error.reason == "over_budget":
+        headers["X-Should-Retry"] = "false"  # its clients would try for a while, in vain
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="Stratal"'
     return Response(b"" if empty else orjson.dumps(body(error)), error.status, headers, "application/json")

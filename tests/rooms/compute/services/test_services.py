@@ -7,7 +7,8 @@ import pytest
 
 from stratal.compute.services.model import Condition, Needs, Scaling, check_scaling
 from stratal.compute.services.port import Broken
-from stratal.kernel.errors import Busy, Invalid, NotFound, Unavailable
+from stratal.kernel.errors import Busy, Invalid, NotFound, OverBudget, Unavailable
+from stratal.ledger.budgets import Budget, Standing
 
 from .room import Hand, Room, ask, named, until
 
@@ -337,5 +338,42 @@ def test_logs_and_rows_are_kept_pruned_and_purged(tell: Tell) -> None:
         await room.services.purge("prj_a", "function")
         assert await room.services.replicas("function", "fn_1") == []
         assert not [path for path in room.blobs_folder.rglob("*") if path.is_file()]
+
+    tell(story)
+
+
+def used_up(*, stops: bool) -> dict[str, Standing]:
+    return {"prj_a": Standing("prj_a", "a", Budget(10, stops, 0, "ann"), "2026-11", 11)}
+
+
+def test_where_a_budget_is_used_up_nobody_is_answered_and_by_choice_no_replica_is_kept(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = room.keep(least=2, most=2, concurrency=1)
+        await until(lambda: service.awake == 2)
+        for replica in room.world.replicas.values():
+            replica.gate.clear()
+        asked = [asyncio.create_task(ask(service)) for _ in range(3)]
+        await until(lambda: service.waiting == 1)
+        await room.services.heed(used_up(stops=False))
+        with pytest.raises(OverBudget, match="used up"):
+            await ask(service)
+        with pytest.raises(OverBudget):
+            await ask(room.keep(named("fn_2")))  # also one that comes later
+        assert (service.awake, service.waiting, len(room.world.running)) == (2, 1, 2)
+        await room.services.heed(used_up(stops=True))
+        with pytest.raises(OverBudget):  # whose turn had not come
+            await asked[2]
+        await until(lambda: service.awake == 0)
+        assert service.condition is Condition.ASLEEP
+        assert len(room.world.running) == 2  # they have their time for what they are at
+        for replica in room.world.replicas.values():
+            replica.gate.set()
+        assert len(set(await asyncio.gather(*asked[:2]))) == 2
+        await until(lambda: not room.world.running)
+        with pytest.raises(OverBudget):
+            await service.ready()
+        await room.services.heed({})
+        await until(lambda: service.awake == 2)
+        assert await ask(service)
 
     tell(story)

@@ -264,11 +264,21 @@ def _register(uri: str, graph: Any, report: dict[str, Any], described: Any) -> N
     version = made.registered_model_version
     client.set_model_version_tag(name, version, "stratal.converted_from", uri)
     client.set_model_version_tag(name, version, "stratal.parity", json.dumps(report))
+    _tell(uri, str(version))
     print(f"registered models:/{name}/{version}", flush=True)
+
+
+def _tell(uri: str, what: str) -> None:
+    """What came of the conversion, on the version that was to be converted."""
+    import mlflow
+
+    name, _, version = uri.removeprefix("models:/").rpartition("/")
+    mlflow.MlflowClient().set_model_version_tag(name, version, "stratal.onnx", what)
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except CannotConvert as error:
+        _tell(sys.argv[1], f"none: {str(error)[:1000]}")
         sys.exit(str(error))
