@@ -371,6 +371,28 @@ def answers(word: str) -> dict[str, Any]:
         "invocations": {"dead": 1, "succeeded": 2},
         "running": [{"id": word, "started_at": at, "isolation": {"sandbox": word}}],
     }
+    workspace = {
+        "id": word,
+        "name": word,
+        "project": word,
+        "state": "stopped",
+        "failure": word,
+        "stopped_why": word,
+        "url": word,
+        "workload": word,
+        "requirements": [word],
+        "environment": "e" * 64,
+        "memory_bytes": 3,
+        "cpus": 0.5,
+        "idle_seconds": 60,
+        "network": "open",
+        "visitors": [word],
+        "used_at": at,
+        "created_at": at,
+        "created_by": word,
+        "servers": [{"id": word, "started_at": at, "ended_at": None, "isolation": {"sandbox": word}}],
+    }
+    save = {"id": 3, "path": word, "sha256": "a" * 64, "size": 3, "saved_at": at, "saved_by": word}
     invocation = {
         "id": "inv_1",
         "state": "dead",
@@ -685,6 +707,9 @@ def answers(word: str) -> dict[str, Any]:
             "diff": f"diff --git a/{word}\n@@ -1 +1 @@\n+{word}\n",
             "diff_cut": True,
         },
+        f"{BASE}/workspaces": {"workspaces": [workspace]},
+        f"{BASE}/workspaces/w": workspace,
+        f"{BASE}/workspaces/w/saves": {"saves": [save], "next": 3},
         f"{BASE}/functions": {"functions": [function]},
         f"{BASE}/functions/f": function,
         f"{BASE}/functions/f/revisions": {"revisions": [revision]},
@@ -949,6 +974,8 @@ def every_page(word: str) -> list[str]:
         "/repositories/r/merges",
         "/repositories/r/merges/1",
         "/functions",
+        "/workspaces",
+        "/workspaces/w",
         "/functions/f",
         "/functions/f/invocations/inv_1",
     ]

@@ -23,6 +23,7 @@ from stratal.console.pages import (
     sweeps,
     tables,
     talk,
+    workspaces,
 )
 from stratal.console.view import Page
 
@@ -73,6 +74,8 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/repositories/{repository}/commits/{commit}": repositories.commit,
     "/projects/{project}/repositories/{repository}/merges": merges.merges,
     "/projects/{project}/repositories/{repository}/merges/{number}": merges.merge,
+    "/projects/{project}/workspaces": workspaces.workspaces,
+    "/projects/{project}/workspaces/{workspace}": workspaces.workspace,
     "/runs/{run}": runs.anywhere,
     "/jobs/{job}": jobs.anywhere,
     "/projects/{project}/solutions": solutions.solutions,

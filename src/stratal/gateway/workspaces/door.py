@@ -23,6 +23,7 @@ COOKIE = "stratal_visit"
 ENTER = b"/.stratal/enter"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _WAIT_SECONDS = 60.0
+_LAYOUT = b"/lab/api/"
 _ROOM = b"/api/collaboration/room/"
 _PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
@@ -84,7 +85,8 @@ class WorkspacesDoor:
             await (await self._enter(live, Request(scope, receive)))(scope, receive, send)
             return
         opening = is_navigation(scope)
-        if opening or scope["method"] not in _SAFE:
+        # Pages remember their layout by themselves: nobody need have done anything.
+        if opening or not (scope["method"] in _SAFE or scope["raw_path"].startswith(_LAYOUT)):
             live.touch()
         if opening:
             await self._studio.upkeep.begin(live, who)

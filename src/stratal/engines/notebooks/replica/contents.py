@@ -19,7 +19,7 @@ from stratal_workspace.outbox import Outbox
 class KeptContents(AsyncLargeFileManager):  # type: ignore[misc]
     @contextmanager
     def atomic_writing(self, os_path: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
-        with self.perm_to_403(os_path), _whole(os_path, *args, **kwargs) as file:
+        with self.perm_to_403(os_path), whole(os_path, *args, **kwargs) as file:
             yield file
 
     def run_post_save_hooks(self, model: dict[str, Any], os_path: str) -> None:
@@ -29,7 +29,7 @@ class KeptContents(AsyncLargeFileManager):  # type: ignore[misc]
 
 
 @contextmanager
-def _whole(path: str, text: bool = True, encoding: str = "utf-8", **more: Any) -> Iterator[Any]:
+def whole(path: str, text: bool = True, encoding: str = "utf-8", **more: Any) -> Iterator[Any]:
     path = os.path.realpath(path) if os.path.islink(path) else path
     folder, name = os.path.split(path)
     scratch = os.path.join(folder, f".{name[:100]}.{secrets.token_hex(6)}.saving")

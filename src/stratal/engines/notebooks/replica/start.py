@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import secrets
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 from stratal_workspace.channel import Channel
 from stratal_workspace.outbox import Outbox
+from stratal_workspace.recovery import recover
 
 _LOOK_MILLISECONDS = 2000
 _DRAIN_SECONDS = 10.0
@@ -21,10 +23,13 @@ def main(folder: str, place: str) -> None:
     directory = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     near = f"/proc/self/fd/{directory}"  # a socket's path holds 107 bytes, whatever the folder's is
     os.environ["HOME"] = f"{place}/home"
+    _settle_in(f"{place}/home")
     os.environ["JUPYTER_RUNTIME_DIR"] = tempfile.mkdtemp(prefix="jupyter-")
     secret = secrets.token_urlsafe(32)
     channel = Channel(f"{near}/control.sock", secret)
     outbox = Outbox.begin(f"{place}/state/outbox", f"{place}/files")
+    for path in recover(place):
+        outbox.put(path)
     try:
         server = _lab(_settings(near, place, secret))
     except BaseException as error:
@@ -37,6 +42,15 @@ def main(folder: str, place: str) -> None:
         server.start()
     finally:
         outbox.drain(_DRAIN_SECONDS)
+
+
+def _settle_in(home: str) -> None:
+    """What people may change for themselves later: nobody is asked about news of other software."""
+    path = f"{home}/.jupyter/labconfig/page_config.json"
+    if not os.path.exists(path):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "w") as file:
+            json.dump({"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": True}}, file)
 
 
 def _settings(near: str, place: str, secret: str) -> dict[str, object]:
@@ -54,7 +68,6 @@ def _settings(near: str, place: str, secret: str) -> dict[str, object]:
         "ServerApp.contents_manager_class": "stratal_workspace.contents.KeptContents",
         "IdentityProvider.token": secret,
         "FileContentsManager.delete_to_trash": False,
-        "LabApp.news_url": "None",
         "LabApp.check_for_updates_class": "jupyterlab.handlers.announcements.NeverCheckForUpdate",
         "LabApp.extension_manager": "readonly",
         "SQLiteYStore.db_path": f"{place}/state/documents.db",
