@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from platform_server import PlatformServer, is_gone, wait_until
 
@@ -26,7 +26,7 @@ FLAGS = [
 ]
 NAME = "study"
 CELL = ".jp-Notebook .jp-Cell .cm-content"
-PATIENCE = 120.0
+PATIENCE = 240.0
 NOTEBOOK = {
     "nbformat": 4,
     "nbformat_minor": 5,
@@ -118,7 +118,7 @@ def open_notebook(chromium: Browser, platform: PlatformServer, key: str | None =
     page.wait_for_selector(".jp-Launcher, .jp-Notebook")
     page.goto(page.url.split("/lab")[0] + "/lab/tree/study.ipynb")
     page.wait_for_selector(CELL)
-    wait_until(lambda: "begin" in text(page), seconds=PATIENCE)
+    wait_until(lambda: close_dialogs(page) or "begin" in text(page), seconds=PATIENCE)
     return page
 
 
@@ -127,16 +127,26 @@ def text(page: Page) -> str:
 
 
 def type_at_the_end(page: Page, words: str) -> None:
-    for _ in range(5):  # JupyterLab says that it lost its server, and that it goes on trying
-        asked = page.locator(".jp-Dialog")
-        if not asked.count():
-            break
-        assert "reconnect" in asked.first.inner_text(), asked.first.inner_text()
-        asked.first.locator("button.jp-mod-accept").click()
-        page.wait_for_timeout(300)
-    page.locator(CELL).first.click()
-    page.keyboard.press("Control+End")
-    page.keyboard.type(words)
+    def typed() -> bool:
+        close_dialogs(page)
+        with suppress(Error):  # a dialog came in between
+            page.locator(CELL).first.click(timeout=5000)
+            page.keyboard.press("Control+End")
+            page.keyboard.type(words)
+        return words.strip() in text(page)
+
+    wait_until(typed, seconds=PATIENCE)
+
+
+def close_dialogs(page: Page) -> None:
+    """JupyterLab says that it lost its server and goes on trying, or asks whether to wait on; it closes some itself."""
+    asked = page.locator(".jp-Dialog")
+    if asked.count():
+        with suppress(Error):
+            said = asked.first.inner_text(timeout=2000)
+            assert "reconnect" in said or "Continue waiting" in said, said
+            words = "Continue waiting" if "Continue waiting" in said else "Ok"
+            asked.first.get_by_role("button", name=words).click(timeout=2000)
 
 
 def saved(platform: PlatformServer) -> str:
@@ -255,7 +265,7 @@ def test_an_output_with_a_script_reaches_nothing_of_the_console(
     page.wait_for_selector(CELL)
     page.locator(CELL).first.click()
     page.keyboard.press("Shift+Enter")  # run by its viewer, so its output is trusted: the script runs
-    page.wait_for_selector("body[data-tried]")
+    page.wait_for_selector("body[data-tried]", state="attached")
     tried = page.evaluate("JSON.parse(document.body.getAttribute('data-tried'))")
     assert "stratal" not in tried["cookie"]
     assert tried["api"].startswith("refused")
