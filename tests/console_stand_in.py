@@ -56,6 +56,16 @@ class Accounts:
             raise Refused(401, "wrong_code" if code else "needs_code", "Now the code.")
         return "good"
 
+    federated = True
+
+    async def begin(self, redirect_uri: str, target: str) -> tuple[str, str]:
+        return f"https://id.example.org/?redirect_uri={quote(redirect_uri, safe='')}", f"kept:{target}"
+
+    async def finish(self, state: str, code: str, browser: str, address: str, agent: str) -> tuple[str, str]:
+        if (state, code) != ("s", "c") or not browser.startswith("kept:"):
+            raise Refused(401, "stale_login", f"Begin again. {HOSTILE}")
+        return "good", browser.removeprefix("kept:")
+
     async def invitation(self, token: str) -> tuple[str, str, str]:
         if token != "invited":
             raise Refused(401, "spent_invitation", "This invitation was taken up.")

@@ -14,6 +14,7 @@ from stratal.kernel.errors import Invalid
 if TYPE_CHECKING:  # they take longer to load than a command line may
     from stratal.collab.talk.mail import Smtp
     from stratal.collab.talk.outgoing import Network
+    from stratal.identity.federation.model import Trust
 
 SETTINGS: dict[str, str] = {
     "STRATAL_HOME": "The data directory (default ~/.stratal).",
@@ -27,6 +28,13 @@ SETTINGS: dict[str, str] = {
     "STRATAL_HUB_UPSTREAM_TOKEN": "The key that hub is asked with (default: none).",
     "STRATAL_FAKE_GPUS": "For tests: made-up GPUs in place of the machine's, e.g. h100:2,a100:1 (default none).",
     "STRATAL_CURRENCY": "The word that prices and costs are told in (default USD).",
+    "STRATAL_OIDC_ISSUER": "The identity provider that people sign in with: https://id.example.org (default: none).",
+    "STRATAL_OIDC_CLIENT_ID": "What this instance is called there.",
+    "STRATAL_OIDC_CLIENT_SECRET": "What it proves that with.",
+    "STRATAL_OIDC_GROUPS": "What groups there make of people here, e.g. ml-team=lab:editor,ops=*:admin (default nothing).",
+    "STRATAL_OIDC_GROUPS_CLAIM": "The claim that names the groups (default groups).",
+    "STRATAL_OIDC_SCOPES": "What is asked of the provider (default openid profile email offline_access).",
+    "STRATAL_OIDC_CHECK_SECONDS": "How soon the provider is asked about everybody again (default 30).",
     "STRATAL_SMTP_URL": "Where mail is handed over: smtp://USER:PASSWORD@HOST:587?from=ADDRESS (default: none is sent).",
     "STRATAL_WEBHOOK_NETWORKS": "Networks that webhooks may tell though not public, e.g. 10.0.0.0/8 (default none).",
     "STRATAL_ZYGOTE_MEMORY": "Memory that interpreters kept warm may hold in all, e.g. 1GiB (default 512MiB; 0: keep none).",
@@ -266,6 +274,32 @@ def user_domain(environ: Mapping[str, str] = os.environ) -> str:
             hint="Write one that all names below lead to this machine, as in: user.example.org",
         )
     return domain
+
+
+def trust(environ: Mapping[str, str] = os.environ) -> "Trust | None":
+    """The STRATAL_OIDC_… variables; None without an issuer. Raises `Invalid`."""
+    from stratal.identity.federation.model import Trust, grants_of
+
+    issuer = environ.get("STRATAL_OIDC_ISSUER")
+    if not issuer:
+        return None
+    client = environ.get("STRATAL_OIDC_CLIENT_ID")
+    if not client:
+        raise Invalid("STRATAL_OIDC_ISSUER is set, and STRATAL_OIDC_CLIENT_ID is not.")
+    try:
+        grants = grants_of(environ.get("STRATAL_OIDC_GROUPS", ""))
+        again = min(max(float(environ.get("STRATAL_OIDC_CHECK_SECONDS") or 30), 1.0), 3600.0)
+    except ValueError as error:
+        raise Invalid(f"STRATAL_OIDC_GROUPS or STRATAL_OIDC_CHECK_SECONDS: {error}.") from error
+    return Trust(
+        issuer,
+        client,
+        environ.get("STRATAL_OIDC_CLIENT_SECRET", ""),
+        grants,
+        environ.get("STRATAL_OIDC_GROUPS_CLAIM") or "groups",
+        environ.get("STRATAL_OIDC_SCOPES") or "openid profile email offline_access",
+        again,
+    )
 
 
 def smtp(environ: Mapping[str, str] = os.environ) -> "Smtp | None":

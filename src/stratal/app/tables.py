@@ -17,6 +17,7 @@ from stratal.data.objects import tables as objects
 from stratal.data.pipelines import tables as pipelines
 from stratal.data.queries import tables as queries
 from stratal.identity import tables as identity
+from stratal.identity.federation import tables as federation
 from stratal.kernel import events
 from stratal.kernel.database import metadata
 from stratal.ledger import tables as ledger
@@ -25,6 +26,7 @@ ROOMS = (
     events,
     instance,
     identity,
+    federation,
     ledger,
     compute,
     services,

@@ -31,6 +31,7 @@ from stratal.app.settings import (
     package_sources,
     search_path,
     smtp,
+    trust,
     webhook_networks,
     zygotes,
 )
@@ -120,6 +121,8 @@ from stratal.gateway.s3.door import S3Door
 from stratal.gateway.traffic import count_traffic
 from stratal.gateway.workspaces.door import WorkspacesDoor
 from stratal.gateway.workspaces.hosts import UserHosts
+from stratal.identity.federation.provider import Provider
+from stratal.identity.federation.service import Federation
 from stratal.identity.founding import Founded, found
 from stratal.identity.keys import Keys
 from stratal.identity.master import load_or_create
@@ -178,6 +181,12 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(folk.start)
     closes.append(folk.close)
     founded = found(database, keys, clock)
+    trusted = trust()
+    federation = None
+    if trusted is not None:
+        federation = Federation(database, trusted, Provider(trusted), keys, sessions, master, clock)
+        starts.append(federation.start)
+        closes.append(federation.close)
     lineage = Lineage(database, clock)
     prices = Prices(database, clock, settings.currency)
     prices.lay_out()
@@ -469,7 +478,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(agents.close)
     console = Console(
         AsBrowser(within, SESSION_COOKIE),
-        Accounts(folk),
+        Accounts(folk, federation),
         cookie=SESSION_COOKIE,
         secure=settings.tls_certificate is not None,
     )

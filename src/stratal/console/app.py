@@ -48,6 +48,8 @@ class Console:
             Route("/favicon.ico", lambda _: RedirectResponse(assets.url("icon.svg")), methods=["GET"]),
             Route("/login", session.show, methods=["GET"]),
             Route("/login", session.submit, methods=["POST"]),
+            Route("/login/oidc", session.leave_to_provider, methods=["GET"]),
+            Route("/login/oidc/back", session.back_from_provider, methods=["GET"]),
             Route("/invite", session.invited, methods=["GET"]),
             Route("/invite", session.accept, methods=["POST"]),
             Route("/device", session.device, methods=["GET"]),

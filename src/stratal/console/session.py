@@ -18,6 +18,8 @@ from stratal.console.render import Templates
 from stratal.console.security import is_preview, safe_next, same_origin
 from stratal.console.view import theme_of
 
+_PROVIDER_COOKIE = "stratal_provider"
+_BACK = "/login/oidc/back"
 SESSION_SECONDS = 14 * 24 * 3600
 _MAX_FORM_BYTES = 8 * 1024
 
@@ -39,6 +41,19 @@ class Accounts(Protocol):
 
     async def accept(self, token: str, name: str, password: str, address: str, agent: str) -> str:
         """Make an account by an invitation; the session's token."""
+        ...
+
+    @property
+    def federated(self) -> bool:
+        """Can people sign in with an identity provider?"""
+        ...
+
+    async def begin(self, redirect_uri: str, target: str) -> tuple[str, str]:
+        """Where the browser goes to sign in there, and what it keeps until it is back."""
+        ...
+
+    async def finish(self, state: str, code: str, browser: str, address: str, agent: str) -> tuple[str, str]:
+        """The session's token, and where the person wanted to go."""
         ...
 
     async def leave(self, token: str) -> None:
@@ -99,6 +114,47 @@ class SessionPages:
                 password=form.get("password", ""),
             )
         return self._signed(session, target)
+
+    async def leave_to_provider(self, request: Request) -> Response:
+        """GET /login/oidc: to the identity provider, and back."""
+        target = safe_next(request.query_params.get("next"))
+        back = f"{request.url.scheme}://{request.headers['host']}{_BACK}"
+        try:
+            address, browser = await self._accounts.begin(back, target)
+        except Refused as refused:
+            return self._page(request, "how", target, status=refused.status, said=refused)
+        response = RedirectResponse(address, 303)
+        response.set_cookie(
+            _PROVIDER_COOKIE,
+            browser,
+            max_age=600,
+            path=_BACK,
+            secure=self._secure,
+            httponly=True,
+            samesite="lax",
+        )
+        return response
+
+    async def back_from_provider(self, request: Request) -> Response:
+        """GET /login/oidc/back: what the provider says of whoever was sent there from this browser."""
+        told = request.query_params
+        if "error" in told:
+            said = Refused(
+                401, "provider_refused", f"The provider said: {told['error'][:100]}.", "Try again."
+            )
+            return self._page(request, "how", "/", status=401, said=said)
+        browser = request.cookies.get(_PROVIDER_COOKIE, "")[:100]
+        try:
+            session, target = await self._accounts.finish(
+                told.get("state", "")[:100], told.get("code", "")[:4000], browser, *_from(request)
+            )
+        except Refused as refused:
+            return self._page(request, "how", "/", status=refused.status, said=refused)
+        response = self._signed(session, safe_next(target))
+        response.delete_cookie(
+            _PROVIDER_COOKIE, path=_BACK, secure=self._secure, httponly=True, samesite="lax"
+        )
+        return response
 
     async def invited(self, request: Request) -> Response:
         """GET /invite: what the link invites to, and a form that takes it up."""
@@ -253,6 +309,7 @@ class SessionPages:
             token=token,
             theme=theme_of(request),
             title="Sign in",
+            federated=self._accounts.federated,
             **told,
         )
         return HTMLResponse(html, status)

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.permissions import RANK, require
-from stratal.identity.tables import keys, projects
+from stratal.identity.tables import keys, members, projects
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Denied, Invalid, NotFound, Unauthenticated
@@ -240,6 +240,13 @@ class Keys:
         theirs = (keys.c.kind == Kind.PERSON.value) & (keys.c.principal_id == person_id)
         made = (keys.c.kind == Kind.SERVICE.value) & (keys.c.created_by == actor)
         return self._revoke_where(connection, (keys.c.project_id == project_id) & (theirs | made))
+
+    def revoke_beyond_membership(self, connection: Connection, person_id: str) -> int:
+        """End a person's own keys of projects that they are no member of (an admin's of old); how many."""
+        theirs = (keys.c.kind == Kind.PERSON.value) & (keys.c.principal_id == person_id)
+        inside = select(members.c.project_id).where(members.c.person_id == person_id)
+        beyond = keys.c.project_id.not_in(inside) | (keys.c.role == Role.ADMIN.value)
+        return self._revoke_where(connection, theirs & beyond)
 
     def weaken(self, connection: Connection, project_id: str, person_id: str, role: Role) -> int:
         """Take from a person's own keys of the project what goes beyond `role`; how many had more."""

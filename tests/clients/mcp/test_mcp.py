@@ -87,7 +87,7 @@ def test_an_agent_works_with_its_keys_role_and_is_told_what_to_do_next(
             assert "editor" in said
         assert (await ask(client, "list_endpoints"))["endpoints"] == []
         assert (await ask(client, "list_jobs"))["jobs"] == []
-        assert (await refused(client, "why", prediction="pr_none"))[0] == "not_found"
+        assert (await refused(client, "why", prediction="pr_none"))[0] == "no_such_prediction"
         assert (await refused(client, "predict", endpoint="none", rows=[{"a": 1}]))[0] == "no_such_endpoint"
         code, said = await refused(client, "search", word="x")
         assert (code, "words" in said) == ("bad_arguments", True)

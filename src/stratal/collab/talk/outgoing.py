@@ -70,6 +70,27 @@ def allowed(address: str, networks: Iterable[Network] = ()) -> bool:
     return found.is_global and not found.is_multicast
 
 
+def check_public(url: str, networks: Iterable[Network] = ()) -> str:
+    """As `check_url`; raises also for a literal address, or a name, that can only be this machine or a neighbour.
+
+    What other names resolve to is looked at when they are asked.
+    """
+    host = (urlsplit(check_url(url)).hostname or "").rstrip(".").lower()
+    try:
+        fine = allowed(host, networks)
+    except ValueError:  # a name
+        fine = bool(networks) or not (
+            host == "localhost" or host.endswith((".localhost", ".local", ".internal"))
+        )
+    if not fine:
+        raise Invalid(
+            "A webhook reaches public addresses only.",
+            hint="An admin names networks of your own with STRATAL_WEBHOOK_NETWORKS.",
+            reason="bad_url",
+        )
+    return url
+
+
 class _Checked(httpcore.AsyncNetworkBackend):
     """Connects to an address that was looked at, never to a name."""
 

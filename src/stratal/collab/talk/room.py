@@ -68,7 +68,7 @@ def furnish_talk(
         Comments(database, subjects, clock),
         Activity(database),
         Inbox(database, clock, mails=smtp is not None),
-        Webhooks(database, master, clock, sending.kick),
+        Webhooks(database, master, clock, sending.kick, networks),
         Notices(database, events, clock, sending.kick),
         sending,
         database,

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from stratal.collab.talk.model import Delivery, Webhook
 from stratal.collab.talk.notices import insert_delivery
-from stratal.collab.talk.outgoing import check_url
+from stratal.collab.talk.outgoing import Network, check_public
 from stratal.collab.talk.tables import deliveries, webhooks
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Principal
@@ -25,18 +25,26 @@ DEFAULT_KINDS = ("job.failed", "comment.", "merge_request.", "budget.")
 class Webhooks:
     """`kick` is called when there is something to send."""
 
-    def __init__(self, database: Database, master: MasterKey, clock: Clock, kick: object) -> None:
+    def __init__(
+        self,
+        database: Database,
+        master: MasterKey,
+        clock: Clock,
+        kick: object,
+        networks: Sequence[Network] = (),
+    ) -> None:
         self._database = database
         self._master = master
         self._clock = clock
         self._kick = kick
+        self._networks = networks
 
     async def create(
         self, who: Principal, project_id: str, url: str, kinds: Sequence[str]
     ) -> tuple[Webhook, str]:
         """Make one; with it comes the secret that signs, shown this once. Raises `Invalid`, `Denied`."""
         require(who, "webhooks.manage", project_id)
-        check_url(url)
+        check_public(url, self._networks)
         chosen = tuple(dict.fromkeys(kinds)) or DEFAULT_KINDS
         if len(chosen) > 50 or any(not 0 < len(one) <= 60 or not one.isprintable() for one in chosen):
             raise Invalid(

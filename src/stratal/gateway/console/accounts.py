@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
 from stratal.console.native import Refused
+from stratal.identity.federation.service import Federation
 from stratal.identity.room import Folk
 from stratal.kernel.errors import StratalError, Unauthenticated
 
@@ -14,8 +15,28 @@ T = TypeVar("T")
 class Accounts:
     """Signing in and joining. What is refused is raised as the console's `Refused`."""
 
-    def __init__(self, folk: Folk) -> None:
+    def __init__(self, folk: Folk, federation: Federation | None = None) -> None:
         self._folk = folk
+        self._federation = federation
+
+    @property
+    def federated(self) -> bool:
+        """Can people sign in with an identity provider?"""
+        return self._federation is not None
+
+    async def begin(self, redirect_uri: str, target: str) -> tuple[str, str]:
+        """Where the browser goes to sign in there, and what it keeps until it is back."""
+        begun = await _told(self._provided().begin)(redirect_uri, target)
+        return begun.address, begun.browser
+
+    async def finish(self, state: str, code: str, browser: str, address: str, agent: str) -> tuple[str, str]:
+        """The session's token, and where the person wanted to go."""
+        return await _told(self._provided().finish)(state, code, browser, address=address, agent=agent)
+
+    def _provided(self) -> Federation:
+        if self._federation is None:
+            raise Refused(404, "no_provider", "People do not sign in with a provider here.")
+        return self._federation
 
     async def by_link(self, token: str, address: str, agent: str) -> str | None:
         """Spend a one-time link; None for one that opens nothing."""
