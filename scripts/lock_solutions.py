@@ -3,6 +3,7 @@
 Usage: .venv/bin/python scripts/lock_solutions.py [NAME …]     (all of them without names)
 """
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def lock(name: str) -> None:
     if made.returncode:
         raise SystemExit(f"{name}: {made.stderr}")
     pins = [line for line in made.stdout.splitlines() if line and not line.startswith(("#", "-"))]
+    # A local version (torch's CPU build, ``+cpu``) is in no public index; without it both editions satisfy the pin.
+    pins = [re.sub(r"\+[a-z0-9.]+$", "", line) for line in pins]
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in pins))
     print(f"{name}: {len(pins)} packages")
 
