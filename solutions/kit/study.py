@@ -1,5 +1,6 @@
 """`Study`: what a solution's steps work with. Reads and writes through S3, Iceberg and MLflow; keeps what was measured."""
 
+import base64
 import io
 import json
 import logging
@@ -269,8 +270,14 @@ class Study:
         self._keep("train")
 
     def example(self) -> pd.DataFrame:
-        """The example request of ``solution.toml`` as a table."""
-        return pd.DataFrame(self.manifest["example"]["request"])
+        """The example request of ``solution.toml`` as a table; ``{ file = "NAME" }`` is that file in base64."""
+        rows = self.manifest["example"]["request"]
+        return pd.DataFrame([{name: self._value(value) for name, value in row.items()} for row in rows])
+
+    def _value(self, said: Any) -> Any:
+        if not isinstance(said, dict):
+            return said
+        return base64.b64encode((self.folder / said["file"]).read_bytes()).decode()
 
     # -- means ---------------------------------------------------------------------------------
 

@@ -67,6 +67,20 @@ def test_a_broken_declaration_is_refused_and_says_what_is_wrong(
         read(folder)
 
 
+def test_a_file_of_the_folder_is_sent_in_base64_and_no_other_file_is(tmp_path: Path) -> None:
+    folder = tmp_path / "disease-diagnosis"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("no")
+    (folder / "scene.png").write_bytes(b"\x89PNG")
+    example = GOOD[: GOOD.index("[example]")] + "[example]\nexpect = [{}]\n"
+    (folder / "solution.toml").write_text(example + 'request = [{ image = { file = "scene.png" } }]\n')
+    assert read(folder).request == [{"image": "iVBORw=="}]
+    for other in ("../secret", "absent.png"):
+        (folder / "solution.toml").write_text(example + f'request = [{{ image = {{ file = "{other}" }} }}]\n')
+        with pytest.raises(Invalid, match="is not in the folder"):
+            read(folder)
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(NotFound) as raised:
         CATALOGUE.get("disease-diagnoses")

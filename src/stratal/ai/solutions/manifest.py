@@ -1,5 +1,6 @@
 """``solution.toml``, read and checked: what a solution is for, what it stands on and what it must show."""
 
+import base64
 import dataclasses
 import re
 import tomllib
@@ -105,6 +106,8 @@ class Solution:
     expect: Sequence[Mapping[str, Any]]
     has_target: bool
     refusal: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    mechanics_only: str = ""
+    """Why a run without --download shows that the parts work and no more; empty when it shows more."""
 
     @property
     def steps(self) -> Sequence[str]:
@@ -167,11 +170,23 @@ def _solution(folder: Path, said: Mapping[str, Any]) -> Solution:
         metrics=metrics,
         references=references,
         gates=gates,
-        request=list(example["request"]),
+        request=[{name: _value(folder, value) for name, value in row.items()} for row in example["request"]],
         expect=list(example["expect"]),
         has_target="target" in said,
         refusal=dict(said.get("refusal", {})),
+        mechanics_only=str(said.get("mechanics_only", "")),
     )
+
+
+def _value(folder: Path, said: Any) -> Any:
+    """A value of the example; ``{ file = "NAME" }`` is a file of the folder, in base64 as JSON carries it."""
+    if not isinstance(said, dict):
+        return said
+    name = str(said["file"])
+    path = folder / name
+    if path.parent != folder or not path.is_file():
+        raise ValueError(f"the example's file {name!r} is not in the folder")
+    return base64.b64encode(path.read_bytes()).decode()
 
 
 def _source(said: Mapping[str, Any]) -> Source:

@@ -133,6 +133,8 @@ def _show(solution: Solution, result: dict[str, Any]) -> None:
     click.echo(
         f"\n{click.style(str(result['verdict']).capitalize(), bold=True, fg='green' if good else 'red')}"
     )
+    if result["mechanics_only"]:
+        click.echo(f"No more than that: {result['mechanics_only']}")
     if result["expected_refusal"]:
         click.echo(f"This refusal was expected: {result['expected_refusal']}")
     served = result["served"]

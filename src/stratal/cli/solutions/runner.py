@@ -198,7 +198,7 @@ class Runner:
             asked = doors.ask(name)
         if trial != name:
             client.delete(client.path(f"/endpoints/{quote(trial, safe='')}"))
-        if verdict != MECHANICS:
+        if not self._wanted.tiny:
             doors.alias(version)
         told = {
             "endpoint": name,
@@ -215,7 +215,8 @@ class Runner:
     def _verdict(self, verdicts: list[Verdict]) -> str:
         bad = failed(verdicts)
         if not bad:
-            return MECHANICS if self._wanted.tiny else PROMOTED
+            offline = self._solution.mechanics_only and not self._wanted.download
+            return MECHANICS if self._wanted.tiny or offline else PROMOTED
         declared = self._solution.refusal
         if declared and {v.title for v in bad} <= set(declared["gates"]):
             return EXPECTED
@@ -237,6 +238,7 @@ class Runner:
             "size": self._wanted.size,
             "planted": self._wanted.plant,
             "verdict": verdict,
+            "mechanics_only": self._solution.mechanics_only if verdict == MECHANICS else "",
             "expected_refusal": self._solution.refusal.get("why", "") if verdict == EXPECTED else "",
             "gates": [v.told() for v in verdicts],
             "numbers": found.get("numbers", {}),
