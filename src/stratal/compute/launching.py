@@ -110,6 +110,7 @@ class Launching:
             "OMP_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's, which has a thread of its own
             **platform,
             **job.env,
             "STRATAL_JOB_ID": str(job.id),

@@ -88,6 +88,7 @@ def _spec(
             "OMP_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
+            "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's, which has a thread of its own
         },
         cwd=folder,
         python=environment.python,

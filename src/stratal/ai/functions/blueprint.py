@@ -74,6 +74,7 @@ class RevisionBlueprint:
                 "OMP_NUM_THREADS": "1",
                 "OPENBLAS_NUM_THREADS": "1",
                 "MKL_NUM_THREADS": "1",
+                "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's, which has a thread of its own
                 **foundry.client_env(credential, self._function.project),
                 **revision.env,
                 "STRATAL_FUNCTION": self._function.name,

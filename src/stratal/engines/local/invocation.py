@@ -19,7 +19,7 @@ _OWN = frozenset(("PATH", "VIRTUAL_ENV", "LANG"))
 _HANDLED = frozenset(("PYTHONUNBUFFERED", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"))
 _AT_LOAD = (
     *("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "VECLIB_", "NUMEXPR_", "NUMBA_"),
-    *("ARROW_", "TORCH_"),
+    *("ARROW_", "TORCH_", "ORT_"),
 )
 """What variables begin with that libraries' C code reads when it is loaded."""
 _AT_START = ("LD_", "PYTHON", "MALLOC_", "GLIBC_", "LC_")
