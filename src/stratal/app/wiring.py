@@ -54,6 +54,7 @@ from stratal.data.objects.service import Objects
 from stratal.data.pipelines.room import furnish as furnish_pipelines
 from stratal.data.queries.service import Warehouse
 from stratal.engines.batches import program as batch_program
+from stratal.engines.bytecode import compile_aside
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine, Zygotes
@@ -217,6 +218,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     engine = LocalEngine(home.keeper, home.root, home.platform_socket, gpus=gpus, zygotes=Zygotes(*zygotes()))
     starts.append(engine.connect)
     closes.append(engine.close)
+    compile_aside()
 
     pool = None
     if settings.engine == "ray":

@@ -1,0 +1,120 @@
+"""Which command lines a zygote may fork, what it is asked to load, and what stays out of it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stratal.engines.local import invocation
+from stratal.engines.local.nursery import _is_name, _is_part_of
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    program = tmp_path / "env" / "bin" / "python"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    (tmp_path / "work").mkdir()
+    return tmp_path
+
+
+def spec(place: Path, *argv: str, **env: str) -> dict[str, Any]:
+    own = place / "env" / "bin"
+    return {
+        "argv": list(argv),
+        "env": {"PATH": f"{own}:/usr/bin", "LANG": "C.UTF-8", **env},
+        "python": str(own / "python"),
+        "cwd": str(place / "work"),
+        "isolate": True,
+    }
+
+
+def test_plain_runs_of_the_environments_python_are_understood(place: Path) -> None:
+    script = invocation.parse(spec(place, "python", "-u", "train.py", "--lr", "1"))
+    assert script is not None
+    assert (script.kind, script.target, script.arguments, script.options) == (
+        "script",
+        "train.py",
+        ["--lr", "1"],
+        "u",
+    )
+    module = invocation.parse(spec(place, str(place / "env/bin/python"), "-m", "pkg.main", "x"))
+    assert module is not None
+    assert (module.kind, module.target, module.arguments) == ("module", "pkg.main", ["x"])
+    code = invocation.parse(spec(place, "python", "-c", "print(1)"))
+    assert code is not None
+    assert (code.kind, code.target) == ("code", "print(1)")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["sh", "-c", "python train.py"],
+        ["python"],
+        ["python", "-"],
+        ["python", "-X", "dev", "train.py"],
+        ["python", "-O", "train.py"],
+        ["python", "folder"],
+        ["/usr/bin/python3", "train.py"],
+    ],
+)
+def test_everything_else_starts_cold(place: Path, argv: list[str]) -> None:
+    assert invocation.parse(spec(place, *argv)) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["LD_PRELOAD", "PYTHONHASHSEED", "PYTHONSTARTUP", "LC_ALL", "MALLOC_ARENA_MAX"]
+)
+def test_variables_that_an_interpreter_reads_as_it_starts_make_it_cold(place: Path, name: str) -> None:
+    assert invocation.parse(spec(place, "python", "train.py", **{name: "1"})) is None
+    assert invocation.parse(spec(place, "python", "train.py", PYTHONUNBUFFERED="1")) is not None
+
+
+def test_variables_that_libraries_read_as_they_are_loaded_must_be_the_zygotes_own(place: Path) -> None:
+    own = {
+        "env": invocation.at_start(spec(place, "python", "x.py", OMP_NUM_THREADS="1")["env"]),
+        "reads": ["DEVICE"],
+    }
+    assert invocation.differing(spec(place, "python", "x.py", OMP_NUM_THREADS="1", MINE="2"), own) == ""
+    assert invocation.differing(spec(place, "python", "x.py", OMP_NUM_THREADS="2"), own)
+    assert invocation.differing(spec(place, "python", "x.py"), own)
+    assert (
+        invocation.differing(spec(place, "python", "x.py", OMP_NUM_THREADS="1", DEVICE="cpu"), own)
+        == "DEVICE"
+    )
+
+
+def test_what_a_program_imports_is_read_off_its_lines_and_its_own_modules(place: Path) -> None:
+    work = place / "work"
+    (work / "train.py").write_text(
+        "import numpy as np, os\nfrom sklearn.svm import SVC as S\nfrom mine import f\n"
+        "def g():\n    import torch; x = 'import not_this'\n"
+    )
+    (work / "mine.py").write_text("import pandas\nfrom . import x\n")
+    asked = spec(place, "python", "train.py")
+    run = invocation.parse(asked)
+    assert run is not None
+    found = invocation.imports(asked, run)
+    assert {"numpy", "os", "sklearn.svm", "sklearn.svm:SVC", "torch", "pandas"} <= set(found)
+    assert not {"mine", "not_this"} & set(found)
+    assert invocation.shadowed(asked, run, ["numpy", "json"]) == ""
+    (work / "json.py").write_text("")
+    assert invocation.shadowed(asked, run, ["numpy", "json"]) == "json"
+
+
+def test_a_module_that_cannot_be_shared_takes_what_lies_below_it_along() -> None:
+    assert _is_part_of("a.b", {"a"})
+    assert _is_part_of("a.b:c", {"a.b"})
+    assert _is_part_of("a", {"a"})
+    assert not _is_part_of("a", {"a.b"})
+    assert not _is_part_of("ab.c", {"a"})
+
+
+@pytest.mark.parametrize("name", ["", "a..b", "a b", "a/b", "a-b", ".a", "a" * 200, 3, None])
+def test_what_is_no_name_is_not_imported(name: object) -> None:
+    assert not _is_name(name)
+    assert _is_name("a.b")
+    assert _is_name("a.b:C")
