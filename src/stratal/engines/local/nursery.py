@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _MOST_NAMES, _LONGEST_NAME = 1500, 80
 """All of them fit into one message."""
-_MOST_ZYGOTES = 12
+_MOST_ZYGOTES, _MOST_KINDS = 12, 200
 _TICK_SECONDS = 5.0
 _PATIENCE = 150.0
 _REPLACE_SECONDS = 10.0
@@ -38,6 +38,8 @@ _GIVE_UP_SECONDS = 600.0
 _RESTING_PART = 4
 """The unused may hold this part of the memory that all may hold."""
 _REST_SECONDS = 3600.0
+_WANTED_SECONDS = 300.0
+"""So long without a word that one is wanted, and it is not."""
 _VARYING = ("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_")
 """Variables that every workload gets with values of its own."""
 _STILL = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
@@ -55,6 +57,7 @@ class Kind:
         self.unfit: set[str] = set()
         self.zygote: Zygote | None = None
         self.not_before = 0.0
+        self.wanted_until = 0.0
         self.rests_until = 0.0
         """Until then none is started only because one is wanted."""
 
@@ -73,7 +76,7 @@ class Zygote:
         self.asked = tuple(kind.imports)
         self.report: dict[str, Any] | None = None
         self.box: list[int] = []
-        self.born = self.used = self.wanted = time.monotonic()
+        self.born = self.used = time.monotonic()
         self.forks = 0
         self.failures = 0
         self.memory = 0
@@ -146,14 +149,12 @@ class Nursery:
 
     def want(self, seed: dict[str, Any], names: Iterable[str], *, renew: bool) -> None:
         """See that a zygote is there and stays for workloads that may be started, importing `names`."""
+        now = time.monotonic()
         kind = self._kinds.get(_key(seed))
-        if renew and kind is not None:
-            if kind.zygote is not None:
-                kind.zygote.wanted = time.monotonic()
-                return
-            if time.monotonic() < kind.rests_until:
-                return
-        self.learn(seed, names, {})
+        if not renew or kind is None or (kind.zygote is None and now >= kind.rests_until):
+            self.learn(seed, names, {})
+        if renew:
+            self._kinds[_key(seed)].wanted_until = now + _WANTED_SECONDS
 
     def learn(self, seed: dict[str, Any], names: Iterable[str], told: Mapping[str, Any]) -> None:
         """A workload of this kind was started, importing `names`: see that a zygote is there for the next.
@@ -163,13 +164,17 @@ class Nursery:
         self._limits = seed["engine"]["zygotes"]
         key = _key(seed)
         kind = self._kinds.setdefault(key, Kind(seed))
+        for old in [k for k, other in self._kinds.items() if other is not kind and other.zygote is None][
+            :-_MOST_KINDS
+        ]:
+            del self._kinds[old]
         for name in names:
             if len(kind.imports) < _MOST_NAMES and name not in kind.imports and _is_name(name):
                 kind.imports[name] = None
         self._heed(kind, told)
         zygote = kind.zygote
         if zygote is not None and zygote.report is not None:
-            zygote.used = zygote.wanted = time.monotonic()
+            zygote.used = time.monotonic()
             if set(kind.imports) - set(zygote.asked) and zygote.used - zygote.born > _REPLACE_SECONDS:
                 self._dismiss(zygote)
         if kind.zygote is None:
@@ -291,7 +296,7 @@ class Nursery:
                 if zygote.report is None and now - zygote.born > _PATIENCE:
                     zygote.kind.not_before = now + _GIVE_UP_SECONDS
                     self._dismiss(zygote)
-                elif now - zygote.used > self._limits["idle_seconds"] < now - zygote.wanted:
+                elif now - zygote.used > self._limits["idle_seconds"] and now > zygote.kind.wanted_until:
                     self._dismiss(zygote)
             self._weigh()
             self._rest()
