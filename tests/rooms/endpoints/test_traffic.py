@@ -15,6 +15,8 @@ from stratal.ai.endpoints.latency import SLICE_SECONDS, SLICES, Latencies
 from stratal.ai.endpoints.model import Changes, Revision, RevisionState, Wishes
 from stratal.ai.endpoints.runtime import Plan
 from stratal.ai.endpoints.traffic import choose, place, share_of, shared_out
+from stratal.ai.models.model import ModelVersion
+from stratal.identity.model import Principal
 from stratal.kernel.errors import Invalid, NotFound
 
 from .room import OWNER, VIEWER, Room, ask, until
@@ -166,6 +168,46 @@ def test_a_share_of_the_requests_goes_to_the_new_version_and_the_same_key_to_the
         assert (view.active.model_version, view.endpoint.shares) == ("2", {})
         states = [r.state for r in await room.endpoints.revisions(OWNER, "prj_a", "sum")]
         assert states == ["active", "superseded"]
+
+    in_room(story, after_a_restart)
+
+
+def test_a_converted_version_is_served_in_its_form_and_answers_to_both_names(
+    in_room: Callable[..., None],
+) -> None:
+    async def story(room: Room) -> None:
+        one, two, three = [await room.models.add("m", content) for content in (b"one", b"two", b"three")]
+        forms, deployed = {one: two}, []
+
+        async def form_of(who: Principal, version: ModelVersion) -> ModelVersion | None:
+            form = forms.get(version.uri)
+            return None if form is None else await room.models.resolve(who, "prj_a", form)
+
+        async def on_deployed(who: Principal, version: ModelVersion) -> None:
+            deployed.append(version.uri)
+
+        room.endpoints.form_of, room.endpoints.on_deployed = form_of, on_deployed
+        await room.deployed("sum", three)
+        await room.deployed("sum", one, traffic={"v1": 20})
+        view = await room.endpoints.get(OWNER, "prj_a", "sum")
+        told = [(s.revision.model_version, s.revision.asked, s.percent) for s in view.served]
+        assert told == [("3", None, 80), ("2", one, 20)]
+        assert deployed == [three]  # of a form nothing more is made
+        for version in ("1", "2"):
+            assert await versions(room, range(3), version=version) == {"2": 3}
+        with pytest.raises(NotFound):
+            await versions(room, range(1), version="4")
+        await room.endpoints.share_out(OWNER, "prj_a", "sum", {"v1": 100})
+        assert room.serving.serves("prj_a", "m")
+        assert not room.serving.serves("prj_b", "m")
+        made = await room.endpoints.deploy(OWNER, "prj_a", "plain", one, as_is=True)
+        assert (made.latest.model_version, made.latest.asked) == ("1", None)
+        assert deployed == [three]
+
+    async def after_a_restart(room: Room) -> None:
+        view = await room.endpoints.get(OWNER, "prj_a", "sum")
+        assert view.active is not None
+        assert (view.active.model_version, view.active.asked) == ("2", "models:/m/1")
 
     in_room(story, after_a_restart)
 

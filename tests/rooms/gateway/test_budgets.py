@@ -13,8 +13,6 @@ from stratal.ledger.tables import spending
 from stratal.ledger.units import NANO
 from wired import Wired
 
-pytestmark = pytest.mark.fast
-
 # What begins work or stores more through the native API; everything else goes on.
 WORK = {
     ("POST", f"{P}/jobs"),

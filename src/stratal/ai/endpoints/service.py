@@ -70,8 +70,8 @@ class Endpoints:
         form_of: FormOf = _no_form,
         deployed: Deployed = _nothing,
     ) -> None:
-        self._form_of = form_of
-        self._deployed = deployed
+        self.form_of = form_of
+        self.on_deployed = deployed
         self._database = database
         self._resolve = resolve
         self._jobs = jobs
@@ -109,7 +109,7 @@ class Endpoints:
         changes = changes or Changes()
         await self._check(changes.of(Wishes()))
         asked = version = await self._resolve(who, project_id, model)
-        form = None if as_is else await self._form_of(who, asked)
+        form = None if as_is else await self.form_of(who, asked)
         if form is not None:
             version = form
             traffic = _renamed(traffic or {}, str(asked.version), str(form.version))
@@ -132,7 +132,7 @@ class Endpoints:
         }
         view = await self._begin(who, project_id, name, changes, values, traffic or {})
         if form is None and not as_is:
-            await self._deployed(who, asked)
+            await self.on_deployed(who, asked)
         return view
 
     async def rollback(
