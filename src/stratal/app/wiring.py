@@ -11,6 +11,7 @@ from stratal.ai.endpoints.room import furnish as furnish_endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.why import Why
 from stratal.ai.finding import Finding
+from stratal.ai.finetuning.service import FineTunes
 from stratal.ai.functions.records import held_environments as held_by_functions
 from stratal.ai.functions.room import furnish as furnish_functions
 from stratal.ai.models.commits import Commits
@@ -56,6 +57,8 @@ from stratal.data.queries.service import Warehouse
 from stratal.engines.batches import program as batch_program
 from stratal.engines.bytecode import compile_aside
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
+from stratal.engines.finetuning import REQUIREMENTS as FINETUNING_REQUIREMENTS
+from stratal.engines.finetuning import program as finetuning_program
 from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine, Zygotes
 from stratal.engines.local.gpus import inventory
@@ -93,6 +96,7 @@ from stratal.gateway.native import catalog as native_catalog
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
+from stratal.gateway.native import finetuning as native_finetuning
 from stratal.gateway.native import functions as native_functions
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import merges as native_merges
@@ -348,6 +352,14 @@ def wire(settings: Settings, database: Database) -> Platform:
         program=index_program(),
         requirements=INDEX_REQUIREMENTS,
     )
+    finetunes = FineTunes(
+        models,
+        objects,
+        compute.jobs,
+        serving.endpoints,
+        finetuning_program(),
+        FINETUNING_REQUIREMENTS,
+    )
     sweeping = furnish_sweeps(
         database, compute.jobs, experiments, runs, models, registered, OptunaAdvisor(), clock
     )
@@ -459,6 +471,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_models.router(projects, registered, models, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
             native_retrieval.router(retrieval, projects),
+            native_finetuning.router(finetunes, projects),
             native_catalog.router(
                 projects,
                 Catalog(registered, commits, compute.environments),
@@ -497,9 +510,17 @@ def wire(settings: Settings, database: Database) -> Platform:
             RegistryRoutes(registered, models),
         ),
         IcebergDoor(bearer, keys, projects, lake, region=REGION),
-        furnish_hub(bearer, keys, projects, registered, commits, clock),
+        furnish_hub(bearer, keys, projects, registered, commits, objects, clock),
         InferenceDoor(bearer, serving.serving),
-        furnish_openai(bearer, serving.serving, objects, compute.jobs, clock, batch_program=batch_program()),
+        furnish_openai(
+            bearer,
+            serving.serving,
+            objects,
+            compute.jobs,
+            finetunes,
+            clock,
+            batch_program=batch_program(),
+        ),
         GitDoor(bearer, projects, shelf.traffic),
         agents,
         FunctionsDoor(bearer, functions.registry, functions.calling, functions.invocations),

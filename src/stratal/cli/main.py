@@ -84,6 +84,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job, endpoint or function."),
     "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
     "search": ("stratal.cli.search", "Find things of the project by words of their names."),
+    "finetune": ("stratal.cli.finetune", "Fine-tune a sentence encoder on rows of your own."),
     "index": (
         "stratal.cli.index",
         "Documents searched by meaning and words, and answered from with citations.",

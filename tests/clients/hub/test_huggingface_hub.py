@@ -187,6 +187,44 @@ def test_what_is_not_there_or_not_allowed_is_told_as_the_client_expects(
     ]
 
 
+def test_a_bucket_is_a_data_set_that_clients_read(server: PlatformServer, script: Script) -> None:
+    bucket = f"{script.project}-rows"
+    with server.http() as http:
+        here = f"/api/v1/projects/{script.project}/buckets"
+        assert http.post(here, json={"name": bucket}).status_code == 201
+        for key, data in (("train/a.csv", b"x,y\n1,2\n"), ("test.csv", b"x,y\n3,4\n"), ("bad//key", b"x")):
+            assert http.put(f"{here}/{bucket}/object", params={"key": key}, content=data).status_code == 201
+    told = script.run(
+        """
+        name = f"{project}/{os.environ['BUCKET']}"
+        info = api.dataset_info(name, files_metadata=True)
+        place = snapshot_download(name, repo_type="dataset")
+        fs = HfFileSystem()
+        again = hf_hub_download(name, "test.csv", repo_type="dataset", revision=info.sha)
+        print(json.dumps({
+            "files": api.list_repo_files(name, repo_type="dataset"), "size": sum(s.size for s in info.siblings),
+            "text": Path(place, "train", "a.csv").read_text(), "again": Path(again).read_text(),
+            "glob": fs.glob(f"datasets/{name}/**/*.csv"), "cat": fs.cat(f"datasets/{name}/test.csv").decode(),
+            "listed": [one.id for one in api.list_datasets(author=project)],
+            "none": refused(api.dataset_info, f"{project}/none"),
+            "old": refused(hf_hub_download, name, "test.csv", repo_type="dataset", revision="0" * 40),
+            "write": refused(api.upload_file, path_or_fileobj=b"x", path_in_repo="x", repo_id=name, repo_type="dataset"),
+        }))
+        """,
+        BUCKET=bucket,
+    )
+    name = f"{script.project}/{bucket}"
+    assert (told["files"], told["size"]) == (["test.csv", "train/a.csv"], 16)
+    assert (told["text"], told["again"], told["cat"]) == ("x,y\n1,2\n", "x,y\n3,4\n", "x,y\n3,4\n")
+    assert told["glob"] == [f"datasets/{name}/test.csv", f"datasets/{name}/train/a.csv"]
+    assert (told["listed"], told["none"], told["old"]) == (
+        [name],
+        "RepositoryNotFoundError",
+        "RevisionNotFoundError",
+    )
+    assert told["write"] == "HfHubHTTPError"
+
+
 def test_a_second_platform_pulls_from_this_ones_hub_by_its_own_setting(
     server: PlatformServer, script: Script, tmp_path: Path
 ) -> None:

@@ -142,6 +142,47 @@ def test_a_batch_of_requests_is_answered_by_a_job_from_a_file_into_files(
 
 
 @pytest.mark.soak
+def test_a_file_of_chats_becomes_a_classifier_that_moderates(
+    server: PlatformServer, embedding: str, tmp_path: Path
+) -> None:
+    told = run(
+        server,
+        embedding,
+        """
+        import itertools, time
+        kinds = {"ok": [["I like", "We enjoy", "They praise", "She thanks"],
+                        ["the garden", "this song", "your help", "the book"]],
+                 "threat": [["I will hurt", "We shall beat", "They want to attack", "He will punch"],
+                            ["you", "your friends", "that man", "them all"]]}
+        chats = [{"messages": [{"role": "user", "content": f"{a} {b}{c}"}, {"role": "assistant", "content": kind}]}
+                 for kind, (first, second) in kinds.items()
+                 for a, b, c in itertools.product(first, second, [".", " today.", ", really.", " again."])]
+        data = "".join(json.dumps(chat) + "\\n" for chat in chats).encode()
+        file = client.files.create(file=("chats.jsonl", data), purpose="fine-tune")
+        job = client.fine_tuning.jobs.create(training_file=file.id, model="embedder", suffix="safety")
+        while (now := client.fine_tuning.jobs.retrieve(job.id)).status in ("queued", "validating_files", "running"):
+            time.sleep(0.5)
+        events = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
+        texts = ["I will attack you.", "Thank you for the book."]
+        judged = client.moderations.create(model=now.fine_tuned_model, input=texts)
+        print(json.dumps({
+            "status": [now.status, now.fine_tuned_model, now.error and now.error.message],
+            "events": any(event.startswith("RESULT") for event in events),
+            "flagged": [result.flagged for result in judged.results],
+            "listed": [one.id == job.id for one in client.fine_tuning.jobs.list()],
+            "none": refused(client.fine_tuning.jobs.retrieve, fine_tuning_job_id="ftjob-0"),
+            "base": refused(client.fine_tuning.jobs.create, training_file=file.id, model="none"),
+        }))
+        """,
+        tmp_path,
+    )
+    assert told["status"] == ["succeeded", "embedder-safety", None]
+    assert (told["events"], told["flagged"], told["listed"]) == (True, [True, False], [True])
+    assert told["none"] == ["NotFoundError", "not_found", None]
+    assert told["base"] == ["NotFoundError", "model_not_found", None]
+
+
+@pytest.mark.soak
 def test_what_is_spoken_is_a_sound_and_what_is_said_is_written_down(
     server: PlatformServer, tmp_path: Path
 ) -> None:

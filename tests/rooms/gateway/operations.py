@@ -203,6 +203,12 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/catalog/pulls"): Route(
         "editor", f"{P}/catalog/pulls", 400, json={"source": "hf:org/name"}
     ),
+    ("POST", f"{P}/finetunes"): Route(
+        "editor",
+        f"{P}/finetunes",
+        404,
+        json={"aim": "classify", "name": "new", "source": "s3://alpha-data/k", "base": "models:/none/1"},
+    ),
     # retrieval (nothing here makes embeddings: whoever may not is told so before that is found out)
     ("GET", f"{P}/indexes"): Route("viewer", f"{P}/indexes"),
     ("GET", f"{P}/indexes/{{name}}"): Route("viewer", f"{P}/indexes/i", 404),
@@ -473,6 +479,9 @@ OTHERS = [
               json={"files": [{"path": "a.txt", "size": 1, "sample": "YQ=="}]}),
     Operation("hub", "POST", "/hub/alpha/m.git/info/lfs/objects/batch", "editor",
               json={"operation": "upload", "objects": [{"oid": "0" * 64, "size": 1}]}),
+    Operation("hub", "GET", "/hub/api/datasets", "viewer", foreign=200),
+    Operation("hub", "GET", "/hub/api/datasets/alpha/alpha-data/tree/main", "viewer"),
+    Operation("hub", "GET", "/hub/datasets/alpha/alpha-data/resolve/main/k", "viewer"),
     Operation("hub", "POST", f"{HUB}/commit/main", "editor", body=COMMIT),
     Operation("hub", "POST", f"{HUB}/tag/main", "editor", json={"tag": "good"}),
     Operation("hub", "DELETE", f"{HUB}/tag/good", "editor"),
@@ -505,6 +514,12 @@ OTHERS = [
     Operation("openai", "GET", "/v1/files/file-1", "viewer", 404),
     Operation("openai", "GET", "/v1/files/file-1/content", "viewer", 404),
     Operation("openai", "DELETE", "/v1/files/file-1", "editor", 404),
+    Operation("openai", "GET", "/v1/fine_tuning/jobs", "viewer", foreign=200),
+    Operation("openai", "POST", "/v1/fine_tuning/jobs", "editor", 404,
+              json={"training_file": "file-1", "model": "ep"}),
+    Operation("openai", "GET", "/v1/fine_tuning/jobs/ftjob-1", "viewer", 404),
+    Operation("openai", "GET", "/v1/fine_tuning/jobs/ftjob-1/events", "viewer", 404),
+    Operation("openai", "POST", "/v1/fine_tuning/jobs/ftjob-1/cancel", "editor", 404),
     Operation("openai", "GET", "/v1/batches", "viewer", foreign=200),
     Operation("openai", "POST", "/v1/batches", "editor", 404,
               json={"input_file_id": "file-1", "endpoint": "/v1/embeddings", "completion_window": "24h"}),

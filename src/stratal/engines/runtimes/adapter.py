@@ -13,7 +13,10 @@ from stratal.engines.runtimes.link import ReplicaLink, connect
 from stratal.kernel.errors import Invalid
 
 _PROGRAM = Path(__file__).parent / "replica"
-TASKS = ("minilm", "vader", "py3langid", "rapidocr", "haar", "pocketsphinx", "espeak", "silero")
+TASKS = (
+    *("minilm", "vader", "py3langid", "rapidocr", "haar", "pocketsphinx", "espeak", "silero"),
+    *("minilm-classifier", "minilm-projection"),
+)
 """What answers for models of the catalogue (the replica's `task_model` has the same names)."""
 LANGUAGE_PACKAGES = "numpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntransformers>=5\n"
 """What a language model's replica needs where the model does not say."""

@@ -9,6 +9,7 @@ from starlette.types import Receive, Scope, Send
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
 from stratal.gateway.hub import errors
+from stratal.gateway.hub.datasets import DataSets, read_only
 from stratal.gateway.hub.files import Files
 from stratal.gateway.hub.repositories import Repositories
 from stratal.gateway.hub.revisions import Revisions
@@ -18,7 +19,7 @@ from stratal.identity.projects import Projects
 from stratal.kernel.errors import Invalid, NotFound, StratalError, Unauthenticated, Unsupported
 
 _ROOT = b"/hub/"
-_KINDS = {"datasets", "spaces", "kernels", "buckets"}
+_KINDS = {"spaces", "kernels", "buckets"}
 _WORDS = {
     *("revision", "tree", "paths-info", "commits", "refs", "preupload", "commit", "tag", "branch"),
     *("settings", "xet-write-token", "xet-read-token", "lfs-files", "discussions", "resolve", "raw"),
@@ -36,7 +37,9 @@ class HubDoor:
         repositories: Repositories,
         revisions: Revisions,
         files: Files,
+        datasets: DataSets,
     ) -> None:
+        self._datasets = datasets
         self._bearer = authenticate
         self._addresses = addresses
         self._projects = projects
@@ -83,6 +86,17 @@ class HubDoor:
                 return await self._repositories.move(who, request)
             case "POST", ["api", "validate-yaml"]:
                 return await self._repositories.validate(request)
+            case "GET", ["api", "datasets"]:
+                return await self._datasets.list(who, *await self._place(who, request))
+            case _, ["api", "datasets", *rest]:
+                return await self._of_dataset(who, request, rest)
+            case "GET" | "HEAD", ["datasets", *rest] if "resolve" in rest[1:3] and len(rest) > 3:
+                length = rest.index("resolve", 1)
+                repository = await self._find(who, rest[:length])
+                path = "/".join(rest[length + 2 :])
+                return await self._datasets.send(who, request, repository, rest[length + 1], path)
+            case _, ["datasets", *_]:
+                raise read_only()
             case _, ["api", kind, *_] if kind in _KINDS:
                 raise _only_models(kind)
             case _, ["api", "models", *rest] if rest:
@@ -139,6 +153,32 @@ class HubDoor:
                 raise _one_line()
         raise _nothing(request)
 
+    async def _of_dataset(self, who: Principal, request: Request, rest: list[str]) -> Response:
+        length = 1 if len(rest) == 1 or (rest[1] in _WORDS and rest[2:3] not in [[w] for w in _WORDS]) else 2
+        repository = await self._find(who, rest[:length])
+        match request.method, rest[length:]:
+            case "GET", []:
+                return await self._datasets.info(who, request, repository, "main")
+            case "GET", ["revision", revision]:
+                return await self._datasets.info(who, request, repository, revision)
+            case "GET", ["tree", revision, *path]:
+                return await self._datasets.tree(who, request, repository, revision, "/".join(path))
+            case "POST", ["paths-info", revision]:
+                return await self._datasets.paths_info(who, request, repository, revision)
+            case "GET", ["refs"]:
+                return await self._datasets.refs(who, repository)
+            case "POST" | "PUT" | "DELETE", _:
+                raise read_only()
+        raise _nothing(request)
+
+    async def _place(self, who: Principal, request: Request) -> tuple[str, str]:
+        """The project that is asked about: `author`, else the key's own."""
+        author = request.query_params.get("author")
+        if not author or author == who.project:
+            return who.project_id, who.project
+        place = await self._projects.get(who, author)
+        return place.id, place.name
+
     async def _find(self, who: Principal, parts: list[str]) -> tuple[str, str, str]:
         """(project's id, its name, the model's name) of ``PROJECT/NAME``, or of NAME in the key's own project."""
         if len(parts) == 1:
@@ -164,7 +204,7 @@ def _nothing(request: Request) -> NotFound:
 
 def _only_models(kind: str) -> Unsupported:
     return Unsupported(
-        f"This hub keeps models; {kind} are not kept here.",
+        f"This hub keeps models and data sets; {kind} are not kept here.",
         hint="Put data into a bucket (S3) or a table.",
     )
 

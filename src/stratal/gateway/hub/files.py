@@ -6,7 +6,7 @@ Small texts come inside the commit, everything else by LFS; a client asks first 
 import base64
 import binascii
 import mimetypes
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -43,32 +43,14 @@ class Files:
         """One file: whole, a range of it, or what is known of it (HEAD). Its ETag is its SHA-256."""
         point = await self._commits.at(who, repository[0], repository[2], revision)
         file = _file(point, path)
-        headers = {
-            "ETag": f'"{file.sha256}"',
-            "X-Repo-Commit": point.commit,
-            "X-Linked-ETag": f'"{file.sha256}"',
-            "X-Linked-Size": str(file.size),
-            "Accept-Ranges": "bytes",
-            "Cache-Control": "private, no-cache",
-            "X-Content-Type-Options": "nosniff",
-            "Content-Security-Policy": "sandbox",
-            "Content-Disposition": f"attachment; filename*=UTF-8''{quote(path.rpartition('/')[2])}",
-        }
-        kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-        if f'"{file.sha256}"' in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        span = None
-        if request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
-            span = wire.byte_range(request.headers.get("range", ""), file.size)
-        start, length = span or (0, file.size)
-        headers["Content-Length"] = str(length)
-        if span is not None:
-            headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
-        status = 206 if span is not None else 200
-        if request.method == "HEAD" or length == 0:
-            return Response(status_code=status, headers=headers, media_type=kind)
-        body = self._commits.blobs.read(file.blob_key, start, length)
-        return StreamingResponse(body, status, headers, kind)
+        return sent(
+            request,
+            path,
+            file.sha256,
+            file.size,
+            point.commit,
+            lambda start, length: self._commits.blobs.read(file.blob_key, start, length),
+        )
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -148,6 +130,42 @@ class Files:
                 "hookOutput": "",
             }
         )
+
+
+def sent(
+    request: Request,
+    path: str,
+    sha256: str,
+    size: int,
+    commit: str,
+    read: Callable[[int, int], AsyncIterator[bytes]],
+) -> Response:
+    """The answer that gives a file at a commit: whole, a range of it, or its description."""
+    headers = {
+        "ETag": f'"{sha256}"',
+        "X-Repo-Commit": commit,
+        "X-Linked-ETag": f'"{sha256}"',
+        "X-Linked-Size": str(size),
+        "Accept-Ranges": "bytes",
+        "Cache-Control": "private, no-cache",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "sandbox",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(path.rpartition('/')[2])}",
+    }
+    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    if f'"{sha256}"' in request.headers.get("if-none-match", ""):
+        return Response(status_code=304, headers=headers)
+    span = None
+    if request.headers.get("if-range", headers["ETag"]) == headers["ETag"]:
+        span = wire.byte_range(request.headers.get("range", ""), size)
+    start, length = span or (0, size)
+    headers["Content-Length"] = str(length)
+    if span is not None:
+        headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
+    status = 206 if span is not None else 200
+    if request.method == "HEAD" or length == 0:
+        return Response(status_code=status, headers=headers, media_type=kind)
+    return StreamingResponse(read(start, length), status, headers, kind)
 
 
 def read_commit(body: bytes) -> NewCommit:

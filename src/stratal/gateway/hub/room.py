@@ -2,7 +2,9 @@
 
 from stratal.ai.models.commits import Commits
 from stratal.ai.models.registered import RegisteredModels
+from stratal.data.objects.service import Objects
 from stratal.gateway.credentials import Authenticator
+from stratal.gateway.hub.datasets import DataSets
 from stratal.gateway.hub.door import HubDoor
 from stratal.gateway.hub.files import Files
 from stratal.gateway.hub.repositories import Repositories
@@ -19,6 +21,7 @@ def furnish(
     projects: Projects,
     names: RegisteredModels,
     commits: Commits,
+    objects: Objects,
     clock: Clock,
 ) -> HubDoor:
     """The Hub door on the registry."""
@@ -30,4 +33,5 @@ def furnish(
         Repositories(projects, names, commits),
         Revisions(names, commits),
         Files(commits, addresses),
+        DataSets(objects),
     )

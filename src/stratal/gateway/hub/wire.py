@@ -27,7 +27,7 @@ def info(project: str, point: Point, card: Mapping[str, Any], *, blobs: bool) ->
     files = point.version.files if point.version else ()
     return {
         **summary(project, point.model, point.version, point.commit, card),
-        "siblings": [_sibling(file, blobs=blobs) for file in files],
+        "siblings": [sibling(file, blobs=blobs) for file in files],
         "cardData": dict(card) or None,
         "usedStorage": sum(file.size for file in files),
     }
@@ -80,7 +80,7 @@ def _tags(version: ModelVersion | None, card: Mapping[str, Any]) -> list[str]:
     return tags
 
 
-def _sibling(file: ModelFile, *, blobs: bool) -> Json:
+def sibling(file: ModelFile, *, blobs: bool) -> Json:
     if not blobs:
         return {"rfilename": file.path}
     lfs = {"sha256": file.sha256, "size": file.size, "pointerSize": len(_pointer(file))}

@@ -19,6 +19,7 @@ from stratal.gateway.openai import errors, wire
 from stratal.gateway.openai.audio import Audio, hears, speaks
 from stratal.gateway.openai.batches import Batches
 from stratal.gateway.openai.files import Files
+from stratal.gateway.openai.finetuning import FineTuning
 from stratal.gateway.openai.moderations import Moderations, classes_of
 from stratal.gateway.openai.responses import Responses
 from stratal.identity.model import Principal
@@ -36,8 +37,15 @@ class OpenAIDoor:
     name = "openai"
 
     def __init__(
-        self, authenticate: Authenticator, serving: Serving, files: Files, batches: Batches, clock: Clock
+        self,
+        authenticate: Authenticator,
+        serving: Serving,
+        files: Files,
+        batches: Batches,
+        tuning: FineTuning,
+        clock: Clock,
     ) -> None:
+        self._tuning = tuning
         self._authenticate = authenticate
         self._serving = serving
         self._clock = clock
@@ -88,6 +96,8 @@ class OpenAIDoor:
                 return await self._of_files(who, request, method, rest)
             case method, ["batches", *rest]:
                 return await self._of_batches(who, request, method, rest)
+            case method, ["fine_tuning", "jobs", *rest]:
+                return await self._of_tuning(who, request, method, rest)
             case _, [first, *_] if first in _UNOFFERED:
                 raise Unsupported(
                     f"/v1/{first} is not offered here.",
@@ -107,6 +117,20 @@ class OpenAIDoor:
                 return await self._files.content(who, file_id)
             case "DELETE", [file_id]:
                 return await self._files.delete(who, file_id)
+        raise _nothing(request)
+
+    async def _of_tuning(self, who: Principal, request: Request, method: str, rest: list[str]) -> Response:
+        match method, rest:
+            case "POST", []:
+                return await self._tuning.create(who, request)
+            case "GET", []:
+                return await self._tuning.list(who)
+            case "GET", [job_id]:
+                return await self._tuning.retrieve(who, job_id)
+            case "GET", [job_id, "events"]:
+                return await self._tuning.events(who, job_id)
+            case "POST", [job_id, "cancel"]:
+                return await self._tuning.cancel(who, job_id)
         raise _nothing(request)
 
     async def _of_batches(self, who: Principal, request: Request, method: str, rest: list[str]) -> Response:

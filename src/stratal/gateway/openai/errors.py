@@ -8,6 +8,7 @@ from stratal.kernel.errors import StratalError
 _CODES = {
     "no_such_file": "not_found",
     "no_such_batch": "not_found",
+    "no_such_finetune": "not_found",
     "no_such_endpoint": "model_not_found",
     "over_budget": "insufficient_quota",
     "no_credentials": "invalid_api_key",

@@ -41,6 +41,16 @@ _TASKS: dict[str, tuple[str, str, list[tuple[str, str, list[int]]]]] = {
     "rapidocr": ("task_ocr", "image", [("text", "BYTES", [-1]), ("lines", "BYTES", [-1])]),
     "haar": ("task_faces", "image", [("count", "INT64", [-1]), ("faces", "BYTES", [-1])]),
     "pocketsphinx": ("task_commands", "audio", [("text", "BYTES", [-1])]),
+    "minilm-classifier": (
+        "task_classifier",
+        "text",
+        [("label", "BYTES", [-1]), ("probabilities", "FP64", [-1, -1])],
+    ),
+    "minilm-projection": (
+        "task_projection",
+        "text",
+        [("embedding", "FP32", [-1, 384]), ("tokens", "INT64", [-1])],
+    ),
     "espeak": ("task_say", "text", [("audio", "BYTES", [-1])]),
     "silero": ("task_voice", "audio", [("segments", "BYTES", [-1]), ("share", "FP64", [-1])]),
 }
@@ -64,7 +74,11 @@ def load(plan: dict[str, Any]) -> TaskModel:
         return read_hashed(plan["model"], path, files)
 
     answer = importlib.import_module(f".{module}", __package__).load(read, description.get("options", {}))
-    return TaskModel(answer, kind, outputs, files, libraries, _BESIDE.get(plan["implementation"], []))
+    model = TaskModel(answer, kind, outputs, files, libraries, _BESIDE.get(plan["implementation"], []))
+    classes = description.get("options", {}).get("classes")
+    if isinstance(classes, list):
+        model.interface["classes"] = classes
+    return model
 
 
 def _check(package: str, expected: dict[str, str]) -> None:

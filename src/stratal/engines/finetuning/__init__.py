@@ -1,0 +1,10 @@
+"""The program that a job fine-tunes with: small heads on frozen encoders, on the CPU."""
+
+from pathlib import Path
+
+REQUIREMENTS = "numpy==2.4.6\nsafetensors==0.8.0\nscikit-learn==1.9.1\n"
+
+
+def program() -> str:
+    """Its text: ``python -c TEXT WISH`` (`stratal.ai.finetuning.service.Wish` as JSON)."""
+    return Path(__file__).with_name("train.py").read_text()
