@@ -3,7 +3,7 @@
 import ast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratal.ai.retrieval import answers
@@ -51,6 +51,7 @@ def test_a_pattern_means_what_it_says(pattern: str, yes: list[str], no: list[str
     assert [key for key in [*yes, *no] if wanted.match(key)] == yes
 
 
+@settings(max_examples=20)
 @given(st.lists(st.text(st.characters(categories=["L", "N", "P", "Z"]), max_size=400), max_size=12))
 def test_cutting_loses_no_word_and_makes_no_passage_too_long(blocks: list[str]) -> None:
     text = "\n\n".join(block.replace("#", "") for block in blocks)
