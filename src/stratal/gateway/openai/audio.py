@@ -160,7 +160,7 @@ async def parse_form(headers: Headers, body: bytes) -> FormData:
     try:
         parser = MultiPartParser(headers, once(), max_files=4, max_fields=64, max_part_size=1 << 20)  # type: ignore[arg-type]
         return await parser.parse()
-    except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+    except (MultiPartException, KeyError, ValueError) as error:
         raise Invalid(f"The form cannot be read: {error}.", reason="bad_form") from None
 
 

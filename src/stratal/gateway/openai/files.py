@@ -39,7 +39,7 @@ class Files:
             # The bytes go to a temporary file as they come; nothing is read without end.
             parser = MultiPartParser(request.headers, _within(request), max_files=1, max_fields=16)  # type: ignore[arg-type]
             form = await parser.parse()
-        except (MultiPartException, KeyError, UnicodeDecodeError) as error:
+        except (MultiPartException, KeyError, ValueError) as error:
             raise Invalid(f"The form cannot be read: {error}.", reason="bad_form") from None
         try:
             file, purpose = form.get("file"), form.get("purpose")
