@@ -74,6 +74,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stratal.cli.functions",
         "Deploy Python functions that answer requests, call them, look at them.",
     ),
+    "notebook": ("stratal.cli.notebooks", "Run notebooks as jobs, with parameters; their output is kept."),
     "workspace": (
         "stratal.cli.workspaces",
         "Notebooks that people edit together: create, open, stop, restore saves.",
