@@ -80,6 +80,7 @@ from stratal.gateway.denials import put_on_record
 from stratal.gateway.door import Door
 from stratal.gateway.functions.door import FunctionsDoor
 from stratal.gateway.git.door import GitDoor
+from stratal.gateway.git.lfs import LfsRoutes
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.in_process import InProcess
@@ -210,7 +211,8 @@ def wire(settings: Settings, database: Database) -> Platform:
     artifact_blobs = LocalBlobs(home.blobs / "artifacts")  # runs' artifacts and models' files
     replica_blobs = LocalBlobs(home.blobs / "replicas")  # what ended replicas wrote
     workspace_blobs = LocalBlobs(home.blobs / "workspaces")  # saves of workspaces' files
-    for store in (object_blobs, work_blobs, artifact_blobs, replica_blobs, workspace_blobs):
+    large_blobs = LocalBlobs(home.blobs / "lfs")  # repositories' large files
+    for store in (object_blobs, work_blobs, artifact_blobs, replica_blobs, workspace_blobs, large_blobs):
         store.clear_scratch()
         closes.append(store.close)
 
@@ -288,6 +290,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         lineage,
         events,
         compute.jobs.submit,
+        large_blobs,
         clock,
         root=home.repositories,
         path=search_path(),
@@ -420,7 +423,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         partial(purge_models, database),
         studio.workspaces.purge,
         artifact_collector.purge,
-        shelf.repositories.purge,
+        shelf.purge,
         pipelines.purge,
         warehouse.purge,
         lake.purge,
@@ -521,7 +524,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             clock,
             batch_program=batch_program(),
         ),
-        GitDoor(bearer, projects, shelf.traffic),
+        GitDoor(bearer, projects, shelf.traffic, LfsRoutes(projects, shelf.lfs)),
         agents,
         FunctionsDoor(bearer, functions.registry, functions.calling, functions.invocations),
         ConsoleDoor(console),  # last: it answers whatever nobody else does

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import zlib
 from dataclasses import dataclass
@@ -393,3 +394,46 @@ def test_basic_and_bearer_are_the_same_key(owner: Person, study: str) -> None:
         answer = httpx.get(f"{study}/info/refs?service=git-upload-pack", headers={"Authorization": header})
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/x-git-upload-pack-advertisement"
+
+
+@pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed (Debian: git-lfs)")
+def test_large_files_go_with_git_lfs_and_only_editors_push_them(owner: Person, viewer: Person) -> None:
+    address = owner.made("heavy")
+    owner.git("init", "-q", "-b", "main", "heavy")
+    owner.git("lfs", "install", "--local", "--skip-smudge", at="heavy")
+    owner.git("lfs", "track", "*.bin", at="heavy")
+    data = bytes(range(256)) * 8192
+    (owner.folder / "heavy" / "a.bin").write_bytes(data)
+    owner.git("add", ".", at="heavy")
+    owner.git("commit", "-qm", "Heavy", at="heavy")
+    owner.git("remote", "add", "origin", address, at="heavy")
+    owner.git("push", "-q", "origin", "main", at="heavy")
+    assert owner.git("show", "HEAD:a.bin", at="heavy").stdout.startswith("version https://git-lfs.github.com")
+    oid = hashlib.sha256(data).hexdigest()
+
+    viewer.git("clone", "-q", address, "heavy", GIT_LFS_SKIP_SMUDGE="1")
+    viewer.git("lfs", "install", "--local", at="heavy")
+    viewer.git("lfs", "pull", at="heavy")
+    assert (viewer.folder / "heavy" / "a.bin").read_bytes() == data
+    (viewer.folder / "heavy" / "b.bin").write_bytes(data[1:])
+    viewer.git("add", ".", at="heavy")
+    viewer.git("commit", "-qm", "More", at="heavy")
+    refused = viewer.git("lfs", "push", "origin", "main", at="heavy", check=False)
+    assert refused.returncode != 0
+    assert "editor" in refused.stderr + refused.stdout
+
+    def lfs(who: Person, method: str, path: str, **options: Any) -> httpx.Response:
+        with owner.server.http(who.key) as http:
+            return http.request(method, f"/git/{owner.project}/heavy.git/info/lfs/{path}", **options)
+
+    assert lfs(viewer, "GET", f"objects/{oid}").content == data
+    assert lfs(viewer, "PUT", f"objects/{oid}", content=data).status_code == 403
+    assert lfs(owner, "PUT", f"objects/{'0' * 64}", content=data).status_code == 400
+    assert lfs(owner, "GET", f"objects/{'1' * 64}").status_code == 404
+    wrong = lfs(
+        owner, "POST", "objects/batch", json={"operation": "upload", "objects": [{"oid": "../x", "size": 1}]}
+    )
+    assert (wrong.status_code, wrong.headers["content-type"]) == (400, "application/vnd.git-lfs+json")
+    before = owner.api("GET", "/repositories").json()["used_bytes"]
+    assert owner.api("DELETE", "/repositories/heavy").status_code == 204
+    assert before - owner.api("GET", "/repositories").json()["used_bytes"] > len(data)

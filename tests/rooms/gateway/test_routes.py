@@ -95,6 +95,8 @@ def check_dialect(operation: Operation, answer: Answer, s3: str, iceberg: str, m
         assert answer.json()["error_code"] == mlflow
     elif operation.door == "git":
         assert answer.headers["content-type"].startswith("text/plain")
+    elif operation.door == "lfs":
+        assert answer.json()["message"]
     elif operation.door == "openai":
         error = answer.json()["error"]
         assert (error["type"], set(error)) == ("invalid_request_error", {"message", "type", "param", "code"})

@@ -1,8 +1,10 @@
 """Repositories with git itself but without a server: what a kill leaves, names, quotas, removal."""
 
 import asyncio
+import hashlib
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -12,6 +14,7 @@ from sqlalchemy import insert, update
 
 from stratal.app.tables import metadata
 from stratal.collab.repositories.checks import FILE, parse
+from stratal.collab.repositories.lfs import check_pointer
 from stratal.collab.repositories.model import check_path, check_patterns, check_revision
 from stratal.collab.repositories.room import Shelf, furnish_repositories
 from stratal.compute.model import Job, JobSpec
@@ -20,7 +23,7 @@ from stratal.compute.tables import jobs
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound
+from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, OverBudget
 from stratal.kernel.events import Event, Events, emit
 from stratal.kernel.names import check_name
 from stratal.ledger.lineage import Lineage
@@ -46,6 +49,7 @@ class Room:
         for name in ("a", "b"):
             self.database.write_now(lambda c, n=name: insert_project(c, Project(f"prj_{n}", n, 0), "test"))
         self.blobs = LocalBlobs(home / "blobs")
+        self.large = LocalBlobs(home / "large")
         lineage = Lineage(self.database, lambda: 1)
         snapshots = Snapshots(self.database, self.blobs, lambda: 1)
         self.root = home / "repositories"
@@ -55,6 +59,7 @@ class Room:
             lineage,
             Events(self.database),
             self.submit,
+            self.large,
             lambda: 1,
             root=self.root,
             path="/usr/local/bin:/usr/bin:/bin",
@@ -130,6 +135,7 @@ def room(tmp_path: Path) -> Iterator[Room]:
     yield made
     made.runner.run(made.shelf.traffic.close())
     made.runner.run(made.blobs.close())
+    made.runner.run(made.large.close())
     made.runner.close()
     made.database.close()
 
@@ -336,3 +342,62 @@ def queued_checks(room: Room) -> list[str]:
 def test_a_file_of_checks_that_is_wrong_is_told_what_is(text: str, words: str) -> None:
     with pytest.raises(Invalid, match=words):
         parse(text.encode())
+
+
+def test_a_large_file_is_what_its_name_says_counts_and_goes_with_its_repository(room: Room) -> None:
+    run, lfs, repositories = room.runner.run, room.shelf.lfs, room.shelf.repositories
+    made = run(repositories.create(EDITOR, "prj_a", "study"))
+    data = b"large" * 1000
+    oid = hashlib.sha256(data).hexdigest()
+
+    async def body() -> AsyncIterator[bytes]:
+        for start in range(0, len(data), 999):
+            yield data[start : start + 999]
+
+    async def read(who: Principal) -> bytes:
+        size, chunks = await lfs.read(who, "prj_a", "study", oid)
+        found = b"".join([chunk async for chunk in chunks])
+        assert len(found) == size
+        return found
+
+    def files() -> int:
+        return sum(path.is_file() for path in (room.home / "large").rglob("*"))
+
+    asked = [check_pointer(oid, len(data))]
+    assert run(lfs.there(VIEWER, "prj_a", "study", asked)) == set()
+    with pytest.raises(Denied):
+        run(lfs.write(VIEWER, "prj_a", "study", oid, body()))
+    with pytest.raises(NotFound):
+        run(lfs.there(OTHER, "prj_a", "study", asked))
+    with pytest.raises(Invalid, match="not the file"):
+        run(lfs.write(EDITOR, "prj_a", "study", "0" * 64, body()))
+    run(lfs.write(EDITOR, "prj_a", "study", oid, body()))
+    run(lfs.write(EDITOR, "prj_a", "study", oid, body()))  # twice: one of them goes again
+    run(lfs.collect())
+    assert files() == 1
+    assert run(lfs.there(VIEWER, "prj_a", "study", asked)) == {oid}
+    assert run(read(VIEWER)) == data
+    with pytest.raises(NotFound):
+        run(read(OTHER))
+    assert run(repositories.quota(VIEWER, "prj_a"))[1] == len(data)
+    assert run(repositories.weighed())["prj_a"] == len(data)
+    admin = replace(OWNER, role=Role.ADMIN)
+    run(repositories.set_quota(admin, "prj_a", len(data) + 10))
+    with pytest.raises(OverBudget):
+        run(lfs.write(EDITOR, "prj_a", "study", hashlib.sha256(data[1:]).hexdigest(), body()))
+    run(room.large.put(b"left by a kill"))
+    assert files() == 2
+    run(lfs.start())
+    assert files() == 1
+    run(repositories.remove(OWNER, "prj_a", "study"))
+    run(lfs.collect())
+    assert files() == 0
+    assert made.name == "study"
+
+
+@pytest.mark.parametrize(
+    ("oid", "size"), [("x", 1), ("0" * 64, -1), ("0" * 64, "1"), (None, 1), ("A" * 64, 1), ("0" * 64, True)]
+)
+def test_what_names_no_large_file_is_refused(oid: object, size: object) -> None:
+    with pytest.raises(Invalid):
+        check_pointer(oid, size)

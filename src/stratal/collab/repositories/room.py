@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from stratal.collab.collector import SweptBlobs
 from stratal.collab.repositories.checkout import Checkout
 from stratal.collab.repositories.checks import Checks, Submit
+from stratal.collab.repositories.lfs import Lfs
 from stratal.collab.repositories.merges import Merges
 from stratal.collab.repositories.merging import Merging
 from stratal.collab.repositories.reading import Reading
@@ -27,14 +29,21 @@ class Shelf:
     traffic: Traffic
     checks: Checks
     merges: Merges
+    lfs: Lfs
 
     async def start(self) -> None:
         await self.traffic.start()
+        await self.lfs.start()
         await self.checks.start()
 
     async def close(self) -> None:
         await self.checks.close()
         await self.traffic.close()
+
+    async def purge(self, project_id: str) -> None:
+        """Remove a project's repositories with everything in them. May be repeated."""
+        await self.repositories.purge(project_id)
+        await self.lfs.collect()
 
 
 def furnish_repositories(
@@ -43,12 +52,13 @@ def furnish_repositories(
     lineage: Lineage,
     events: Events,
     submit: Submit,
+    large: SweptBlobs,
     clock: Clock,
     *,
     root: Path,
     path: str,
 ) -> Shelf:
-    """`root` is the folder that repositories lie in, `path` where git is looked for."""
+    """`large` keeps large files, `root` is the folder that repositories lie in, `path` where git is looked for."""
     store = Store(root, path)
     repositories = Repositories(database, store, clock)
     reading = Reading(store)
@@ -61,4 +71,5 @@ def furnish_repositories(
         Traffic(database, store, repositories, lineage, clock),
         checks,
         Merges(database, repositories, reading, Merging(store, reading), checks, clock),
+        Lfs(database, repositories, large, lineage, clock),
     )

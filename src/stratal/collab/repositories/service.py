@@ -9,12 +9,19 @@ from pathlib import Path
 
 import anyio.to_thread
 import orjson
-from sqlalchemy import Connection, Row, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stratal.collab.repositories import git
 from stratal.collab.repositories.model import DEFAULT_QUOTA, Refs, Repository, check_patterns
-from stratal.collab.repositories.tables import checks, merge_requests, repositories, repository_quotas
+from stratal.collab.repositories.tables import (
+    checks,
+    lfs_objects,
+    lfs_trash,
+    merge_requests,
+    repositories,
+    repository_quotas,
+)
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
@@ -203,6 +210,7 @@ class Repositories:
         def work(c: Connection) -> None:
             for table in (merge_requests, checks):
                 c.execute(delete(table).where(table.c.repository_id == found.id))
+            _trash(c, lfs_objects.c.repository_id == found.id)
             c.execute(delete(repositories).where(repositories.c.id == found.id))
             emit(c, "repository.removed", found.id, actor=who.actor, project_id=project_id, name=name)
 
@@ -220,7 +228,7 @@ class Repositories:
                     repositories.c.project_id == project_id
                 )
             ).scalar_one()
-            return _quota(c, project_id) - int(used)
+            return _quota(c, project_id) - int(used) - _large(c, project_id)
 
         return await self._database.read(read)
 
@@ -250,7 +258,13 @@ class Repositories:
             repositories.c.project_id
         )
         rows = await self._database.read(lambda c: c.execute(query).all())
-        return {project_id: int(size) for project_id, size in rows}
+        large = select(lfs_objects.c.project_id, func.sum(lfs_objects.c.size)).group_by(
+            lfs_objects.c.project_id
+        )
+        sizes = {project_id: int(size) for project_id, size in rows}
+        for project_id, size in await self._database.read(lambda c: c.execute(large).all()):
+            sizes[project_id] = sizes.get(project_id, 0) + int(size)
+        return sizes
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -266,6 +280,7 @@ class Repositories:
             ids = list(gone)
             for table in (merge_requests, checks):
                 c.execute(delete(table).where(table.c.project_id == project_id))
+            _trash(c, lfs_objects.c.project_id == project_id)
             c.execute(delete(repository_quotas).where(repository_quotas.c.project_id == project_id))
             return ids
 
@@ -295,6 +310,21 @@ def weigh(place: Path) -> int:
             except OSError:
                 continue  # git may tidy up meanwhile
     return total
+
+
+def _large(c: Connection, project_id: str) -> int:
+    """The bytes of a project's large files."""
+    query = select(func.coalesce(func.sum(lfs_objects.c.size), 0)).where(
+        lfs_objects.c.project_id == project_id
+    )
+    return int(c.execute(query).scalar_one())
+
+
+def _trash(c: Connection, mine: ColumnElement[bool]) -> None:
+    """Forget large files; their bytes are unlinked when the trash is."""
+    gone = c.execute(delete(lfs_objects).where(mine).returning(lfs_objects.c.blob_key)).scalars().all()
+    if gone:
+        c.execute(insert(lfs_trash), [{"blob_key": key} for key in gone])
 
 
 def _quota(c: Connection, project_id: str) -> int:

@@ -86,3 +86,22 @@ check_cursors = Table(
     Column("name", Text, primary_key=True),
     Column("seq", BigInteger, nullable=False),
 )
+
+# Large files of Git LFS: a row says that the bytes are whole.
+lfs_objects = Table(
+    "lfs_objects",
+    metadata,
+    Column("repository_id", Text, nullable=False),
+    Column("oid", Text, nullable=False),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("blob_key", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    PrimaryKeyConstraint("repository_id", "oid"),
+    Index("ix_lfs_objects_project_id", "project_id"),
+    Index("ix_lfs_objects_blob_key", "blob_key"),
+)
+
+# Bytes that no file refers to any more and that await their unlinking.
+lfs_trash = Table("lfs_trash", metadata, Column("blob_key", Text, primary_key=True))

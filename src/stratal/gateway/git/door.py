@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from stratal.collab.repositories.traffic import Exchange, Service, Traffic, Transfer
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
+from stratal.gateway.git import lfs
+from stratal.gateway.git.lfs import LfsRoutes
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.errors import Invalid, NotFound, StratalError, Unsupported
@@ -28,10 +30,13 @@ _STEP = 1 << 18
 class GitDoor:
     name = "git"
 
-    def __init__(self, authenticate: Authenticator, projects: Projects, traffic: Traffic) -> None:
+    def __init__(
+        self, authenticate: Authenticator, projects: Projects, traffic: Traffic, large: LfsRoutes
+    ) -> None:
         self._authenticate = authenticate
         self._projects = projects
         self._traffic = traffic
+        self._large = large
 
     def matches(self, scope: Scope) -> bool:
         return bool(scope["raw_path"].startswith(b"/git/"))
@@ -40,6 +45,9 @@ class GitDoor:
         return await self._authenticate(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if lfs.ADDRESS.match(scope["raw_path"]):
+            await self._large(scope, receive, send)
+            return
         who = principal(scope)
         project, name, exchange = _asked(scope)
         place = await self._projects.get(who, project)
@@ -53,6 +61,8 @@ class GitDoor:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def error(self, error: StratalError, scope: Scope) -> Response:
+        if lfs.ADDRESS.match(scope["raw_path"]):
+            return lfs.error(error, scope["state"]["request_id"])
         headers = {"Cache-Control": "no-cache"}
         if "retry_after_seconds" in error.details:
             headers["Retry-After"] = str(error.details["retry_after_seconds"])

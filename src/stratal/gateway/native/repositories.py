@@ -108,6 +108,7 @@ def router(shelf: Shelf, projects: Projects, url: str) -> APIRouter:
         """Remove a repository and everything in it. Cannot be undone."""
         place = await projects.get(who, project)
         await repositories.remove(who, place.id, name)
+        await shelf.lfs.collect()
 
     @api.get("/projects/{project}/repositories/{name}/tree")
     async def read_tree(
