@@ -84,7 +84,7 @@ def directly(texts: Sequence[str]) -> dict[str, float]:
 
     home = Path(os.environ.get("STRATAL_HOME") or Path.home() / ".stratal")
     python = next(
-        path.parents[4] / "bin" / "python" for path in home.glob("envs/**/site-packages/tokenizers")
+        path.parents[3] / "bin" / "python" for path in home.glob("envs/**/site-packages/tokenizers")
     )
     model = next(path.parent for path in home.glob("models/*/model.safetensors"))
     program = Path(stratal.engines.runtimes.__file__).parent / "replica"

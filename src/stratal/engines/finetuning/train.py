@@ -18,7 +18,6 @@ import urllib.request
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 from numpy.typing import NDArray
 
 Json = dict[str, Any]
@@ -246,6 +245,8 @@ def track(name: str, params: Json, metrics: Json) -> str:
 
 def register(wish: Json, head: Json, options: Json, metrics: Json, run: str) -> int:
     """The encoder's own files by their checksums, and the head, as the next version of the model."""
+    import safetensors.numpy
+
     project, name = (
         urllib.parse.quote(one, safe="") for one in (os.environ["STRATAL_PROJECT"], wish["name"])
     )
