@@ -818,6 +818,8 @@ def _pipelines(word: str, at: str) -> dict[str, Any]:
         "timezone": word,
         "on_table": word,
         "on_prefix": word,
+        "on_model": word,
+        "on_pipeline": word,
         "next_at": at,
         "last_run": 5,
         "last_state": "failed",

@@ -3,6 +3,7 @@
 from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.functions import tables as functions
 from stratal.ai.models import tables as models
+from stratal.ai.replays import tables as replays
 from stratal.ai.retrieval import tables as retrieval
 from stratal.ai.sweeps import tables as sweeps
 from stratal.app import database as instance
@@ -43,6 +44,7 @@ ROOMS = (
     functions,
     retrieval,
     workspaces,
+    replays,
 )
 
 __all__ = ["ROOMS", "metadata"]

@@ -8,7 +8,9 @@ from stratal.ai.catalog.service import Catalog
 from stratal.ai.catalog.upstream import Upstream
 from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
+from stratal.ai.explain.impact import Impact
 from stratal.ai.explain.inputs import Inputs
+from stratal.ai.explain.room import Tellings
 from stratal.ai.explain.why import Why
 from stratal.ai.finding import Finding
 from stratal.ai.finetuning.service import FineTunes
@@ -20,6 +22,7 @@ from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.ai.models.removal import purge_models
+from stratal.ai.replays.room import furnish as furnish_replays
 from stratal.ai.retrieval.room import furnish as furnish_retrieval
 from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
@@ -109,6 +112,7 @@ from stratal.gateway.native import pipelines as native_pipelines
 from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
+from stratal.gateway.native import replays as native_replays
 from stratal.gateway.native import repositories as native_repositories
 from stratal.gateway.native import retrieval as native_retrieval
 from stratal.gateway.native import runs as native_runs
@@ -280,7 +284,9 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     starts.append(warehouse.start)
     closes.append(warehouse.close)
-    pipelines = furnish_pipelines(database, keys, compute.jobs, compute.snapshots, lake, warehouse, clock)
+    pipelines = furnish_pipelines(
+        database, keys, compute.jobs, compute.snapshots, lake, warehouse, clock, lineage.pasts
+    )
     starts.append(pipelines.start)
     closes.append(pipelines.close)
 
@@ -407,6 +413,22 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     starts.append(talk.start)
     closes.append(talk.close)
+    replaying = furnish_replays(
+        database,
+        compute.jobs,
+        compute.snapshots,
+        compute.environments,
+        objects,
+        lake,
+        warehouse,
+        pipelines.runs,
+        runs,
+        artifact_blobs,
+        lineage.pasts,
+        clock,
+    )
+    starts.append(replaying.conductor.start)
+    closes.append(replaying.conductor.close)
 
     async def collect_environments() -> None:
         await compute.environments.collect(
@@ -416,6 +438,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
         talk.purge,
+        replaying.replays.purge,
         sweeping.sweeps.purge,
         retrieval.indexes.purge,
         functions.functions.purge,
@@ -483,9 +506,15 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
             native_predictions.router(serving.predictions),
-            native_why.router(why),
             native_talk.router(talk, projects),
             native_search.router(projects, Finding(database)),
+            native_why.router(
+                why,
+                Impact(database, serving.predictions),
+                Tellings(database, lake, pipelines.runs),
+                projects,
+            ),
+            native_replays.router(replaying.replays, projects),
             native_solutions.router(projects, Catalogue(), Results(objects)),
         ],
         [(native_endpoints.INVOCATIONS, invocations)],

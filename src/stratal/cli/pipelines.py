@@ -17,6 +17,7 @@ from stratal.sdk.worktree import TreeError
 
 _LOOK_SECONDS = 0.5
 INTERRUPTED = 130
+_LISTENS = ("on_table", "on_prefix", "on_model", "on_pipeline")
 
 EPILOG = """
 \b
@@ -85,7 +86,7 @@ def run_pipeline(
             Client(project=project),
             file,
             pipeline=name,
-            parameters=dict(_parameter(text) for text in settings),
+            parameters=dict(parameter(text) for text in settings),
             requirements=wanted,
             network=network,
             parallel=parallel,
@@ -95,7 +96,7 @@ def run_pipeline(
     except TreeError as error:
         print_error(error.message, error.hint)
         raise SystemExit(1) from None
-    _end_with(Client(project=project), run, wait, as_json)
+    end_with(Client(project=project), run, wait, as_json)
 
 
 @pipeline.command("backfill")
@@ -142,7 +143,7 @@ def backfill(
             client,
             file,
             pipeline=name,
-            parameters=dict(_parameter(text) for text in settings),
+            parameters=dict(parameter(text) for text in settings),
             parallel=parallel,
             use_cache=not no_cache,
             partitions=partitions,
@@ -151,7 +152,7 @@ def backfill(
     except TreeError as error:
         print_error(error.message, error.hint)
         raise SystemExit(1) from None
-    _end_with(client, run, wait, as_json)
+    end_with(client, run, wait, as_json)
 
 
 @pipeline.command("deploy")
@@ -168,6 +169,10 @@ def backfill(
 @click.option("--on-table", metavar="NS.TABLE", help="Run it when the table has a new snapshot.")
 @click.option(
     "--on-prefix", metavar="S3://BUCKET/PREFIX", help="Run it when an object comes below the prefix."
+)
+@click.option("--on-model", metavar="NAME", help="Run it when the registered model has a new version.")
+@click.option(
+    "--on-pipeline", metavar="NAME", help="Run it when a run of another deployed pipeline succeeded."
 )
 @click.option(
     "--overlap",
@@ -200,6 +205,8 @@ def deploy_pipeline(
     catch_up: str,
     on_table: str | None,
     on_prefix: str | None,
+    on_model: str | None,
+    on_pipeline: str | None,
     overlap: str,
     settings: tuple[str, ...],
     requirements: tuple[Path, ...],
@@ -216,7 +223,7 @@ def deploy_pipeline(
             Client(project=project),
             file,
             name,
-            parameters=dict(_parameter(text) for text in settings),
+            parameters=dict(parameter(text) for text in settings),
             requirements="".join(path.read_text() + "\n" for path in requirements),
             network=network,
             parallel=parallel,
@@ -225,6 +232,8 @@ def deploy_pipeline(
             catch_up=catch_up,
             on_table=on_table,
             on_prefix=on_prefix,
+            on_model=on_model,
+            on_pipeline=on_pipeline,
             overlap=overlap,
             without=home_directory(),
         )
@@ -235,7 +244,7 @@ def deploy_pipeline(
         print_json(made)
         return
     when = [f"due next {made['next_at']}"] if made["next_at"] else []
-    when += [f"on {made[key]}" for key in ("on_table", "on_prefix") if made[key]]
+    when += [f"on {made[key]}" for key in _LISTENS if made[key]]
     click.echo(
         f"Pipeline {name} is deployed, version {made['version']}" + (f": {', '.join(when)}." if when else ".")
     )
@@ -257,9 +266,7 @@ def list_deployed(project: str | None, as_json: bool) -> None:
                 one["name"],
                 one["version"],
                 (one["schedule"] and f"{one['schedule']} {one['timezone']}")
-                or one["on_table"]
-                or one["on_prefix"]
-                or "by name",
+                or next((one[key] for key in _LISTENS if one[key]), "by name"),
                 one["next_at"] or "",
                 f"{one['last_run']} {one['last_state']}" if one["last_run"] else "",
             )
@@ -293,8 +300,8 @@ def trigger_pipeline(
 ) -> None:
     """Run a deployed pipeline now."""
     client = Client(project=project)
-    run = sdk.trigger(client, name, parameters=dict(_parameter(text) for text in settings))
-    _end_with(client, run, wait, as_json)
+    run = sdk.trigger(client, name, parameters=dict(parameter(text) for text in settings))
+    end_with(client, run, wait, as_json)
 
 
 @pipeline.command("ls")
@@ -372,6 +379,17 @@ def run_logs(run_id: int, step: str | None, project: str | None, follow: bool, a
             sys.stdout.buffer.flush()
 
 
+@pipeline.command("openlineage")
+@click.argument("run_id", type=click.IntRange(1), metavar="RUN")
+@project_option
+def run_openlineage(run_id: int, project: str | None) -> None:
+    """Print a run and its steps as OpenLineage events, one a line: for catalogues that collect lineage."""
+    client = Client(project=project)
+    with client.stream("GET", client.path(f"/pipelines/runs/{run_id}/openlineage")) as answer:
+        for chunk in answer.iter_bytes():
+            sys.stdout.buffer.write(chunk)
+
+
 @pipeline.command("cancel")
 @click.argument("run_id", type=click.IntRange(1), metavar="RUN")
 @project_option
@@ -393,13 +411,13 @@ def cancel_run(run_id: int, project: str | None, as_json: bool) -> None:
 def retry_run(run_id: int, project: str | None, wait: bool, as_json: bool) -> None:
     """Take a run that failed or was cancelled up again: only what did not go well is done."""
     client = Client(project=project)
-    _end_with(client, sdk.retry(client, run_id), wait, as_json)
+    end_with(client, sdk.retry(client, run_id), wait, as_json)
 
 
 # -- words ---------------------------------------------------------------------------------------------
 
 
-def _end_with(client: Client, run: dict[str, Any], wait: bool, as_json: bool) -> None:
+def end_with(client: Client, run: dict[str, Any], wait: bool, as_json: bool) -> None:
     """Wait for the run when asked to, say how it went, and end this process accordingly."""
     if not wait:
         if as_json:
@@ -446,7 +464,7 @@ def _target(text: str) -> tuple[Path, str]:
     return Path(file), name
 
 
-def _parameter(text: str) -> tuple[str, Any]:
+def parameter(text: str) -> tuple[str, Any]:
     name, given, value = text.partition("=")
     if not given or not name:
         raise click.BadParameter(f"{text!r} is not K=V.", param_hint="--set")

@@ -51,6 +51,31 @@ def _list(project: str | None, as_json: bool) -> None:
     )
 
 
+@tables.command("lineage")
+@click.argument("name")
+@project_option
+@json_option
+def table_lineage(name: str, project: str | None, as_json: bool) -> None:
+    """Show which columns a table's columns come from, as far as queries of pipelines made it."""
+    client = Client(project=project)
+    told = client.get(client.path(f"/tables/{quote(name, safe='')}/lineage"))
+    if as_json:
+        print_json(told)
+        return
+    if told["unknown"]:
+        click.echo(f"Of the columns of {name} nothing is known: {told['unknown']}.")
+        return
+
+    def words(places: list[dict[str, str]]) -> str:
+        return ", ".join(f"{place['table']}.{place['column']}" for place in places)
+
+    print_table(
+        ["Column", "From", "In the beginning"],
+        [(one["name"], words(one["sources"]) or "no column", words(one["roots"])) for one in told["columns"]],
+        empty="It has no columns.",
+    )
+
+
 @tables.command("show")
 @click.argument("name")
 @click.option("--files", is_flag=True, help="Also list the files of the current snapshot.")

@@ -42,6 +42,7 @@ from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
 from stratal.ledger.lineage import Lineage
+from stratal.ledger.past import refused_in_past
 
 NAME_TAG = "mlflow.runName"
 MODELS_TAG = "mlflow.log-model.history"
@@ -164,6 +165,7 @@ class Runs:
             values["end_time"] = check_number("end_time", end_time)
         if name:
             values["name"] = check_title("a run", name)
+        await self._check_past(who, run_id)
 
         def work(connection: Connection) -> Run:
             before = _active(connection, project_id, run_id)
@@ -189,6 +191,7 @@ class Runs:
 
     async def _set_lifecycle(self, who: Principal, project_id: str, run_id: str, lifecycle: str) -> None:
         require(who, "runs.write", project_id)
+        await self._check_past(who, run_id)
 
         def work(connection: Connection) -> None:
             run = find(connection, project_id, run_id)
@@ -210,6 +213,7 @@ class Runs:
         for metric in batch.metrics:
             series.setdefault(metric.key, []).append(Point(metric.timestamp, metric.step, metric.value))
         about_models = [metric for metric in batch.metrics if metric.model_id]
+        await self._check_past(who, run_id)
 
         def work(connection: Connection) -> None:
             _require_active(connection, project_id, run_id)
@@ -293,6 +297,14 @@ class Runs:
             _set_tags(connection, run_id, [(MODELS_TAG, check_value(f"tag {MODELS_TAG}", value))])
 
         await self._database.write(work)
+
+    async def _check_past(self, who: Principal, run_id: str) -> None:
+        """A replay writes to the runs that it began itself. Raises `Conflict` for others."""
+        if await self._lineage.pasts.of(who) is None:
+            return
+        maker = select(runs.c.workload).where(runs.c.id == run_id)
+        if await self._database.read(lambda c: c.execute(maker).scalar()) != who.workload:
+            raise refused_in_past("write to a run that it did not begin")
 
     # -- histories -------------------------------------------------------------------------------
 

@@ -51,16 +51,21 @@ class Launching:
         Raises `Invalid` when that can never be done, `Unavailable` when not now, `Superseded`.
         """
         job = held.job
-        environment = await self._environments.for_requirements(
-            job.requirements,
-            upgrade=job.upgrade_environment and job.environment_id is None,
-            progress=lambda line: self._logs.say(job.attempt_id, line),
-        )
+        environment = await self._environment(job)
         if job.environment_id != environment.id:
             await self._database.write(lambda c: claims.set_environment(c, held, environment.id))
         code = await self._lay_out(job)
         checkpoint = await anyio.to_thread.run_sync(self._checkpoints.prepare, job.id)
         return self._spec(held, environment, code, checkpoint)
+
+    async def _environment(self, job: Job) -> Environment:
+        def progress(line: str) -> None:
+            self._logs.say(job.attempt_id, line)
+
+        if job.pinned_environment is not None:
+            return await self._environments.get(job.pinned_environment, progress=progress)
+        upgrade = job.upgrade_environment and job.environment_id is None
+        return await self._environments.for_requirements(job.requirements, upgrade=upgrade, progress=progress)
 
     async def _lay_out(self, job: Job) -> Path:
         """The job's code in a folder of its own. One that is whole already, from before a restart, is kept:

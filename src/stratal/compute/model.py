@@ -123,6 +123,8 @@ class JobSpec:
     """The most members of the array at once."""
     requirements: str = ""
     upgrade_environment: bool = False
+    pinned_environment: str | None = None
+    """An environment by its id, whatever `requirements` would be resolved to now."""
     snapshot_id: str | None = None
     cwd: str = ""
     """The working directory inside the snapshot; "" is its top."""
@@ -161,6 +163,7 @@ class Job:
     array_index: int | None
     requirements: str
     upgrade_environment: bool
+    pinned_environment: str | None
     snapshot_id: str | None
     cwd: str
     source: Mapping[str, object]

@@ -83,6 +83,7 @@ jobs = Table(
     Column("timeout_seconds", Float),
     Column("requirements", Text, nullable=False),
     Column("upgrade_environment", Integer, nullable=False),
+    Column("pinned_environment", Text),
     Column("snapshot_id", Text),
     Column("cwd", Text, nullable=False),
     Column("source", Text, nullable=False),

@@ -33,6 +33,8 @@ ACTIONS: dict[str, Role] = {
     "jobs.stop": Role.EDITOR,
     "pipelines.read": Role.VIEWER,
     "pipelines.run": Role.EDITOR,
+    "replays.read": Role.VIEWER,
+    "replays.run": Role.EDITOR,
     "runs.read": Role.VIEWER,
     "runs.write": Role.EDITOR,
     "models.read": Role.VIEWER,

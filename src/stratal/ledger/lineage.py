@@ -14,7 +14,8 @@ from sqlalchemy import Connection, delete, insert, select
 from stratal.identity.model import Principal
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
-from stratal.ledger.tables import accesses
+from stratal.ledger.past import Pasts
+from stratal.ledger.tables import accesses, pasts
 
 Mode = Literal["read", "write"]
 Kind = Literal["object", "snapshot", "model", "run", "commit"]
@@ -36,7 +37,10 @@ class Access:
 
 
 class Lineage:
+    """`pasts` says which workloads are shown earlier versions (see `past`)."""
+
     def __init__(self, database: Database, clock: Clock) -> None:
+        self.pasts = Pasts(database)
         self._database = database
         self._clock = clock
         self._known: OrderedDict[tuple[str, str, str, str], None] = OrderedDict()
@@ -96,6 +100,9 @@ class Lineage:
 
     async def purge(self, project_id: str) -> None:
         """Forget every edge of a project. May be repeated."""
-        await self._database.write(
-            lambda c: c.execute(delete(accesses).where(accesses.c.project_id == project_id))
-        )
+
+        def work(connection: Connection) -> None:
+            connection.execute(delete(accesses).where(accesses.c.project_id == project_id))
+            connection.execute(delete(pasts).where(pasts.c.project_id == project_id))
+
+        await self._database.write(work)

@@ -18,6 +18,18 @@ accesses = Table(
     Index("ix_accesses_kind_version", "kind", "version"),
 )
 
+# What a workload that repeats earlier work is shown when it asks for a name (see `past`).
+pasts = Table(
+    "pasts",
+    metadata,
+    Column("workload", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("project_id", Text, nullable=False),
+    PrimaryKeyConstraint("workload", "kind", "name"),
+)
+
 # What one thing costs from a moment on, until the next row of the same name.
 prices = Table(
     "prices",

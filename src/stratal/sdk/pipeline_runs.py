@@ -8,6 +8,7 @@
 """
 
 import re
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -39,6 +40,51 @@ def tree_of(file: Path, *, without: Path | None = None) -> tuple[WorkTree, str]:
     if any(entry.path.startswith(CARRIED + "/") for entry in tree.entries):
         raise TreeError(f"The folder {CARRIED} is kept for the platform.", "Rename yours.")
     return replace(tree, entries=[*tree.entries, *_sdk()]), file.relative_to(folder).as_posix()
+
+
+MODELS_FILE = ".stratal_transform.py"
+"""The file that makes a folder of SQL models a pipeline; it goes along with the code and is nowhere else."""
+
+
+def start_models(
+    client: Client,
+    folder: Path,
+    *,
+    select: Sequence[str] = (),
+    parameters: Mapping[str, Any] | None = None,
+    parallel: int | None = None,
+    use_cache: bool = True,
+    without: Path | None = None,
+) -> Json:
+    """Send the code around a folder of SQL models and queue a run of them. Returns the run.
+
+    Raises `ApiError`, `TreeError`.
+    """
+    folder = folder.resolve()
+    here = Path.cwd().resolve()
+    base = here if folder.is_relative_to(here) and folder != here else folder.parent
+    tree = read_worktree(base, without=without)
+    inside = folder.relative_to(base).as_posix()
+    text = f"import stratal\n\ntransform = stratal.models({inside!r}, select={list(select)!r})\n"
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch) / "transform.py"
+        made.write_text(text, encoding="utf-8")
+        path = f"{tree.cwd}/{MODELS_FILE}" if tree.cwd else MODELS_FILE
+        own = [entry for entry in tree.entries if entry.path != path]
+        size = made.stat().st_size
+        tree = replace(tree, entries=[*own, Entry(path, "100644", size, made), *_sdk()])
+        snapshot = send(client, tree)
+    body = {
+        "file": MODELS_FILE,
+        "snapshot": snapshot,
+        "cwd": tree.cwd,
+        "source": {name: value for name, value in tree.source.items() if name != "diff"},
+        "pipeline": "transform",
+        "parameters": dict(parameters or {}),
+        "parallel": parallel,
+        "use_cache": use_cache,
+    }
+    return client.post(client.path("/pipelines/runs"), body)
 
 
 def _sdk() -> list[Entry]:
@@ -126,6 +172,8 @@ def deploy(
     catch_up: str = "last",
     on_table: str | None = None,
     on_prefix: str | None = None,
+    on_model: str | None = None,
+    on_pipeline: str | None = None,
     overlap: str = "queue",
     without: Path | None = None,
 ) -> Json:
@@ -142,6 +190,8 @@ def deploy(
         "catch_up": catch_up,
         "on_table": on_table,
         "on_prefix": on_prefix,
+        "on_model": on_model,
+        "on_pipeline": on_pipeline,
         "overlap": overlap,
     }
     return client.request("PUT", client.path(f"/pipelines/deployed/{quote(name, safe='')}"), json=body)

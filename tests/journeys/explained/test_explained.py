@@ -107,6 +107,13 @@ class Story:
         assert done.returncode == (0 if answer["verified"] else 1)
         return answer
 
+    def replay(self, run: str, *options: str, code: int) -> dict[str, Any]:
+        done = self.server.cli("replay", run, *options, "--json", check=False, timeout=400, **self.env)
+        assert done.returncode == code, done.stdout + done.stderr
+        answer = json.loads(done.stdout)
+        assert isinstance(answer, dict)
+        return answer
+
     def link(self, answer: dict[str, Any], kind: str) -> dict[str, Any]:
         return next(link for link in answer["chain"] if link["kind"] == kind)
 
@@ -169,6 +176,17 @@ def test_the_chain_names_everything_and_verifies(story: Story) -> None:
         assert answer["other_inputs"]
 
 
+def test_a_replay_of_the_training_gives_the_same_metrics_and_model(story: Story) -> None:
+    told = story.replay(str(story.link(story.why(story.first["prediction"]), "run")["id"]), code=0)
+    assert (told["verdict"], told["inputs_unchanged"]) == ("reproduced", True)
+    results = {(one["kind"], one["name"]): one for one in told["results"]}
+    assert results["metric", "score"]["before"] == results["metric", "score"]["after"]
+    assert any(kind == "file" and name.endswith(("model.skops", "model.pkl")) for kind, name in results)
+    assert {one["kind"] for one in told["inputs"]} == {"code", "environment", "table", "object"}
+    model = story.cli("models", "show", "story")
+    assert len(model["versions"]) == 1, "a replay registers nothing"
+
+
 def test_a_flipped_label_gives_another_snapshot_and_the_old_chain_still_verifies(story: Story) -> None:
     before = story.link(story.why(story.first["prediction"]), "table snapshot")["name"]
     table = story.table().load_table("clinic.patients")
@@ -184,6 +202,17 @@ def test_a_flipped_label_gives_another_snapshot_and_the_old_chain_still_verifies
     old = story.why(story.first["prediction"])
     assert old["verified"], old["verdict"]
     assert story.link(old, "table snapshot")["name"] == before
+
+
+def test_a_replay_names_the_inputs_that_were_altered_and_reads_what_was_read_then(story: Story) -> None:
+    run = str(story.link(story.why(story.first["prediction"]), "run")["id"])
+    told = story.replay(run, code=1)
+    assert told["verdict"] == "reproduced", "what was read then is read again"
+    altered = {one["name"].partition("@")[0]: one["state"] for one in told["altered"]}
+    assert altered == {"clinic.patients": "changed", f"s3://{story.bucket}/settings/a b+c.json": "changed"}
+    shown = story.server.cli("replay", run, "--as-of-then", check=False, timeout=400, **story.env)
+    assert shown.returncode == 0, shown.stdout
+    assert "Reproduced from what was read then; clinic.patients@" in shown.stdout
 
 
 def test_another_projects_key_sees_no_prediction(story: Story) -> None:
@@ -218,6 +247,9 @@ def test_one_corrupted_byte_is_named(story: Story) -> None:
         broken = story.why(story.first["prediction"])
         assert not broken["verified"]
         assert broken["status"] == "broken"
+        told = story.replay(str(story.link(broken, "run")["id"]), code=1)
+        assert told["verdict"] == "altered", "it is not even begun"
+        assert [one["state"] for one in told["altered"] if one["name"].startswith("clinic.")] == ["broken"]
         bad = [h for link in broken["chain"] for h in link["hashes"] if h["status"] == "broken"]
         assert [h["recorded"] for h in bad] == [damaged[1]]
         assert recorded[damaged[1]] in broken["verdict"]

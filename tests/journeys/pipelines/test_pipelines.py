@@ -66,6 +66,37 @@ if __name__ == "__main__":
 """
 
 
+CHANCE = """
+import random, stratal
+
+@stratal.step
+def drawn() -> float:
+    found = random.random()
+    stratal.table("raw.drawn").replace([{"x": found}])
+    return found
+
+@stratal.step
+def known(x: float) -> int:
+    return len(stratal.table("raw.drawn").rows())
+
+@stratal.step(replay=False, cache=False)
+def told(n: int) -> int:
+    print("told")
+    return n
+
+@stratal.pipeline
+def chance():
+    return told(known(drawn()))
+"""
+
+
+MODELS = {
+    "staging/clean.sql": "select id, zone, km from {{ source('src', 'trips') }} where km > {{ least }}",
+    "mart/zones.sql": "-- check: unique(\"zone\")\nselect zone, sum(km) as total from {{ ref('clean') }} group by zone",
+    "mart/zones.test.sql": "select * from {{ this }} where total < 0",
+}
+
+
 class Shell:
     """A folder with the file, and `stratal` called in it."""
 
@@ -133,6 +164,106 @@ def test_a_run_its_cache_and_what_a_change_reruns(shell: Shell) -> None:
     shown = shell("pipeline", "show", str(changed["id"])).stdout
     assert "its code changed" in shown
     assert "Check long of raw.trips warns" not in shown, "taken from before, not checked again"
+
+
+def test_a_replay_does_every_step_again_and_shows_nothing_of_it(shell: Shell) -> None:
+    (shell.folder / "trips.py").write_text(TRIPS)
+    run = shell.json("pipeline", "run", "trips.py:nightly")
+    before = shell.sql("select count(*), sum(i) from raw.log")
+    told = shell.json("replay", str(run["id"]))
+    assert (told["verdict"], told["differing"], told["altered"]) == ("reproduced", [], [])
+    assert {one["name"] for one in told["results"] if one["kind"] == "table"} == {
+        "raw.trips",
+        "raw.log",
+        "mart.daily",
+    }
+    assert {one["of"] for one in told["results"]} >= {"ingest", "big", "note[2]", "shout"}
+    assert shell.sql("select count(*), sum(i) from raw.log") == before
+    again = shell.json("pipeline", "run", "trips.py:nightly")
+    assert set(states(again).values()) == {"cached"}, "and nothing is taken from it"
+
+
+def test_a_replay_names_what_comes_out_differently(shell: Shell) -> None:
+    (shell.folder / "chance.py").write_text(CHANCE)
+    run = shell.json("pipeline", "run", "chance.py")
+    told = shell.json("replay", str(run["id"]), code=1)
+    assert told["verdict"] == "differs"
+    assert {(one["kind"], one["name"]) for one in told["differing"]} == {
+        ("value", "drawn"),
+        ("table", "raw.drawn"),
+    }
+    steps = states(shell.json("pipeline", "show", str(told["repeated_by"])))
+    assert steps == {"drawn": "succeeded", "known": "succeeded", "told": "cached"}
+    assert shell.json("replay", str(run["id"]), "--ignore", "*drawn")["verdict"] == "reproduced"
+    assert "only runs that succeeded are replayed" in shell("replay", str(told["repeated_by"])).stderr
+
+
+def test_a_folder_of_models_its_lineage_and_what_came_of_its_sources(shell: Shell) -> None:
+    for name, text in MODELS.items():
+        (shell.folder / "models" / name).parent.mkdir(parents=True, exist_ok=True)
+        (shell.folder / "models" / name).write_text(text)
+    shell.sql(
+        "create or replace table src.trips as select i as id, i % 2 as zone, i * 1.5 as km from range(6) t(i)"
+    )
+    run = shell.json("transform", "models", "--set", "least=1")
+    assert states(run) == {"staging_clean": "succeeded", "mart_zones": "succeeded"}
+    assert sorted(shell.sql("select * from mart.zones")) == [[0, 9.0], [1, 13.5]]
+    assert states(shell.json("transform", "models", "--set", "least=1")) == {
+        "staging_clean": "cached",
+        "mart_zones": "cached",
+    }
+    shell.sql("insert into src.trips values (9, 7, -1)")
+    again = shell.json("transform", "models", "--set", "least=-5", code=1)
+    failed = {step["name"]: step["reason"] for step in again["steps"] if step["state"] == "failed"}
+    assert "check zones.test.sql of mart.zones failed" in failed["mart_zones"], (
+        "and the table stays as it was"
+    )
+    assert sorted(shell.sql("select * from mart.zones")) == [[0, 9.0], [1, 13.5]]
+
+    told = shell.json("tables", "lineage", "mart.zones")
+    columns = {one["name"]: (one["sources"], one["roots"]) for one in told["columns"]}
+    assert columns["total"][0] == [{"table": "staging.clean", "column": "km"}]
+    assert columns["total"][1] == [{"table": "src.trips", "column": "km"}]
+    events = shell("pipeline", "openlineage", str(run["id"])).stdout.splitlines()
+    _check_openlineage([json.loads(line) for line in events])
+
+    came = shell.json("impact", "src.trips")
+    assert {table["name"] for table in came["tables"]} >= {"staging.clean", "mart.zones"}
+    assert {step["name"] for step in came["steps"]} == {"staging_clean", "mart_zones"}
+    assert "There is no table 'src.nothing'" in shell("impact", "src.nothing").stderr
+
+
+def _check_openlineage(events: list[dict[str, Any]]) -> None:
+    """With the official client's own types."""
+    from openlineage.client import event_v2, serde
+
+    kinds = [(event["eventType"], event["job"]["name"]) for event in events]
+    assert kinds[0] == ("START", "transform")
+    assert kinds[-1] == ("COMPLETE", "transform")
+    for told in events:
+        run = event_v2.Run(told["run"]["runId"], told["run"]["facets"])
+        job = event_v2.Job(told["job"]["namespace"], told["job"]["name"], told["job"]["facets"])
+        made = event_v2.RunEvent(
+            eventTime=told["eventTime"],
+            producer=told["producer"],
+            eventType=event_v2.RunState(told["eventType"]),
+            run=run,
+            job=job,
+            inputs=[
+                event_v2.InputDataset(one["namespace"], one["name"], one["facets"]) for one in told["inputs"]
+            ],
+            outputs=[
+                event_v2.OutputDataset(one["namespace"], one["name"], one["facets"])
+                for one in told["outputs"]
+            ],
+        )
+        assert json.loads(serde.Serde.to_json(made))["run"]["runId"] == told["run"]["runId"]
+    end = next(
+        event for event in events if event["job"]["name"] == "transform.mart_zones" and event["outputs"]
+    )
+    assert [one["name"] for one in end["inputs"]] == ["staging.clean"]
+    fields = end["outputs"][0]["facets"]["columnLineage"]["fields"]
+    assert fields["total"]["inputFields"][0]["field"] == "km"
 
 
 def test_a_failed_check_leaves_the_table_as_it_was(shell: Shell) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from sqlalchemy import update
 
+from stratal.compute.tables import jobs
 from wired import Answer, Wired
 
 CODE = b"print('hello')\n"
@@ -54,6 +56,14 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/jobs"): Route("viewer", f"{P}/jobs"),
     ("POST", f"{P}/jobs"): Route("editor", f"{P}/jobs", 201, json={"argv": ["true"]}),
     ("GET", f"{P}/jobs/{{job_id}}"): Route("viewer", f"{P}/jobs/{{job}}"),
+    ("GET", f"{P}/tables/{{name}}/lineage"): Route("viewer", f"{P}/tables/ns.t/lineage"),
+    ("GET", f"{P}/pipelines/runs/{{run_id}}/openlineage"): Route(
+        "viewer", f"{P}/pipelines/runs/{{pipeline_run}}/openlineage"
+    ),
+    ("GET", f"{P}/impact"): Route("viewer", f"{P}/impact?of=ns.t"),
+    ("GET", f"{P}/replays"): Route("viewer", f"{P}/replays"),
+    ("POST", f"{P}/replays"): Route("editor", f"{P}/replays", 201, json={"of": "job:{done_job}"}),
+    ("GET", f"{P}/replays/{{replay_id}}"): Route("viewer", f"{P}/replays/{{replay}}"),
     ("GET", f"{P}/jobs/{{job_id}}/why"): Route("viewer", f"{P}/jobs/{{job}}/why"),
     ("GET", f"{P}/jobs/{{job_id}}/attempts"): Route("viewer", f"{P}/jobs/{{job}}/attempts"),
     ("GET", f"{P}/arrays/{{array_id}}"): Route("viewer", f"{P}/arrays/1"),
@@ -588,6 +598,12 @@ class World:
         self.names["comment"] = self._made("POST", f"{here}/comments", said, 201, by="viewer")["id"]
         hook = {"url": "https://example.org/hook", "kinds": ["none"]}
         self.names["webhook"] = self._made("POST", f"{here}/webhooks", hook, 201)["id"]
+        done = self._made("POST", f"{here}/jobs", {"argv": ["true"]}, 201)["id"]
+        ended = update(jobs).where(jobs.c.id == done).values(state="succeeded")
+        self.wired.platform.database.write_now(lambda c: c.execute(ended))
+        self.names["done_job"] = str(done)
+        asked = {"of": f"job:{done}"}
+        self.names["replay"] = str(self._made("POST", f"{here}/replays", asked, 201)["id"])
         self.names["sweep"] = str(self._made("POST", f"{here}/sweeps", SWEEP, 201)["id"])
         pack = NATIVE["POST", f"{P}/code/packs"].body
         self._made("POST", f"{here}/code/packs", None, 201, pack)

@@ -12,7 +12,7 @@ from rooms.gateway.operations import CODE, CODE_SHA256, SCHEMA, SNAPSHOT
 from stratal.data.pipelines.deployed import Deployments
 from stratal.data.pipelines.tables import runs
 from stratal.kernel.errors import Invalid
-from stratal.kernel.events import Events
+from stratal.kernel.events import Events, emit
 from stratal.kernel.schedules import due_after, next_due
 from wired import Wired
 
@@ -184,6 +184,35 @@ def test_objects_and_snapshots_that_come_set_it_off(wired: Wired) -> None:
     assert place.look() == 0
 
 
+def test_versions_of_models_and_runs_of_others_set_it_off(wired: Wired) -> None:
+    place = Place(wired, "follow")
+    database = wired.platform.database
+
+    def told(kind: str, subject: str, name: str) -> None:
+        database.write_now(lambda c: emit(c, kind, subject, actor="a", project_id=place.id, name=name))
+
+    told("model_version.created", "mv_0", "churn/1")
+    place.deploy("after-model", on_model="churn")
+    place.deploy("after-nightly", on_pipeline="nightly")
+    assert place.look() == 0, "what was there is no news"
+    told("model_version.created", "mv_1", "churn-b/1")
+    told("pipeline.failed", "7", "nightly")
+    told("pipeline.replay_succeeded", "8", "nightly")
+    assert place.look() == 0
+    told("model_version.created", "mv_2", "churn/2")
+    told("pipeline.succeeded", "9", "nightly")
+    assert place.look() == 2
+    assert {(run.pipeline, run.trigger) for run in place.runs()} == {
+        ("after-model", "model churn/2"),
+        ("after-nightly", "run 9 of nightly succeeded"),
+    }
+    assert place.look() == 0
+    body = {"file": "main.py", "snapshot": place.snapshot, "on_pipeline": "after-nightly"}
+    circle = wired.ask("PUT", f"{place.base}/pipelines/deployed/nightly", wired.admin, json=body)
+    assert circle.status == 400
+    assert "would set itself off: nightly → after-nightly → nightly" in circle.json()["error"]["message"]
+
+
 def test_deploying_again_takes_the_place_and_undeploying_ends_it(wired: Wired) -> None:
     place = Place(wired, "again")
     assert place.deploy(parameters={"a": 1})["version"] == 1
@@ -201,6 +230,8 @@ def test_deploying_again_takes_the_place_and_undeploying_ends_it(wired: Wired) -
         {"schedule": "0 3 * * *", "timezone": "Nowhere"},
         {"on_table": "a.b", "on_prefix": "s3://b/x"},
         {"on_prefix": "b/x"},
+        {"on_model": "m", "on_pipeline": "q"},
+        {"on_pipeline": "p"},
     ):
         body = {"file": "main.py", "snapshot": place.snapshot, **bad}
         answer = wired.ask("PUT", f"{place.base}/pipelines/deployed/p", wired.admin, json=body)

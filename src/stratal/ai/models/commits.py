@@ -32,6 +32,7 @@ from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound, PreconditionFailed
 from stratal.kernel.ids import new_id
 from stratal.ledger.lineage import Lineage, Mode
+from stratal.ledger.past import refused_in_past
 
 MAIN = "main"
 _OID = re.compile(r"[0-9a-f]{64}\Z")
@@ -240,6 +241,8 @@ class Commits:
         path, bytes that were not uploaded or no file left, `PreconditionFailed` when the head has moved on.
         """
         require(who, "models.write", project_id)
+        if await self._models.in_past(who):
+            raise refused_in_past("commit a model's files")
         _check(new)
         placed: dict[int, Blob] = {}
         try:

@@ -30,6 +30,7 @@ from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Invalid
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
+from stratal.ledger.past import refused_in_past
 
 MAX_PAGE = 1000
 MAX_NAME = 250
@@ -63,6 +64,9 @@ class RegisteredModels:
         check_value("the description", description)
         for key, value in tags.items():
             check_value(f"tag {check_tag_key(key)!r}", value)
+        if await self._versions.in_past(who):
+            await self.get(who, project_id, name)  # a name that was taken then is taken
+            raise _taken(name)
         now = self._clock()
         made = RegisteredModel(new_id("mod"), project_id, name, description, now, now, who.actor, tags)
 
@@ -98,6 +102,8 @@ class RegisteredModels:
         """Give a model another name. Its versions' ids, which lineage refers to, stay."""
         require(who, "models.write", project_id)
         check_model_name(new_name)
+        if await self._versions.in_past(who):
+            raise refused_in_past("rename a model")
 
         def work(connection: Connection) -> RegisteredModel:
             model = find_model(connection, project_id, name)
@@ -126,6 +132,8 @@ class RegisteredModels:
     async def describe(self, who: Principal, project_id: str, name: str, description: str) -> RegisteredModel:
         require(who, "models.write", project_id)
         check_value("the description", description)
+        if await self._versions.in_past(who):
+            return await self.get(who, project_id, name)
 
         def work(connection: Connection) -> RegisteredModel:
             model = find_model(connection, project_id, name)
@@ -137,6 +145,8 @@ class RegisteredModels:
     async def delete(self, who: Principal, project_id: str, name: str) -> None:
         """Remove a model and its versions; see `Models.delete` for what stays of them."""
         require(who, "models.write", project_id)
+        if await self._versions.in_past(who):
+            raise refused_in_past("delete a model")
 
         def work(connection: Connection) -> None:
             model = find_model(connection, project_id, name)
@@ -160,6 +170,8 @@ class RegisteredModels:
     async def set_tag(self, who: Principal, project_id: str, name: str, key: str, value: str) -> None:
         require(who, "models.write", project_id)
         check_value(f"tag {check_tag_key(key)!r}", value)
+        if await self._versions.in_past(who):
+            return
 
         def work(connection: Connection) -> None:
             model = find_model(connection, project_id, name)
@@ -171,6 +183,8 @@ class RegisteredModels:
     async def delete_tag(self, who: Principal, project_id: str, name: str, key: str) -> None:
         """Remove a tag; one that is not there is fine."""
         require(who, "models.write", project_id)
+        if await self._versions.in_past(who):
+            return
 
         def work(connection: Connection) -> None:
             model = find_model(connection, project_id, name)
@@ -186,6 +200,8 @@ class RegisteredModels:
         """Point an alias at a version, moving it from the one it named. Raises `NotFound` without that one."""
         require(who, "models.write", project_id)
         check_alias(alias)
+        if await self._versions.in_past(who):
+            return
 
         def work(connection: Connection) -> None:
             model = find_model(connection, project_id, name)
@@ -209,6 +225,8 @@ class RegisteredModels:
     async def delete_alias(self, who: Principal, project_id: str, name: str, alias: str) -> None:
         """Remove an alias; one that is not there is fine."""
         require(who, "models.write", project_id)
+        if await self._versions.in_past(who):
+            return
 
         def work(connection: Connection) -> None:
             model = find_model(connection, project_id, name)

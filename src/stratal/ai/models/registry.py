@@ -42,6 +42,7 @@ from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.ledger.lineage import Lineage, Mode
+from stratal.ledger.past import MADE, Past, refused_in_past
 from stratal.ledger.tables import accesses
 
 MAX_PAGE = 200_000
@@ -103,8 +104,16 @@ class Models:
             return with_files(connection, with_labels(connection, [found])[0])
 
         version = await self._database.read(work)
+        past = await self._lineage.pasts.of(who)
+        if past is not None:
+            then = shown_model(past, version.name)
+            version = version if then is None else await self.by_id(then)
         await self._record(who, "read", version)
         return version
+
+    async def in_past(self, who: Principal) -> bool:
+        """Is the caller a replay, whose registering and naming must change nothing?"""
+        return await self._lineage.pasts.of(who) is not None
 
     async def by_id(self, version_id: str) -> ModelVersion:
         """The version with this id and its files, also a deleted one that is still referred to.
@@ -153,6 +162,14 @@ class Models:
         check_value("the run link", new.run_link, 2000)
         for key, value in new.tags.items():
             check_value(f"tag {check_tag_key(key)!r}", value)
+        past = await self._lineage.pasts.of(who)
+        if past is not None:  # what was registered then is the answer: nothing is registered twice
+            then = past.version(MADE, name)
+            if then is None:
+                raise refused_in_past(
+                    "register a version of a model that the work it repeats did not register"
+                )
+            return await self.by_id(then)
         facts, read = Facts(), None
         while True:
             if not new.is_prompt:
@@ -233,6 +250,8 @@ class Models:
         **values: str,
     ) -> ModelVersion:
         require(who, "models.write", project_id)
+        if await self.in_past(who):
+            return await self.get(who, project_id, name, version)
 
         def work(connection: Connection) -> ModelVersion:
             found = find_version(connection, project_id, name, version)
@@ -269,6 +288,8 @@ class Models:
     ) -> None:
         require(who, "models.write", project_id)
         check_value(f"tag {check_tag_key(key)!r}", value)
+        if await self.in_past(who):
+            return
 
         def work(connection: Connection) -> None:
             found = find_version(connection, project_id, name, version)
@@ -280,6 +301,8 @@ class Models:
     async def delete_tag(self, who: Principal, project_id: str, name: str, version: str, key: str) -> None:
         """Remove a tag; one that is not there is fine."""
         require(who, "models.write", project_id)
+        if await self.in_past(who):
+            return
 
         def work(connection: Connection) -> None:
             found = find_version(connection, project_id, name, version)
@@ -298,6 +321,8 @@ class Models:
         what was answered with it can still be explained.
         """
         require(who, "models.write", project_id)
+        if await self.in_past(who):
+            raise refused_in_past("delete a model's version")
         await self._database.write(
             lambda c: self.delete_within(c, who, find_version(c, project_id, name, version))
         )
@@ -389,6 +414,16 @@ class Models:
             project_id=version.project_id,
             name=f"{version.name}/{version.version}",
         )
+
+
+def shown_model(past: Past, name: str) -> str | None:
+    """The version of the model that was read in that past, when it was one."""
+    of = {
+        version
+        for (kind, shown), version in past.shown.items()
+        if kind == "model" and shown.rpartition("/")[0] == name
+    }
+    return next(iter(of)) if len(of) == 1 else None
 
 
 def _clause(condition: Condition, dialect: str) -> ColumnElement[bool]:

@@ -6,7 +6,7 @@ stay as they travelled: nothing is converted while a caller waits, only when som
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,6 +139,22 @@ class Predictions:
                 intact=False,
                 problem=str(torn),
             )
+
+    async def counted(self, revisions: Collection[int]) -> dict[int, int]:
+        """How many answers are recorded of each of these revisions (their `seq`). Reads the whole spool."""
+
+        def work() -> dict[int, int]:
+            found = dict.fromkeys(revisions, 0)
+            for segment in self._spool.segments():
+                for _, row in self._spool.rows(segment):
+                    (length,) = _COUNT.unpack_from(row)
+                    if length:
+                        revision = orjson.loads(row[4 : 4 + length])["revision"]
+                        if revision in found:
+                            found[revision] += 1
+            return found
+
+        return await anyio.to_thread.run_sync(work) if revisions else {}
 
     async def purge(self, project_id: str) -> None:
         """Overwrite every row of the project. Call it when nothing of the project predicts any more."""

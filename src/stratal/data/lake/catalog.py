@@ -18,7 +18,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, update
 from sqlalchemy.exc import IntegrityError
 
-from stratal.data.lake import iceberg, rows
+from stratal.data.lake import held, iceberg, rows
 from stratal.data.lake.files import Files, lake_bucket, pins
 from stratal.data.lake.model import (
     SEPARATOR,
@@ -48,6 +48,7 @@ from stratal.kernel.errors import Conflict, Internal, Invalid, StratalError, Una
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id, random_token
 from stratal.ledger.lineage import Lineage
+from stratal.ledger.past import Past, refused_in_past
 
 log = logging.getLogger("stratal.lake")
 
@@ -101,16 +102,19 @@ class Catalog:
         info = await self._database.read(lambda c: rows.find_table(c, place.id, name))
         if info is None:
             raise no_such_table(name)
-        return info
+        past = await self._lineage.pasts.of(who)
+        return info if past is None else held.as_shown(past, info)
 
     async def load(self, who: Principal, place: Place, name: TableName) -> Loaded:
         """The table with its metadata. Raises `NotFound`."""
-        return await self._loaded(place, await self.find(who, place, name))
+        return held.metadata_as_shown(await self._loaded(place, await self.find(who, place, name)))
 
     async def all(self, who: Principal, place: Place, namespace: Namespace | None = None) -> list[TableInfo]:
         """The project's tables by name. Raises `NotFound` for a namespace that is not there."""
         require(who, "tables.read", place.id)
-        return await self._database.read(lambda c: rows.tables_in(c, place.id, namespace))
+        found = await self._database.read(lambda c: rows.tables_in(c, place.id, namespace))
+        past = await self._lineage.pasts.of(who)
+        return found if past is None else [held.as_shown(past, info) for info in found]
 
     async def _loaded(self, place: Place, info: TableInfo) -> Loaded:
         _, data = await self._files.read_location(place, info.metadata_location)
@@ -129,6 +133,8 @@ class Catalog:
         check_namespace(name.namespace)
         check_table_name(name.name)
         await self._database.read(lambda c: rows.check_free(c, place, name))
+        if await self._lineage.pasts.of(who) is not None:
+            raise refused_in_past("make a table")
         bucket = await self.ensure_bucket(who, place)
         location = definition.location or self.new_location(bucket, name)
         facts = await iceberg.create(
@@ -207,6 +213,8 @@ class Catalog:
         _, data = await self._files.read_location(place, metadata_location)
         facts = await iceberg.load(data)
         await self._check_places(place, bucket, facts.location, *facts.paths)
+        if await self._lineage.pasts.of(who) is not None:
+            raise refused_in_past("register a table")
         present = await self._database.read(lambda c: rows.find_table(c, place.id, name))
         if present is not None and not overwrite:
             raise table_exists(name)
@@ -244,8 +252,36 @@ class Catalog:
         require(who, "tables.write", place.id)
         if len({change.table for change in changes}) != len(changes):
             raise Invalid("A commit can name each table once.", reason="bad_commit")
+        past = await self._lineage.pasts.of(who)
+        if past is not None:
+            return await self._commit_aside(who, place, changes, past, also)
         # Shielded: who waits may be cancelled, but whether the swap happened must be known before anything is removed.
         return await asyncio.shield(self._commit(who, place, changes, also))
+
+    async def _commit_aside(
+        self,
+        who: Principal,
+        place: Place,
+        changes: Sequence[Change],
+        past: Past,
+        also: Callable[[Connection, list[TableInfo]], None] | None,
+    ) -> list[Loaded]:
+        """The commit of a workload that is held to a past: to branches of its own, which it is shown from now on.
+
+        Raises `Conflict` (``held_to_past``) for what would make a table.
+        """
+        if any(creates_table(change.requirements) for change in changes):
+            raise refused_in_past("make a table")
+        diverted = [held.aside(past, change) for change in changes]
+        loaded = await asyncio.shield(self._commit(who, place, diverted, also))
+        new = held.left(changes)
+        shown: list[Loaded] = []
+        for one in loaded:
+            if str(one.info.name) in new:
+                version = held.version(one.info, new[str(one.info.name)])
+                await self._lineage.pasts.show(past, place.id, "snapshot", str(one.info.name), version)
+            shown.append(held.metadata_as_shown(Loaded(held.as_shown(past, one.info), one.metadata)))
+        return shown
 
     async def _commit(
         self,
@@ -446,6 +482,8 @@ class Catalog:
     async def rename(self, who: Principal, place: Place, source: TableName, target: TableName) -> None:
         """Raises `NotFound` (table, or the target's namespace), `Conflict` (``table_exists``)."""
         require(who, "tables.write", place.id)
+        if await self._lineage.pasts.of(who) is not None:
+            raise refused_in_past("rename a table")
         check_namespace(target.namespace)
         check_table_name(target.name)
 
@@ -471,6 +509,8 @@ class Catalog:
         Raises `NotFound`.
         """
         require(who, "tables.write", place.id)
+        if await self._lineage.pasts.of(who) is not None:
+            raise refused_in_past("drop a table")
 
         def work(connection: Connection) -> TableInfo:
             info = rows.find_table(connection, place.id, name)

@@ -67,6 +67,8 @@ class TableInfo:
     created_by: str
     updated_at: int
     dropped_at: int | None
+    of_past: bool = False
+    """It is shown as it was earlier: `snapshot_id` is not the newest, and `fields` need not be that snapshot's."""
 
 
 @dataclass(frozen=True, slots=True)

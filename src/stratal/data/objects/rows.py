@@ -120,7 +120,7 @@ def put_version(
         raise no_such_bucket(version.bucket)
     key = version.key.encode()
     old = current_version(connection, bucket_id, key)
-    _check_condition(version.key, old, condition)
+    check_condition(version.key, old, condition)
     version = replace(version, created_at=now)
     connection.execute(_INSERT_VERSION, _version_row(bucket_id, version))
     if old is None:
@@ -140,6 +140,16 @@ def put_version(
         size=version.size,
     )
     return version
+
+
+def put_aside(connection: Connection, bucket_id: str, version: ObjectVersion, now: int) -> ObjectVersion:
+    """Record `version` without making it what its key names: kept, like a replaced one, while lineage refers to it."""
+    if connection.execute(_BUCKET_EXISTS, {"bucket_id": bucket_id}).scalar() is None:
+        raise no_such_bucket(version.bucket)
+    version = replace(version, created_at=now)
+    connection.execute(_INSERT_VERSION, _version_row(bucket_id, version))
+    _end(connection, version, VersionState.REPLACED, version.created_by, now)
+    return replace(version, state=VersionState.REPLACED, ended_at=now)
 
 
 def _version_row(bucket_id: str, version: ObjectVersion) -> dict[str, object]:
@@ -164,7 +174,7 @@ def _version_row(bucket_id: str, version: ObjectVersion) -> dict[str, object]:
     }
 
 
-def _check_condition(key: str, old: ObjectVersion | None, condition: Condition) -> None:
+def check_condition(key: str, old: ObjectVersion | None, condition: Condition) -> None:
     if condition.if_absent and old is not None:
         raise PreconditionFailed(f"There is an object {key[:200]!r} already.", condition="If-None-Match")
     if condition.if_match is not None:
@@ -180,7 +190,7 @@ def delete_current(
     """Delete what `key` names, bytes and all; returns it, or None when there was nothing."""
     old = current_version(connection, bucket_id, key)
     if condition.if_match is not None:
-        _check_condition(key.decode(), old, condition)
+        check_condition(key.decode(), old, condition)
     if old is None:
         return None
     connection.execute(_DELETE_OBJECT, {"at_bucket": bucket_id, "at_key": key})

@@ -43,6 +43,7 @@ from stratal.kernel.errors import Conflict, Denied, Internal, Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
 from stratal.ledger.lineage import Lineage, Mode
+from stratal.ledger.past import NOTHING, Past
 
 
 def _nothing_more(_connection: Connection, _version_id: str) -> None:
@@ -248,8 +249,14 @@ class Objects:
             created_by=who.actor,
         )
 
+        past = await self._past(who, bucket)
+        if past is not None:
+            rows.check_condition(key, await self._shown(past, bucket, key), condition)
+
         def write(connection: Connection) -> ObjectVersion:
             finish(connection, version.id)
+            if past is not None:
+                return rows.put_aside(connection, bucket.id, version, self._clock())
             return rows.put_version(connection, bucket.id, version, condition, self._clock())
 
         async def work() -> ObjectVersion:
@@ -263,7 +270,29 @@ class Objects:
         stored = await asyncio.shield(work())
         self.wake_collector()
         await self._record(who, "write", stored)
+        if past is not None:
+            await self._lineage.pasts.show(
+                past, bucket.project_id, "object", f"{bucket.name}/{key}", stored.id
+            )
         return stored
+
+    async def _past(self, who: Principal, bucket: Bucket) -> Past | None:
+        """The past that the caller is held to. A lake's files have names that nothing had before: they need none."""
+        return None if bucket.kind is BucketKind.LAKE else await self._lineage.pasts.of(who)
+
+    async def _shown(self, past: Past, bucket: Bucket, key: str) -> ObjectVersion | None:
+        """What the key names in that past; what was not written down then, is as it is now."""
+        wanted = past.version("object", f"{bucket.name}/{key}")
+        if wanted == NOTHING:
+            return None
+
+        def work(connection: Connection) -> ObjectVersion | None:
+            if wanted is None:
+                return rows.current_version(connection, bucket.id, key.encode())
+            return rows.version_by_id(connection, wanted)
+
+        found = await self._database.read(work)
+        return None if found is None or found.blob_key is None else found
 
     async def _writable(self, who: Principal, bucket: str, key: str, description: Description) -> Bucket:
         encode_key(key)
@@ -280,6 +309,13 @@ class Objects:
         Raises `NotFound`: ``no_such_bucket``, ``no_such_key``, ``no_such_version``.
         """
         raw = encode_key(key)
+        past = None if version_id is not None else await self._lineage.pasts.of(who)
+        if past is not None:
+            held = await self._database.read(lambda c: rows.find_bucket(c, who, "objects.read", bucket))
+            then = await self._shown(past, held, key)
+            if then is None:
+                raise rows.no_such_key(key)
+            return then
 
         def work(connection: Connection) -> ObjectVersion:
             place = rows.find_bucket(connection, who, "objects.read", bucket)
@@ -371,6 +407,9 @@ class Objects:
         self, who: Principal, bucket: str, keys: Sequence[str], *, condition: Condition = ALWAYS
     ) -> Sequence[ObjectVersion | None]:
         """Delete each key; the answers stand in the order of `keys`."""
+        past = await self._lineage.pasts.of(who)
+        if past is not None:
+            return await self._delete_aside(who, past, bucket, keys)
         raw = list(enumerate(encode_key(key) for key in keys))
         answers: dict[int, ObjectVersion | None] = {}
         for begin in range(0, len(raw), _DELETE_BATCH):
@@ -385,6 +424,18 @@ class Objects:
             await self._database.write(work)
         self.wake_collector()
         return [answers[at] for at, _ in raw]
+
+    async def _delete_aside(
+        self, who: Principal, past: Past, bucket: str, keys: Sequence[str]
+    ) -> Sequence[ObjectVersion | None]:
+        """From now on the keys name nothing in that past. What they name for everybody else stays."""
+        place = await self._database.read(lambda c: rows.find_bucket(c, who, "objects.write", bucket))
+        if place.kind is BucketKind.LAKE:
+            return [None] * len(keys)
+        found = [await self._shown(past, place, key) for key in keys]
+        for key in keys:
+            await self._lineage.pasts.show(past, place.project_id, "object", f"{place.name}/{key}", NOTHING)
+        return found
 
     # -- for explanations ----------------------------------------------------------------------
 

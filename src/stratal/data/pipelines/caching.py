@@ -30,8 +30,12 @@ def reusable(c: Connection, project_id: str, key: str, arguments: Json) -> tuple
     """A step whose result may be taken, or None and what stands against the newest (""; there is none)."""
     query = (
         select(steps)
+        .join(runs, runs.c.id == steps.c.run_id)
         .where(
-            steps.c.project_id == project_id, steps.c.key == key, steps.c.state == StepState.SUCCEEDED.value
+            steps.c.project_id == project_id,
+            steps.c.key == key,
+            steps.c.state == StepState.SUCCEEDED.value,
+            runs.c.replay_of.is_(None),
         )
         .order_by(steps.c.id.desc())
         .limit(_CANDIDATES)
@@ -56,6 +60,7 @@ def difference(
             steps.c.project_id == project_id,
             steps.c.name == step,
             runs.c.pipeline == pipeline,
+            runs.c.replay_of.is_(None),
             steps.c.state.in_([StepState.SUCCEEDED.value, StepState.CACHED.value]),
         )
         .order_by(steps.c.id.desc())

@@ -60,7 +60,18 @@ class Triggers:
     catch_up: str = "last"
     on_table: str | None = None
     on_prefix: str | None = None
+    on_model: str | None = None
+    """A registered model that has a new version."""
+    on_pipeline: str | None = None
+    """Another deployed pipeline, of which a run succeeded."""
     overlap: str = "queue"
+
+    @property
+    def listens_to(self) -> int:
+        """To how many kinds of news."""
+        return sum(
+            one is not None for one in (self.on_table, self.on_prefix, self.on_model, self.on_pipeline)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,8 @@ class Deployments:
             "catch_up": triggers.catch_up,
             "on_table": triggers.on_table,
             "on_prefix": triggers.on_prefix,
+            "on_model": triggers.on_model,
+            "on_pipeline": triggers.on_pipeline,
             "overlap": triggers.overlap,
             "deployed_by": who.actor,
             "deployer_id": who.id,
@@ -136,6 +149,8 @@ class Deployments:
             here = (pipelines.c.project_id == project_id) & (pipelines.c.name == name)
             before = c.execute(select(pipelines).where(here)).one_or_none()
             values["seen"] = _seen_now(c, project_id, triggers)
+            if triggers.on_pipeline is not None:
+                _check_circle(c, project_id, name, triggers.on_pipeline)
             if before is None:
                 c.execute(insert(pipelines).values(project_id=project_id, name=name, version=1, **values))
             else:
@@ -209,7 +224,8 @@ class Deployments:
     async def look(self) -> int:
         """Fire all that is due now; how many runs that made."""
         now = self.clock()
-        listening = pipelines.c.on_table.is_not(None) | pipelines.c.on_prefix.is_not(None)
+        heard = pipelines.c.on_model.is_not(None) | pipelines.c.on_pipeline.is_not(None)
+        listening = pipelines.c.on_table.is_not(None) | pipelines.c.on_prefix.is_not(None) | heard
         query = select(pipelines).where((pipelines.c.next_at <= now) | listening)
         rows = await self.database.read(lambda c: list(c.execute(query)))
         made = 0
@@ -218,10 +234,10 @@ class Deployments:
                 made += await self.database.write(lambda c, r=row: self._by_clock(c, r, now))  # type: ignore[misc]
             if row.on_table is not None:
                 made += await self._note(row, *await self.database.read(partial(_news_of_table, row=row)))
-            elif row.on_prefix is not None:
+            elif (row.on_prefix or row.on_model or row.on_pipeline) is not None:
                 found = await self.events.after(row.seen, project_id=row.project_id, limit=_PAGE)
                 if found:
-                    made += await self._note(row, found[-1].seq, _arrived(found, row))
+                    made += await self._note(row, found[-1].seq, _heard(found, row))
         if made:
             self.kick()
         return made
@@ -275,6 +291,7 @@ class Deployments:
         unended = select(runs.c.id).where(
             runs.c.project_id == row.project_id,
             runs.c.pipeline == row.name,
+            runs.c.replay_of.is_(None),
             runs.c.state.in_(UNENDED_RUNS),
         )
         if row.overlap == "skip" and c.execute(unended.limit(1)).first() is not None:
@@ -324,6 +341,35 @@ def _writer(c: Connection, table_id: str, snapshot_id: int) -> str | None:
     return c.execute(query.limit(1)).scalar()
 
 
+def _heard(found: Sequence[Event], row: Row[Any]) -> str:
+    """What of the news is for the row, in words; "" when nothing is."""
+    if row.on_prefix is not None:
+        return _arrived(found, row)
+    if row.on_model is not None:
+        kind, name = "model_version.created", row.on_model
+        new = [
+            event for event in found if event.kind == kind and event.data["name"].rpartition("/")[0] == name
+        ]
+        return f"model {new[-1].data['name']}" if new else ""
+    kind, name = "pipeline.succeeded", row.on_pipeline
+    ended = [event for event in found if event.kind == kind and event.data.get("name") == name]
+    return f"run {ended[-1].subject} of {name} succeeded" if ended else ""
+
+
+def _check_circle(c: Connection, project_id: str, name: str, first: str) -> None:
+    """Raises `Invalid` when the pipeline would set itself off, by way of others or at once."""
+    query = select(pipelines.c.name, pipelines.c.on_pipeline).where(pipelines.c.project_id == project_id)
+    after = {row.name: row.on_pipeline for row in c.execute(query)}
+    way = [first]
+    while way[-1] != name and after.get(way[-1]) is not None and len(way) <= len(after):
+        way.append(after[way[-1]])
+    if way[-1] == name:
+        raise Invalid(
+            f"Pipeline {name} would set itself off: {' → '.join([*reversed(way), name])}.",
+            reason="bad_trigger",
+        )
+
+
 def _arrived(found: Sequence[Event], row: Row[Any]) -> str:
     """What of the news are objects below the row's prefix, in words; "" when none is."""
     bucket, _, prefix = row.on_prefix.removeprefix("s3://").partition("/")
@@ -340,7 +386,7 @@ def _arrived(found: Sequence[Event], row: Row[Any]) -> str:
 
 def _seen_now(c: Connection, project_id: str, triggers: Triggers) -> int:
     """Only what comes from now on is news."""
-    if triggers.on_prefix is not None:
+    if (triggers.on_prefix or triggers.on_model or triggers.on_pipeline) is not None:
         return c.execute(select(outbox.c.seq).order_by(outbox.c.seq.desc()).limit(1)).scalar() or 0
     if triggers.on_table is None:
         return 0
@@ -365,8 +411,13 @@ def _check(triggers: Triggers) -> None:
         raise Invalid(f"Missed moments are made up for by {', '.join(CATCH_UP)}.", reason="bad_catch_up")
     if triggers.overlap not in OVERLAP:
         raise Invalid(f"Runs that overlap: {', '.join(OVERLAP)}.", reason="bad_overlap")
-    if triggers.on_table is not None and triggers.on_prefix is not None:
-        raise Invalid("A pipeline listens to a table or to a prefix, not to both.", reason="bad_trigger")
+    if triggers.listens_to > 1:
+        raise Invalid(
+            "A pipeline listens to one thing: a table, a prefix, a model or another pipeline.",
+            reason="bad_trigger",
+        )
+    if any(one is not None and not 0 < len(one) <= 500 for one in (triggers.on_model, triggers.on_pipeline)):
+        raise Invalid("What a pipeline listens to has a name.", reason="bad_trigger")
     if triggers.on_table is not None:
         parse_table_name(triggers.on_table)
     if triggers.on_prefix is not None and (
@@ -391,7 +442,7 @@ def _find(c: Connection, project_id: str, name: str) -> Row[Any]:
 def _deployed(c: Connection, row: Row[Any]) -> Deployed:
     last = c.execute(
         select(runs.c.id, runs.c.state)
-        .where(runs.c.project_id == row.project_id, runs.c.pipeline == row.name)
+        .where(runs.c.project_id == row.project_id, runs.c.pipeline == row.name, runs.c.replay_of.is_(None))
         .order_by(runs.c.id.desc())
         .limit(1)
     ).first()
@@ -406,7 +457,10 @@ def _deployed(c: Connection, row: Row[Any]) -> Deployed:
         network=row.network,
         parallel=row.parallel,
     )
-    triggers = Triggers(row.schedule, row.timezone, row.catch_up, row.on_table, row.on_prefix, row.overlap)
+    triggers = Triggers(
+        row.schedule, row.timezone, row.catch_up, row.on_table, row.on_prefix, row.on_model, row.on_pipeline,
+        row.overlap,
+    )  # fmt: skip
     return Deployed(
         name=row.name,
         version=row.version,

@@ -8,13 +8,13 @@ credential of the attempt before ends, so neither its word nor its writes count 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import orjson
 from sqlalchemy import Connection, insert, select, update
 
 from stratal.compute.tables import jobs
-from stratal.data.pipelines import caching, records
+from stratal.data.pipelines import caching, records, replaying
 from stratal.data.pipelines.model import (
     UNENDED_STEPS,
     Json,
@@ -32,6 +32,7 @@ from stratal.identity.keys import Keys
 from stratal.kernel.clock import Clock
 from stratal.kernel.errors import Conflict, Invalid
 from stratal.kernel.events import emit
+from stratal.ledger.past import Pasts
 from stratal.ledger.tables import accesses
 
 Entry = Mapping[str, Json]
@@ -43,9 +44,10 @@ _LONGEST_PAUSE = 60.0
 class Journal:
     """Write functions: each runs inside a transaction of the database's writer."""
 
-    def __init__(self, keys: Keys, clock: Clock) -> None:
+    def __init__(self, keys: Keys, clock: Clock, pasts: Pasts) -> None:
         self._keys = keys
         self._clock = clock
+        self._pasts = pasts
 
     # -- whose journal it is -------------------------------------------------------------------
 
@@ -66,7 +68,10 @@ class Journal:
             if step.small and step.state is StepState.RUNNING:
                 self._end_credential(c, step)
                 c.execute(update(steps).where(steps.c.id == step.id).values(state=StepState.WAITING.value))
-        return records.find_run(c, None, run_id), [step for step in found if step.state.ended]
+        ended = [step for step in found if step.state.ended]
+        if run.replay_of is not None:
+            ended = [replace(step, output=self._told(c, run, step)["output"]) for step in ended]
+        return records.find_run(c, None, run_id), ended
 
     def write(
         self, c: Connection, run_id: int, epoch: int, entries: Sequence[Entry], watch: Sequence[str]
@@ -103,7 +108,7 @@ class Journal:
         for name in watch:
             step = records.find_step(c, run_id, name)
             if step.state.ended:
-                decisions.append(_ended(step))
+                decisions.append(self._told(c, run, step))
             elif step.state is StepState.WAITING:
                 decisions.append({"name": name, "decision": "again", "seconds": 0.0})
         return decisions
@@ -124,7 +129,10 @@ class Journal:
         if len(known) + len(new) > MOST_STEPS:
             raise Invalid(f"A run may have {MOST_STEPS} steps.", reason="too_many_steps")
         now = self._clock()
-        how = ("cpus", "memory_bytes", "gpus", "gpu_type", "requirements", "network", "timeout_seconds")
+        how = (
+            *("cpus", "memory_bytes", "gpus", "gpu_type", "requirements", "network", "timeout_seconds"),
+            "replay",
+        )
         if new:
             c.execute(
                 insert(steps),
@@ -154,7 +162,7 @@ class Journal:
         """Its inputs are there: take what was left before, or have it run."""
         step = records.find_step(c, run.id, str(entry["name"]))
         if step.state.ended:
-            return _ended(step)
+            return self._told(c, run, step)
         if not step.small and step.state is StepState.RUNNING:
             return {"name": step.name, "decision": "job"}
         arguments = entry["arguments"]
@@ -167,10 +175,18 @@ class Journal:
             "key": key,
             "started_at": self._clock(),
         }
-        if step.attempt == 0:
+        then = None if run.replay_of is None else replaying.original(c, run, step.name)
+        if run.replay_of is not None:
+            told["reason"] = f"repeats run {run.replay_of}"
+            if then is None or not then.state.good:
+                return self._not_replayed(c, run, step, told)
+            if then.call.get("replay") is False:
+                return self._take(c, step, then, told, "a replay does not do it again (replay=False)")
+        elif step.attempt == 0:
             source, told["reason"] = self._look_back(c, run, step, key, arguments, environment)
             if source is not None:
-                return self._take(c, step, source, told)
+                why = f"nothing it depends on has changed since run {source.run_id}"
+                return self._take(c, step, records.step_of(source._mapping), told, why)
         told |= {"state": StepState.RUNNING.value, "error": None}
         if not step.small:
             c.execute(update(steps).where(steps.c.id == step.id).values({**told, "job_id": None}))
@@ -179,6 +195,8 @@ class Journal:
         attempt = step.attempt + 1
         workload = f"job:{run.job_id}/{step.id}.{attempt}"
         credential = self._keys.insert_for_workload(c, records.creator(run), run.project_id, workload)
+        if then is not None:
+            self._pasts.hold(c, run.project_id, workload, replaying.past(c, then))
         told |= {"attempt": attempt, "workload": workload}
         c.execute(update(steps).where(steps.c.id == step.id).values(told))
         return {
@@ -210,11 +228,11 @@ class Journal:
             code=step.code, arguments=arguments, environment=environment,
         )  # fmt: skip
 
-    def _take(self, c: Connection, step: Step, source: Any, told: dict[str, Any]) -> Decision:
+    def _take(self, c: Connection, step: Step, source: Step, told: dict[str, Any], why: str) -> Decision:
         told |= {
             "state": StepState.CACHED.value,
-            "reason": f"nothing it depends on has changed since run {source.run_id}",
-            "output": source.output,
+            "reason": why,
+            "output": dumped(source.output),
             "taken_from": source.id,
             "ended_at": self._clock(),
         }
@@ -223,9 +241,23 @@ class Journal:
             "name": step.name,
             "decision": "ended",
             "state": StepState.CACHED.value,
-            "reason": told["reason"],
-            "output": None if source.output is None else orjson.loads(source.output),
+            "reason": why,
+            "output": source.output,
         }
+
+    def _not_replayed(self, c: Connection, run: Run, step: Step, told: dict[str, Any]) -> Decision:
+        why = f"run {run.replay_of} did no such step"
+        told |= {"state": StepState.FAILED.value, "reason": why, "error": why, "ended_at": self._clock()}
+        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        return _ended(records.find_step(c, run.id, step.name))
+
+    def _told(self, c: Connection, run: Run, step: Step) -> Decision:
+        """That a step has ended. A replay's worker goes on with what the repeated step returned."""
+        decision = _ended(step)
+        if run.replay_of is not None and step.state.good:
+            then = replaying.original(c, run, step.name)
+            decision["output"] = None if then is None else then.output
+        return decision
 
     def finish(
         self, c: Connection, run: Run, entry: Entry, published: Sequence[Mapping[str, Json]]
@@ -233,7 +265,7 @@ class Journal:
         """An attempt has ended. `published` are the writes that become visible in this very transaction."""
         step = records.find_step(c, run.id, str(entry["name"]))
         if step.state.ended:
-            return _ended(step)
+            return self._told(c, run, step)
         if step.state is not StepState.RUNNING or step.attempt != entry["attempt"]:
             return {"name": step.name, "decision": "noted"}
         self._end_credential(c, step)
@@ -261,7 +293,7 @@ class Journal:
                 "writes": dumped(list(published)),
             }
             c.execute(update(steps).where(steps.c.id == step.id).values(values))
-            return _ended(records.find_step(c, run.id, step.name))
+            return self._told(c, run, records.find_step(c, run.id, step.name))
         return self._fail(c, run, step, str(entry.get("error", "")), values, again=entry.get("again"))
 
     def _fail(
@@ -297,6 +329,9 @@ class Journal:
         step = records.find_step(c, run_id, name)
         if run.state.ended or step.state is not StepState.RUNNING or step.job_id != job_id:
             raise superseded(run_id)
+        then = None if run.replay_of is None else replaying.original(c, run, name)
+        if then is not None:
+            self._pasts.hold(c, run.project_id, f"job:{job_id}", replaying.past(c, then))
         told = {"attempt": step.attempt + 1, "workload": f"job:{job_id}"}
         c.execute(update(steps).where(steps.c.id == step.id).values(told))
         return run, records.find_step(c, run_id, name)
@@ -323,14 +358,16 @@ class Journal:
         )
         told = {"state": state.value, "reason": reason[:2000], "ended_at": now, "epoch": run.epoch + 1}
         c.execute(update(runs).where(runs.c.id == run.id).values({**told, "output": dumped(output)}))
+        kind = f"pipeline.{state.value}" if run.replay_of is None else f"pipeline.replay_{state.value}"
         emit(
-            c, f"pipeline.{state.value}", str(run.id), actor="system", project_id=run.project_id,
+            c, kind, str(run.id), actor="system", project_id=run.project_id,
             name=run.pipeline, reason=reason[:500],
         )  # fmt: skip
 
     def _end_credential(self, c: Connection, step: Step) -> None:
         if step.small and step.workload is not None:
             self._keys.end_workload(c, step.workload)
+            self._pasts.release(c, step.workload)
 
 
 def superseded(run_id: int) -> Conflict:

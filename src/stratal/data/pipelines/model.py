@@ -67,6 +67,10 @@ class RunSpec:
     partitions: Sequence[str] | None = None
     """Run the function once for each; None: once, for the whole."""
     trigger: str = "manual"
+    replay_of: int | None = None
+    """The run that it repeats: it takes nothing from earlier ones, and shows nothing to others."""
+    environment: str | None = None
+    """The environment of its worker by its id; None: what `requirements` are resolved to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +96,8 @@ class Run:
     parallel: int | None
     use_cache: bool
     partitions: Sequence[str] | None
+    replay_of: int | None
+    environment: str | None
     created_by: str
     creator_id: str
     creator_name: str

@@ -21,7 +21,7 @@ def query() -> Select[Any]:
 _RUN = (
     *("id", "project_id", "project", "pipeline", "doc", "file", "trigger", "reason", "snapshot_id", "cwd"),
     *("requirements", "network", "parallel", "created_by", "creator_id", "creator_name", "creator_role"),
-    *("created_at", "started_at", "ended_at", "job_id", "epoch"),
+    *("created_at", "started_at", "ended_at", "job_id", "epoch", "replay_of", "environment"),
 )
 _STEP = (
     *("id", "run_id", "project_id", "name", "step", "kind", "doc", "code", "environment", "key", "reason"),

@@ -15,6 +15,7 @@ from stratal.identity.keys import Keys
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.events import Events
+from stratal.ledger.past import Pasts
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,10 @@ def furnish(
     lake: Lake,
     warehouse: Warehouse,
     clock: Clock,
+    pasts: Pasts,
 ) -> Room:
     """Pipelines over the jobs that run them and the tables that they write."""
-    journal = Journal(keys, clock)
+    journal = Journal(keys, clock, pasts)
     stage = Stage(database, lake, warehouse, journal)
     upkeep = Upkeep(database, jobs, journal, stage)
     return Room(

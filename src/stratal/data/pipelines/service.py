@@ -1,7 +1,7 @@
 """Runs: asking for one, looking at it, ending it, trying again, and what its worker says and asks."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,8 +81,18 @@ class Pipelines:
 
     # -- asking --------------------------------------------------------------------------------
 
-    async def run(self, who: Principal, project_id: str, spec: RunSpec) -> Run:
-        """Queue a run; durable when this returns. Raises `Invalid`, `NotFound` (snapshot), `Denied`."""
+    async def run(
+        self,
+        who: Principal,
+        project_id: str,
+        spec: RunSpec,
+        *,
+        also: Callable[[Connection, int], None] | None = None,
+    ) -> Run:
+        """Queue a run; durable when this returns. `also` is given its id in the same write.
+
+        Raises `Invalid`, `NotFound` (snapshot), `Denied`, and what `also` does.
+        """
         require(who, "pipelines.run", project_id)
         await self._snapshots.get(project_id, spec.snapshot_id)
         values = {**run_values(spec, who), "project_id": project_id, "created_at": self._clock()}
@@ -92,11 +102,46 @@ class Pipelines:
             emit(
                 c, "pipeline.queued", str(run_id), actor=who.actor, project_id=project_id, name=spec.pipeline
             )
+            if also is not None:
+                also(c, run_id)
             return records.find_run(c, project_id, run_id)
 
         run = await self._database.write(work)
         self._upkeep.kick()
         return run
+
+    async def to_repeat(self, who: Principal, project_id: str, run_id: int) -> RunSpec:
+        """What asks for a run that repeats `run_id`: the same code, parameters and environment.
+
+        Raises `NotFound`, `Conflict` for a run that did not succeed.
+        """
+        run = await self.get(who, project_id, run_id)
+        if run.state is not RunState.SUCCEEDED or run.replay_of is not None:
+            what = f"is {run.state.value}" if run.replay_of is None else "is a replay itself"
+            raise Conflict(
+                f"Run {run_id} {what}: only runs that succeeded are replayed.", reason="nothing_to_replay"
+            )
+        lock = select(job_rows.c.environment_id).where(job_rows.c.id == run.job_id)
+        return RunSpec(
+            file=run.file,
+            snapshot_id=run.snapshot_id,
+            pipeline=run.pipeline,
+            parameters=run.parameters,
+            cwd=run.cwd,
+            source=run.source,
+            requirements=run.requirements,
+            network=run.network,
+            parallel=run.parallel,
+            use_cache=False,
+            partitions=run.partitions,
+            trigger="replay",
+            replay_of=run_id,
+            environment=await self._database.read(lambda c: c.execute(lock).scalar()),
+        )
+
+    def let_go(self, c: Connection, run_id: int) -> None:
+        """Within a write: what the replay `run_id` staged was compared."""
+        self._stage.let_go(c, run_id)
 
     async def cancel(self, who: Principal, project_id: str, run_id: int) -> Run:
         """End a run: what has not begun never does, what is being done is stopped and leaves nothing. Raises `NotFound`."""
@@ -397,6 +442,8 @@ def run_values(spec: RunSpec, who: Principal) -> dict[str, Any]:
         "parallel": spec.parallel,
         "use_cache": int(spec.use_cache),
         "partitions": None if spec.partitions is None else dumped(list(spec.partitions)),
+        "replay_of": spec.replay_of,
+        "environment": spec.environment,
         "created_by": who.actor,
         "creator_id": who.id,
         "creator_name": who.name,

@@ -91,6 +91,7 @@ class Stage:
                 snapshot_id=staged.snapshot_id,
                 schema_id=staged.schema_id,
                 row_count=staged.row_count,
+                sql=source.sql,
                 state="staged",
             )
             c.execute(insert(writes).values(row))
@@ -149,6 +150,8 @@ class Stage:
         if not staged or entry["state"] != StepState.SUCCEEDED.value or step.attempt != entry["attempt"]:
             return await self._database.write(lambda c: self._journal.finish(c, run, entry, ()))
         last = {row["table_id"]: row for row in staged}  # of several writes to a table, the last holds all
+        if run.replay_of is not None:
+            return await self._keep(run, entry, step, list(last.values()))
         decided: list[Decision] = []
 
         def also(c: Connection, _infos: Sequence[object]) -> None:
@@ -177,6 +180,28 @@ class Stage:
                 raise
             return await self._again(run, entry, error)
         return decided[-1]
+
+    async def _keep(self, run: Run, entry: Entry, step: Step, last: Sequence[Mapping[str, Any]]) -> Decision:
+        """A replay shows nothing: what it staged stays on its branch until it was compared (see `let_go`)."""
+
+        def work(c: Connection) -> Decision:
+            c.execute(
+                update(writes)
+                .where(writes.c.step_id == step.id, writes.c.attempt == step.attempt)
+                .values(state="kept")
+            )
+            return self._journal.finish(c, run, entry, [_published(row) for row in last])
+
+        return await self._database.write(work)
+
+    def let_go(self, c: Connection, run_id: int) -> None:
+        """Within a write: what the replay `run_id` staged was compared, and its branches may go."""
+        of_run = select(steps.c.id).where(steps.c.run_id == run_id)
+        c.execute(
+            update(writes)
+            .where(writes.c.step_id.in_(of_run), writes.c.state == "kept")
+            .values(state="staged")
+        )
 
     async def _again(self, run: Run, entry: Entry, error: StratalError) -> Decision:
         """Somebody else was first, or the table is gone: the attempt's work rests on what no longer is."""

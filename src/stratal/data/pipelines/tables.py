@@ -26,6 +26,9 @@ runs = Table(
     Column("parallel", Integer),
     Column("use_cache", Integer, nullable=False, server_default="1"),
     Column("partitions", Text),  # those that it makes, NULL for a pipeline as a whole
+    # of a replay: the run that it repeats, whose environment it has
+    Column("replay_of", Integer),
+    Column("environment", Text),
     # by whom; steps' credentials are made from this
     Column("created_by", Text, nullable=False),
     Column("creator_id", Text, nullable=False),
@@ -103,7 +106,10 @@ writes = Table(
     Column("snapshot_id", BigInteger, nullable=False),
     Column("schema_id", Integer),
     Column("row_count", BigInteger, nullable=False),
-    Column("state", Text, nullable=False),  # staged, published, dropped
+    Column("sql", Text),  # the query whose rows these are
+    Column(
+        "state", Text, nullable=False
+    ),  # staged, published, dropped; of a replay kept, until it was compared
     PrimaryKeyConstraint("step_id", "attempt", "number"),
     Index("ix_pipeline_writes_state", "state"),
 )
@@ -130,6 +136,8 @@ pipelines = Table(
     Column("next_at", BigInteger),
     Column("on_table", Text),
     Column("on_prefix", Text),
+    Column("on_model", Text),
+    Column("on_pipeline", Text),
     Column("seen", BigInteger, nullable=False, server_default="0"),
     Column("overlap", Text, nullable=False),
     Column("deployed_by", Text, nullable=False),

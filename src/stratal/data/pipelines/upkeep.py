@@ -16,7 +16,7 @@ from stratal.compute.jobs import Jobs
 from stratal.compute.model import JobSpec, JobState, Source
 from stratal.compute.reconciler import Bell
 from stratal.compute.tables import jobs as job_rows
-from stratal.data.pipelines import records
+from stratal.data.pipelines import records, replaying
 from stratal.data.pipelines.journal import Journal
 from stratal.data.pipelines.model import Run, RunState, Step, StepState
 from stratal.data.pipelines.staging import Stage
@@ -199,6 +199,10 @@ class Upkeep:
         if how.get("requirements") is not None:
             shared["requirements"] = how["requirements"]
         shared["network"] = how.get("network") or shared["network"]
+        if run.replay_of is not None:
+            shared["pinned_environment"] = await self._database.read(
+                lambda c: replaying.environment_of(c, run, step)
+            )
         spec = JobSpec(
             argv=["python", "-m", "stratal.sdk.pipelines.step_job"],
             name=_job_name(run, step),
@@ -244,6 +248,7 @@ def _shared(run: Run) -> dict[str, Any]:
             "STRATAL_PIPELINE_RUN": str(run.id),
         },
         "requirements": run.requirements,
+        "pinned_environment": run.environment,
         "network": run.network,
         "snapshot_id": run.snapshot_id,
         "cwd": run.cwd,

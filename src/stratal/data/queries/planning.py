@@ -88,7 +88,7 @@ class Planner:
         if snapshot_id is None:
             return _Contents([dict(field) for field in info.fields], {}, [])
         key = (info.id, snapshot_id)
-        schema_is_current = snapshot_id == info.snapshot_id
+        schema_is_current = snapshot_id == info.snapshot_id and not info.of_past
         known = self._known.get(key)
         if known is None:
             known = await self._look(place, info, snapshot_id)

@@ -296,10 +296,11 @@ def _adapt(transaction: Transaction, schema: pa.Schema) -> None:
     the former one is another column of that name: it gets an id of its own, so that old snapshots stay readable.
     """
     wanted = _iceberg(schema)
+    types = {column.name: column.field_type for column in wanted.fields}  # their ids are all the same yet
     try:
         with transaction.update_schema() as update:
             for old in transaction.table_metadata.schema().fields:
-                if old.name not in schema.names or not _related(old.field_type, wanted.find_type(old.name)):
+                if old.name not in types or not _related(old.field_type, types[old.name]):
                     update.delete_column((old.name,))
         with transaction.update_schema() as update:
             update.union_by_name(wanted)

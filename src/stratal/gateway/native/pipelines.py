@@ -65,6 +65,7 @@ class Called(Strict):
     gpu_type: str | None = None
     requirements: str | None = None
     network: Network | None = None
+    replay: bool = True
 
 
 class Begun(Strict):
@@ -138,6 +139,10 @@ class NewDeployment(NewRun):
     )
     on_table: str | None = Field(default=None, description="Run when this table has a new snapshot.")
     on_prefix: str | None = Field(default=None, description="Run when an object comes: s3://bucket/prefix.")
+    on_model: str | None = Field(
+        default=None, description="Run when this registered model has a new version."
+    )
+    on_pipeline: str | None = Field(default=None, description="Run when a run of this pipeline succeeded.")
     overlap: Literal["queue", "skip"] = Field(
         default="queue", description="What becomes of a run that is due while another has not ended."
     )
@@ -234,7 +239,8 @@ def router(room: Room, projects: Projects) -> APIRouter:
         """Deploy a pipeline, in the place of an earlier one of that name."""
         place = await place_of(who, project)
         body = await read_model(request, NewDeployment, MAX_RUN_BODY)
-        when = ("schedule", "timezone", "catch_up", "on_table", "on_prefix", "overlap")
+        listens = ("on_table", "on_prefix", "on_model", "on_pipeline")
+        when = ("schedule", "timezone", "catch_up", *listens, "overlap")
         asked = body.model_dump(exclude={"snapshot", "pipeline", "partitions", *when})
         spec = RunSpec(**asked, snapshot_id=body.snapshot, pipeline=name)
         triggers = Triggers(**{key: getattr(body, key) for key in when})
@@ -398,6 +404,8 @@ def _deployed(one: Deployed) -> dict[str, object]:
         "catch_up": one.triggers.catch_up,
         "on_table": one.triggers.on_table,
         "on_prefix": one.triggers.on_prefix,
+        "on_model": one.triggers.on_model,
+        "on_pipeline": one.triggers.on_pipeline,
         "overlap": one.triggers.overlap,
         "next_at": None if one.next_at is None else iso(one.next_at),
         "deployed_at": iso(one.deployed_at),
@@ -449,6 +457,7 @@ def _run(run: Run) -> dict[str, object]:
         "network": run.network,
         "parallel": run.parallel,
         "use_cache": run.use_cache,
+        "replay_of": run.replay_of,
         "created_by": run.created_by,
         "created_at": iso(run.created_at),
         "started_at": None if run.started_at is None else iso(run.started_at),

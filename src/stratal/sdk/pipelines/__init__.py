@@ -21,6 +21,7 @@ from stratal.sdk.pipelines.authoring import pipeline, shell_step, sql_step, step
 from stratal.sdk.pipelines.checks import (
     Check,
     between,
+    drift,
     fresh,
     matches,
     not_null,
@@ -32,6 +33,8 @@ from stratal.sdk.pipelines.checks import (
 )
 from stratal.sdk.pipelines.ingestion import ingest, ingest_sqlite
 from stratal.sdk.pipelines.lake import read_sql as sql
+from stratal.sdk.pipelines.sources import history, ingest_http, ingest_sql
+from stratal.sdk.pipelines.transforms import models
 from stratal.sdk.pipelines.values import Model, Object, Table, model, object_at, table
 
 __all__ = [
@@ -40,12 +43,17 @@ __all__ = [
     "Object",
     "Table",
     "between",
+    "drift",
     "features",
     "fresh",
+    "history",
     "ingest",
+    "ingest_http",
+    "ingest_sql",
     "ingest_sqlite",
     "matches",
     "model",
+    "models",
     "not_null",
     "object_at",
     "pipeline",

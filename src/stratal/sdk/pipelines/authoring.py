@@ -41,6 +41,7 @@ class Options:
     timeout: float | None = None
     retries: int = 0
     cache: bool = True
+    replay: bool = True
 
     @property
     def is_small(self) -> bool:
@@ -179,6 +180,7 @@ def step(
     timeout: float | None = None,
     retries: int = 0,
     cache: bool = True,
+    replay: bool = True,
     writes: str | None = None,
     checks: Sequence[Check] = (),
 ) -> Any:
@@ -186,7 +188,8 @@ def step(
 
     `memory` is bytes or ``"2GiB"``; `requirements` are lines of a requirements file or a list of them;
     `timeout` is seconds for one attempt, `retries` how often it is tried again; `cache=False` runs it each
-    time; `writes` names the table it writes, so that SQL steps that refer to it come after it; `checks` are carried
+    time; `replay=False`: a replay of the run does not do it again (it deploys something, say); `writes` names
+    the table it writes, so that SQL steps that refer to it come after it; `checks` are carried
     out on what it wrote before others see it (see `checks`).
     """
     options = Options(
@@ -204,6 +207,7 @@ def step(
         timeout=timeout,
         retries=retries,
         cache=cache,
+        replay=replay,
     )
 
     def make(made: Callable[..., Any]) -> Step:

@@ -15,6 +15,8 @@ from stratal.sdk.pipelines import lake
 from stratal.sdk.pipelines.values import Table
 
 _SAMPLE = 3
+_IN_ORDER = "U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|DATE|TIME.*"
+"""DuckDB's types whose values are compared by size."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,47 @@ def rows_change(most: float) -> Check:
     counts = "(SELECT count(*) AS rows FROM {table}), (SELECT count(*) AS before FROM {before})"
     differs = f"before > 0 AND abs(rows - before) > {most:.9f} * before"
     return Check(f"rows_change({most:g})", f"SELECT rows, before FROM {counts} WHERE {differs}")  # noqa: S608
+
+
+def drift(column: str, most: float = 0.2) -> Check:
+    """The column's values are distributed as before: the population stability index of the two is at most `most`.
+
+    Numbers and times are compared in the ten parts into which their values before fall, other values each on its own (the
+    commonest 50; the rest together); NULL is a part of its own. Up to 0.1 counts as the same, above 0.25 as another
+    distribution (Siddiqi, Credit Risk Scorecards, 2006). A table that had no rows passes.
+    """
+    name = _quoted(column)
+    before, now = f"(SELECT {name} AS v FROM {{before}})", f"(SELECT {name} AS v FROM {{table}})"  # noqa: S608
+    query = f"""
+        WITH b AS (SELECT v FROM {before}), n AS (SELECT v FROM {now}),
+        kind AS (
+            SELECT count(*) > 0 AND bool_and(regexp_full_match(typeof(v), '{_IN_ORDER}')) AS ordered
+            FROM b WHERE v IS NOT NULL
+        ),
+        ranks AS (SELECT v, ntile(10) OVER (ORDER BY v) AS part FROM b WHERE v IS NOT NULL),
+        bounds AS (SELECT part, min(v) AS low FROM ranks GROUP BY part),
+        common AS (SELECT v::VARCHAR AS word FROM b WHERE v IS NOT NULL GROUP BY ALL ORDER BY count(*) DESC, word LIMIT 50),
+        labelled AS (
+            SELECT which, CASE
+                WHEN v IS NULL THEN 'null'
+                WHEN (SELECT ordered FROM kind) THEN coalesce((SELECT max(part) FROM bounds WHERE low <= v), 1)::VARCHAR
+                WHEN v::VARCHAR IN (SELECT word FROM common) THEN 'is ' || v::VARCHAR
+                ELSE 'other' END AS label
+            FROM (SELECT 'b' AS which, v FROM b UNION ALL SELECT 'n', v FROM n)
+        ),
+        counts AS (
+            SELECT label, count(*) FILTER (which = 'b') AS b, count(*) FILTER (which = 'n') AS n FROM labelled GROUP BY label
+        ),
+        shares AS (
+            SELECT greatest(b / nullif(sum(b) OVER (), 0), 0.0001) AS b, greatest(n / nullif(sum(n) OVER (), 0), 0.0001) AS n
+            FROM counts
+        )
+        SELECT round(sum((n - b) * ln(n / b)), 4) AS stability_index, (SELECT count(*) FROM b) AS rows_before
+        FROM shares
+        HAVING (SELECT count(*) FROM b) > 0
+            AND (sum((n - b) * ln(n / b)) > {most:.9f} OR (SELECT count(*) FROM n) = 0)
+    """  # noqa: S608 (a quoted name and a number)
+    return Check(f"drift({column}, {most:g})", query)
 
 
 def sql_check(query: str, *, name: str) -> Check:

@@ -59,11 +59,25 @@ def ingest(
     """
     name, data = _read(source)
     chosen = format or _format_of(name, data)
-    table = Table(into)
     if chosen == "parquet":
         written = lake.current().write(into, Body(data, "parquet"), mode, keys, {})
         return Ingested(written, -1, 0, None)
     rows = list(_csv_rows(data, delimiter) if chosen == "csv" else _json_rows(data))
+    return bring(name, rows, into, columns=columns, mode=mode, keys=keys, most_bad=most_bad)
+
+
+def bring(
+    name: str,
+    rows: Sequence[tuple[int, Any, str | None]],
+    into: str,
+    *,
+    columns: Mapping[str, str] | None = None,
+    mode: Mode = "append",
+    keys: Sequence[str] = (),
+    most_bad: float = 0.1,
+) -> Ingested:
+    """Bring rows (with the line of each, and what is wrong with it) of the source `name` into a table; see `ingest`."""
+    table = Table(into)
     types = _types([row for _, row, reason in rows if reason is None], columns or {})
     good: list[dict[str, Any]] = []
     bad: list[dict[str, Any]] = []
@@ -98,7 +112,7 @@ def ingest_sqlite(
     With `keys` rows that have changed take the place of those before them.
     """
     selected = query if " " in query.strip() else f"SELECT * FROM {_quoted(query)}"  # noqa: S608
-    newest = _newest(into, cursor)
+    newest = newest_of(into, cursor)
     with tempfile.TemporaryDirectory() as folder:
         path = source if isinstance(source, Path) else Path(folder) / "source.db"
         if isinstance(source, Object):
@@ -118,7 +132,8 @@ def ingest_sqlite(
     return Ingested(written, len(found), 0, None)
 
 
-def _newest(into: str, cursor: str) -> Any:
+def newest_of(into: str, cursor: str) -> Any:
+    """The greatest value that the table has in a column; None when it has none, or is not there."""
     try:
         path = ".".join(map(_quoted, into.split(".")))
         (row,) = lake.read_sql(f"SELECT max({_quoted(cursor)}) AS newest FROM {path}")  # noqa: S608

@@ -151,6 +151,7 @@ class Worker:
             "code": self._code(step),
             "small": options.is_small,
             "cache": options.cache,
+            "replay": options.replay,
             "retries": options.retries,
             "timeout_seconds": options.timeout,
             "cpus": options.cpus,
