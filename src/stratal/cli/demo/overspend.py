@@ -24,7 +24,9 @@ BUDGET = "0.01"
 CPU_HOUR = "3.60"
 GRACE_SECONDS = 10
 _PATIENCE_SECONDS = 300
+_GOODBYE_SECONDS = 60
 _LOOK_SECONDS = 0.2
+_STRATAL = (sys.executable, "-m", "stratal.cli.main")
 
 RUNAWAY = """
 import os, pathlib, signal, sys
@@ -59,6 +61,7 @@ class Overspend:
         self._cpu_hour = cpu_hour
         self._job = 0
         self._connected: Client | None = None
+        self._server: subprocess.Popen[bytes] | None = None
 
     def steps(self) -> Iterator[tuple[str, str, Step]]:
         yield "start", "Platform of its own", self._start
@@ -71,7 +74,14 @@ class Overspend:
     def close(self) -> None:
         if self._connected is not None:
             self._connected.http.close()
-        self._stratal("down")
+        if self._server is not None:
+            self._server.terminate()
+            try:
+                self._server.wait(_GOODBYE_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._server.kill()
+                self._server.wait()
+        self._stratal("down")  # the keeper, which outlives a server
         shutil.rmtree(self.home, ignore_errors=True)
 
     # -- steps -------------------------------------------------------------------------------
@@ -79,11 +89,17 @@ class Overspend:
     def _start(self, say: Say) -> str:
         say("starting")
         port = starting.free_port()
-        started = self._stratal("up", "--detach", "--port", str(port))
-        if started.returncode:
-            raise Unavailable("The demo's platform did not start.", hint=started.stderr.strip())
-        self._connected = Client(
-            f"http://127.0.0.1:{port}", (self.home / "keys" / "admin.key").read_text().strip()
+        said = self.home / "said"
+        with said.open("wb") as stream:
+            self._server = subprocess.Popen(
+                [*_STRATAL, "up", "--port", str(port)],
+                env=self._environ,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+            )
+        self._until(
+            lambda: self._answers(f"http://127.0.0.1:{port}", said), "The demo's platform did not start"
         )
         self._client.post("/projects", {"name": PROJECT})
         self._client.post("/prices", {"name": "cpu_hour", "price": self._cpu_hour})
@@ -159,6 +175,27 @@ class Overspend:
             else f"but stratal cost shows {', '.join(f'{by} {cost}' for by, cost in told.items())}"
         )
 
+    def _answers(self, url: str, said: Path) -> bool:
+        """Is the platform there? Raises `Unavailable` when it ended instead."""
+        assert self._server is not None
+        if self._server.poll() is not None:
+            raise Unavailable(
+                "The demo's platform did not start.", hint=said.read_text(errors="replace").strip()
+            )
+        key = self.home / "keys" / "admin.key"
+        if not key.exists():
+            return False
+        client = Client(url, key.read_text().strip())
+        try:
+            client.get("/whoami")
+        except ApiError as error:
+            client.http.close()
+            if error.status:
+                raise
+            return False
+        self._connected = client
+        return True
+
     # -- asking ------------------------------------------------------------------------------
 
     @property
@@ -169,17 +206,18 @@ class Overspend:
     def _job_now(self) -> dict[str, Any]:
         return self._client.get(f"/projects/{PROJECT}/jobs/{self._job}")
 
-    def _until(self, condition: Callable[[], Any]) -> Any:
+    def _until(self, condition: Callable[[], Any], otherwise: str = "") -> Any:
         deadline = time.monotonic() + _PATIENCE_SECONDS
         while not (value := condition()):
             if time.monotonic() > deadline:
-                raise Unavailable(f"Job {self._job} was not stopped within {_PATIENCE_SECONDS} s.")
+                otherwise = otherwise or f"Job {self._job} did not get there"
+                raise Unavailable(f"{otherwise} within {_PATIENCE_SECONDS} s.")
             time.sleep(_LOOK_SECONDS)
         return value
 
     def _stratal(self, *words: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "stratal.cli.main", *words],
+            [*_STRATAL, *words],
             env=self._environ,
             capture_output=True,
             text=True,
