@@ -202,6 +202,9 @@ def test_a_converted_version_is_served_in_its_form_and_answers_to_both_names(
         assert not room.serving.serves("prj_b", "m")
         made = await room.endpoints.deploy(OWNER, "prj_a", "plain", one, as_is=True)
         assert (made.latest.model_version, made.latest.asked) == ("1", None)
+        live = room.serving.find("prj_a", "plain")
+        assert live is not None
+        await until(lambda: live.deploying is None)
         assert deployed == [three]
 
     async def after_a_restart(room: Room) -> None:
