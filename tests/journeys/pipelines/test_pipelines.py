@@ -279,7 +279,8 @@ def test_a_failed_check_leaves_the_table_as_it_was(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "number"), [("2024-01-05", 5), pytest.param("2024-12-30", 365, marks=pytest.mark.soak)]
+    ("last", "number"),
+    [("2024-01-05", 5), pytest.param("2024-12-30", 365, marks=pytest.mark.soak)],
 )
 def test_a_backfill_names_what_failed_and_retry_makes_only_that(
     shell: Shell, last: str, number: int, server: PlatformServer

@@ -1,7 +1,8 @@
 """The warehouse over a real worker: what it reads is exactly a snapshot, and is attributed to who asked."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from rooms.lake.conftest import Room
 from stratal.data.lake.model import parse_table_name
 from stratal.data.queries.service import Ask
+from stratal.engines.duckdb.write import _Scratch
 from stratal.kernel.errors import Internal, Invalid, NotFound, StratalError, Unavailable
 
 Run = Callable[[Any], Any]
@@ -124,6 +126,48 @@ def test_imports_at_once_lose_nothing(room: Room, run: Run, tmp_path: Path) -> N
             await warehouse.close()
 
     run(story())
+
+
+def test_a_table_that_is_rewritten_holds_its_rows_once_and_drags_no_dead_files_along(
+    room: Room, run: Run, tmp_path: Path
+) -> None:
+    async def story() -> None:
+        warehouse = room.warehouse()
+        await warehouse.start()
+        try:
+            name = parse_table_name("ns.t")
+            for number in range(12):
+                file = parquet(tmp_path / "in.parquet", x=list(range(number + 1)))
+                await warehouse.import_upload(
+                    room.ann, room.here, name, one_chunk(file), "in.parquet", None, "replace"
+                )
+                assert await room.ask(warehouse, room.ann, "select count(*) as n from ns.t") == b"[[%d]]" % (
+                    number + 1
+                )
+            info = await room.lake.catalog.find(room.ann, room.here, name)
+            assert info.snapshot_id is not None
+            snapshot = await room.lake.snapshots.get(info.id, info.snapshot_id)
+            kinds = [file.kind for file in await room.lake.snapshots.files(info, snapshot)]
+            assert sorted(kinds) == ["data", "manifest", "manifest", "manifest list"]
+        finally:
+            await warehouse.close()
+
+    run(story())
+
+
+def test_files_of_a_write_never_share_a_place(tmp_path: Path) -> None:
+    """pyiceberg writes a commit's manifests in threads; two once got one place, and rows were there twice."""
+    scratch = _Scratch(tmp_path, {})
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda i: scratch.new_output(f"s3://b/{i}"), range(2000)))
+    assert len(set(scratch.written.values())) == 2000
+    scratch.delete("s3://b/7")
+    scratch.new_output("s3://b/new")
+    assert len(set(scratch.written.values())) == 2000
+
+
+async def one_chunk(path: Path) -> AsyncIterator[bytes]:
+    yield path.read_bytes()
 
 
 def test_names_that_differ_in_case_only(room: Room, run: Run) -> None:

@@ -8,6 +8,7 @@ needs no network and no credential, and a commit that is refused leaves nothing 
 import shutil
 import uuid
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,15 @@ from pyiceberg.catalog import Catalog
 from pyiceberg.catalog.noop import NoopCatalog
 from pyiceberg.exceptions import ResolveError
 from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStream
+from pyiceberg.manifest import ManifestFile
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.schema import Schema, promote
 from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
 from pyiceberg.table.refs import SnapshotRef
+from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
+from pyiceberg.table.update.snapshot import _OverwriteFiles
 from pyiceberg.types import IcebergType
 
 from stratal.engines.duckdb.arrow_types import Shape, storable
@@ -66,8 +70,11 @@ def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch"
     branch = request["branch"]
     # pyiceberg writes a table's first snapshot to its main branch only; `_on_branch` renames that.
     onto = branch if branch and metadata.refs else "main"
-    update = transaction.update_snapshot(request["properties"], branch=onto)
-    with update.overwrite() if replacing else update.fast_append() as snapshot:
+    with (
+        _overwrite(transaction, files, onto, request["properties"])
+        if replacing
+        else transaction.update_snapshot(request["properties"], branch=onto).fast_append()
+    ) as snapshot:
         if replacing and metadata.current_snapshot() is not None:
             for task in transaction._scan().plan_files():
                 snapshot.delete_data_file(task.file)
@@ -87,6 +94,29 @@ def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch"
         "snapshot_id": next(u["snapshot"]["snapshot-id"] for u in updates if u["action"] == "add-snapshot"),
         "schema_id": transaction.table_metadata.current_schema_id,
     }
+
+
+class _Overwrite(_OverwriteFiles):
+    """pyiceberg's, but a manifest that names no living file is not taken along, from snapshot to snapshot, for ever."""
+
+    def _process_manifests(self, manifests: list[ManifestFile]) -> list[ManifestFile]:
+        own = self._snapshot_id
+        return [
+            m
+            for m in manifests
+            if m.added_snapshot_id in {None, own} or m.has_added_files() or m.has_existing_files()
+        ]
+
+
+def _overwrite(transaction: Transaction, files: FileIO, branch: str, properties: Json) -> _Overwrite:
+    there = transaction.table_metadata.snapshot_by_name(branch) is not None
+    return _Overwrite(
+        operation=Operation.OVERWRITE if there else Operation.APPEND,
+        transaction=transaction,
+        io=files,
+        branch=branch,
+        snapshot_properties=properties,
+    )
 
 
 def _on_branch(request: Json, requirements: list[Json], updates: list[Json]) -> tuple[list[Json], list[Json]]:
@@ -347,6 +377,7 @@ class _Scratch(FileIO):
         super().__init__()
         self._folder = folder
         self._known = known
+        self._numbers = count()
         self.written: dict[str, Path] = {}
 
     def new_input(self, location: str) -> InputFile:
@@ -356,7 +387,8 @@ class _Scratch(FileIO):
         return _Input(location, Path(path))
 
     def new_output(self, location: str) -> OutputFile:
-        path = self.written.setdefault(location, self._folder / f"{len(self.written)}")
+        """pyiceberg writes the manifests of one commit in threads: a number is given out once, whatever happens."""
+        path = self.written.setdefault(location, self._folder / f"{next(self._numbers)}")
         return _Output(location, path)
 
     def delete(self, location: str | InputFile | OutputFile) -> None:
