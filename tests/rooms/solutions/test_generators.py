@@ -69,3 +69,14 @@ def test_video_shows_its_cells_where_the_truth_says() -> None:
     for cell in clear.itertuples():
         assert frames[0, round(cell.y), round(cell.x)] > frames[0].mean()
     assert np.array_equal(frames, world.video(4, 7)[0])
+
+
+def test_scenes_hold_their_objects_inside_the_picture_and_are_the_same_each_time() -> None:
+    world = generator("object-detection")
+    pictures, objects = world.generate(world.Size(2, 1, 1))
+    assert pictures.shape == (3, world.SIDE, world.SIDE, 3)
+    assert (objects.x1 > objects.x0).all()
+    assert (objects.y1 > objects.y0).all()
+    assert (objects[["x1", "y1"]] <= world.SIDE).all().all()
+    assert (objects.seen >= world.SEEN).all()
+    assert np.array_equal(pictures, world.generate(world.Size(2, 1, 1))[0])
