@@ -80,3 +80,15 @@ def test_scenes_hold_their_objects_inside_the_picture_and_are_the_same_each_time
     assert (objects[["x1", "y1"]] <= world.SIDE).all().all()
     assert (objects.seen >= world.SEEN).all()
     assert np.array_equal(pictures, world.generate(world.Size(2, 1, 1))[0])
+
+
+def test_drawn_pictures_of_one_person_are_more_alike_than_those_of_two() -> None:
+    world = generator("facial-recognition")
+    pictures, whose = world.generate(world.Size(8, 4, 1))
+    flat = pictures.reshape(len(pictures), -1).astype(float)
+    flat -= flat.mean(1, keepdims=True)
+    flat /= np.linalg.norm(flat, axis=1, keepdims=True)
+    alike = flat @ flat.T
+    same = whose[:, None] == whose[None]
+    others = ~np.eye(len(whose), dtype=bool)
+    assert alike[same & others].mean() > alike[~same].mean()
