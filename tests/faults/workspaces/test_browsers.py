@@ -25,7 +25,7 @@ FLAGS = [
     "--no-first-run",
 ]
 NAME = "study"
-CELL = ".jp-Notebook .jp-Cell .cm-content"
+CELL = ".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content"
 PATIENCE = 240.0
 NOTEBOOK = {
     "nbformat": 4,
@@ -116,7 +116,7 @@ def open_notebook(chromium: Browser, platform: PlatformServer, key: str | None =
     page.set_default_timeout(PATIENCE * 1000)
     page.goto(link(platform, key))
     page.wait_for_selector(".jp-Launcher, .jp-Notebook")
-    page.goto(page.url.split("/lab")[0] + "/lab/tree/study.ipynb")
+    page.goto(page.url.split("/lab")[0] + "/lab/tree/study.ipynb?reset")
     page.wait_for_selector(CELL)
     wait_until(lambda: close_dialogs(page) or "begin" in text(page), seconds=PATIENCE)
     return page
@@ -145,8 +145,9 @@ def close_dialogs(page: Page) -> None:
         with suppress(Error):
             said = asked.first.inner_text(timeout=2000)
             assert "reconnect" in said or "Continue waiting" in said, said
-            words = "Continue waiting" if "Continue waiting" in said else "Ok"
-            asked.first.get_by_role("button", name=words).click(timeout=2000)
+            words = "Continue waiting" if "Continue waiting" in said else "Close"
+            buttons = asked.first.locator(".jp-Dialog-footer button", has_text=words)
+            buttons.first.click(timeout=2000)
 
 
 def saved(platform: PlatformServer) -> str:
@@ -261,9 +262,10 @@ def test_an_output_with_a_script_reaches_nothing_of_the_console(
     }
     with visiting(platform) as http:
         assert http.put("/api/contents/x.ipynb", json={"type": "notebook", "content": notebook}).is_success
-    page.goto(page.url.split("/lab")[0] + "/lab/tree/x.ipynb")
+    page.goto(page.url.split("/lab")[0] + "/lab/tree/x.ipynb?reset")
     page.wait_for_selector(CELL)
     page.locator(CELL).first.click()
+    page.locator("#jp-main-statusbar").filter(has_text="| Idle").wait_for()
     page.keyboard.press("Shift+Enter")  # run by its viewer, so its output is trusted: the script runs
     page.wait_for_selector("body[data-tried]", state="attached")
     tried = page.evaluate("JSON.parse(document.body.getAttribute('data-tried'))")
