@@ -6,10 +6,13 @@ REGION = "us-east-1"
 
 
 _GIT_HELPER = (
-    '!f() { test "$1" = get && echo "username=${STRATAL_API_KEY%%.*}" '
-    '&& echo "password=${STRATAL_API_KEY#*.}"; }; f'
+    "!f() { test $1 = get && echo username=$(echo $STRATAL_API_KEY | cut -d. -f1) "
+    "&& echo password=$(echo $STRATAL_API_KEY | cut -d. -f2-); }; f"
 )
-"""git's credential helper, a line of shell: the key is read when it is used, so a newer one is found."""
+"""git's credential helper, a line of shell: the key is read when it is used, so a newer one is found.
+
+It has no quotes and no braces behind a dollar, so that shells and readers of dotenv files can agree on it.
+"""
 
 
 def client_env(

@@ -41,10 +41,15 @@ def env(project: str | None, style: str) -> None:
         print_json(dict(variables))
     elif style == "dotenv":
         for name, value in variables.items():
-            click.echo(f'{name}="{value}"')
+            click.echo(f"{name}={_dotenv(value)}")
     else:
         for name, value in variables.items():
             click.echo(f"export {name}={shlex.quote(value)}")
+
+
+def _dotenv(value: str) -> str:
+    """The value so that shells and readers of dotenv files take it as it is: in single quotes where it has a dollar."""
+    return f"'{value}'" if "$" in value else f'"{value}"'
 
 
 def _git_settings(url: str) -> int:

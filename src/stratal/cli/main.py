@@ -171,6 +171,9 @@ def main() -> NoReturn:
         if isinstance(error, ApiError):
             print_error(error.message, error.hint, error.request_id)
             sys.exit(_code_of_status(error.status))
+        if isinstance(error, OSError) and error.filename is not None:
+            print_error(f"{error.filename}: {error.strerror}.", "")
+            sys.exit(1)
         raise
 
 

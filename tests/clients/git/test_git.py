@@ -5,6 +5,8 @@ import gzip
 import hashlib
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import zlib
@@ -30,11 +32,16 @@ class Person:
 
     @cached_property
     def environ(self) -> dict[str, str]:
-        own = self.server.cli(
-            "env", "--project", self.project, "--format", "dotenv", STRATAL_API_KEY=self.key
-        ).stdout
-        given = dict(line.split("=", 1) for line in own.splitlines())
-        variables = {name: value.strip('"') for name, value in given.items()}
+        said = {
+            style: self.server.cli(
+                "env", "--project", self.project, "--format", style, STRATAL_API_KEY=self.key
+            ).stdout
+            for style in ("sh", "dotenv", "json")
+        }
+        variables = dict(word.split("=", 1) for word in shlex.split(said["dotenv"]))
+        assert variables == json.loads(said["json"])
+        assert variables == dict(word.split("=", 1) for word in shlex.split(said["sh"]) if word != "export")
+        assert not re.search(r"\$\{|=\".*\$", said["dotenv"]), "readers of dotenv files would replace that"
         who = {
             f"GIT_{role}_{what}": value
             for role in ("AUTHOR", "COMMITTER")

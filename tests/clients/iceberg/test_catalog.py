@@ -141,6 +141,17 @@ def test_a_location_elsewhere_is_refused(place: Place) -> None:
     assert catalog.list_tables("there") == [("there", "own")]
 
 
+def test_a_format_that_is_not_kept_is_refused(place: Place) -> None:
+    catalog = place.catalog
+    catalog.create_namespace("third")
+    with pytest.raises(BadRequestError, match=r"[Vv]3|version"):
+        catalog.create_table("third.t", SCHEMA, properties={"format-version": "3"})
+    table = catalog.create_table("third.t", SCHEMA)
+    with pytest.raises(BadRequestError), table.transaction() as change:
+        change.upgrade_table_version(3)  # type: ignore[arg-type]
+    assert catalog.load_table("third.t").format_version == 2
+
+
 def test_a_commit_cannot_name_files_that_are_not_there(place: Place) -> None:
     catalog = place.catalog
     catalog.create_namespace_if_not_exists("there")

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
@@ -292,6 +293,29 @@ def test_presigned_addresses(mine, bucket: str, signature: str) -> None:
     assert b"SignatureDoesNotMatch" in httpx.delete(put).content
     injected = {**where, "ResponseContentType": "a\r\nset-cookie: x=y"}
     assert httpx.get(s3.generate_presigned_url("get_object", Params=injected)).status_code == 400
+
+
+@pytest.mark.parametrize("signature", ["s3", "s3v4"])
+def test_a_presigned_address_lives_seven_days_at_most(mine, bucket: str, signature: str) -> None:
+    s3 = mine.other(config=Config(signature_version=signature))
+    mine.s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    where = {"Bucket": bucket, "Key": "k"}
+    for days, good in ((6, True), (8, False)):
+        url = s3.generate_presigned_url("get_object", Params=where, ExpiresIn=days * 86400)
+        assert (httpx.get(url).status_code == 200) == good
+
+
+def test_who_does_not_sign_is_refused_as_s3_does(mine, bucket: str) -> None:
+    mine.s3.put_object(Bucket=bucket, Key="k", Body=b"x")
+    anybody = mine.other(config=Config(signature_version=UNSIGNED))
+    for ask in (
+        lambda: anybody.get_object(Bucket=bucket, Key="k"),
+        lambda: anybody.put_object(Bucket=bucket, Key="k", Body=b"y"),
+        lambda: anybody.list_objects_v2(Bucket=bucket),
+    ):
+        with pytest.raises(ClientError) as refused:
+            ask()
+        assert code(refused) == ("AccessDenied", 403)
 
 
 def test_transfers_of_files(mine, bucket: str) -> None:

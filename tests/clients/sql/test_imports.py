@@ -46,6 +46,15 @@ def shop(server: PlatformServer, tmp_path_factory: pytest.TempPathFactory) -> Sh
     return Shop(server, tmp_path_factory.mktemp("shop"))
 
 
+def test_what_cannot_be_read_or_written_is_said_without_a_traceback(shop: Shop) -> None:
+    empty = shop.cli("tables", "import", "shop.none", shop.file("none.csv", ""), check=False)
+    assert (empty.returncode, "is empty" in empty.stderr) == (1, True)
+    assert shop.cli("tables", "show", "shop.none", check=False).returncode == 6
+    nowhere = shop.cli("sql", "select 1", "-o", str(shop.folder / "no" / "o.csv"), check=False)
+    assert (nowhere.returncode, "Traceback" in nowhere.stderr) == (1, False)
+    assert "No such file or directory" in nowhere.stderr
+
+
 def test_a_file_becomes_a_table(shop: Shop) -> None:
     file = shop.file("people.parquet", pa.table({"id": [1, 2], "full name": ["a", "ü"]}))
     made = json.loads(shop.cli("tables", "import", "shop.people", file, "--json").stdout)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
@@ -11,8 +10,6 @@ from sqlalchemy import create_engine, text
 
 from stratal.app.schema import MIGRATIONS, current_revision, ensure_schema, newest_revision
 from stratal.app.tables import metadata
-
-pytestmark = pytest.mark.fast
 
 
 def test_migrations_match_the_declared_tables(tmp_path: Path) -> None:

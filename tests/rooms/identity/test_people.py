@@ -24,8 +24,6 @@ from stratal.identity.sessions import Sessions
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Busy, Conflict, Denied, Invalid, NotFound, Unauthenticated
 
-pytestmark = pytest.mark.fast
-
 T = TypeVar("T")
 SECRET = "correct horse battery"
 

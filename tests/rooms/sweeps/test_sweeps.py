@@ -11,7 +11,6 @@ from stratal.kernel.errors import Denied, Invalid, NotFound
 
 from .room import LR, Room
 
-pytestmark = pytest.mark.fast
 InRoom = Callable[[Callable[[Room], Awaitable[None]]], None]
 
 

@@ -32,8 +32,6 @@ from stratal.kernel.database import Database
 from stratal.kernel.errors import Denied, Invalid, NotFound, Unavailable
 from stratal.kernel.events import Events, emit
 
-pytestmark = pytest.mark.fast
-
 T = TypeVar("T")
 
 

@@ -55,7 +55,14 @@ def create(
             properties=dict(properties),
             table_uuid=uuid.uuid4(),
         )
-    except (ValidationError, IcebergValidationError, ValueError, TypeError, KeyError) as error:
+    except (
+        ValidationError,
+        IcebergValidationError,
+        ValueError,
+        TypeError,
+        KeyError,
+        NotImplementedError,  # a format version that cannot be written yet
+    ) as error:
         raise Invalid(
             f"The table's definition is not valid: {_reason(error)}", reason="bad_definition"
         ) from error

@@ -356,6 +356,11 @@ class Warehouse:
         format: str | None,
         mode: Mode,
     ) -> LoadedRows:
+        if (await asyncio.to_thread(path.stat)).st_size == 0:
+            raise Invalid(
+                "The file is empty: not even a header says what columns the table would have.",
+                reason="source_unreadable",
+            )
         chosen = format if format else await asyncio.to_thread(sniff_format, path, filename)
         if chosen not in FORMATS:
             raise Invalid(

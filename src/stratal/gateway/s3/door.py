@@ -53,9 +53,15 @@ class S3Door:
         self._clock = clock
 
     def matches(self, scope: Scope) -> bool:
-        """Anything with an AWS signature for s3 or sts, or one too malformed to tell."""
+        """Anything with an AWS signature for s3 or sts, or one too malformed to tell; and AWS clients that do not sign."""
         head = head_of(scope)
         authorization = head.header("authorization") or b""
+        if (
+            not authorization
+            and head.header("amz-sdk-invocation-id") is not None
+            and b"A" not in head.raw_query
+        ):
+            return True
         if authorization.startswith(b"AWS "):
             return True
         if not authorization.startswith(b"AWS4-") and b"A" not in head.raw_query:
@@ -76,6 +82,10 @@ class S3Door:
         try:
             if sigv4.scope_of(head) is not None:
                 return await self._authenticate_v4(head, request.scope)
+            if not sigv2.has_claim(head):
+                raise refusal(
+                    "AccessDenied", "Nothing is open to everybody: sign the request with a project's key."
+                )
             claim = sigv2.parse_claim(head)
             who = await self._keys.principal_of(claim.key_id)
             sigv2.verify(head, claim, self._keys.secret_of(claim.key_id), self._clock())

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from stratal.gateway.s3.errors import refusal
 from stratal.gateway.s3.request import Head, address
+from stratal.gateway.s3.sigv4 import MAX_EXPIRY_SECONDS
 
 _SIGNED_QUERY = frozenset(
     {
@@ -63,6 +64,8 @@ def verify(head: Head, claim: QueryClaim, secret: str, now_ms: int) -> None:
     """Check expiry and signature. Raises AccessDenied, SignatureDoesNotMatch."""
     if now_ms > claim.expires * 1000:
         raise refusal("AccessDenied", "Request has expired.", expires=claim.expires)
+    if claim.expires * 1000 > now_ms + MAX_EXPIRY_SECONDS * 1000:
+        raise refusal("AccessDenied", f"Expires must be less than {MAX_EXPIRY_SECONDS} seconds away.")
     digest = hmac.digest(secret.encode(), string_to_sign(head, claim.expires), "sha1")
     if not hmac.compare_digest(base64.b64encode(digest).decode(), claim.signature):
         raise refusal(
