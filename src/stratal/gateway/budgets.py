@@ -52,6 +52,7 @@ def refuse_beyond_budget(budgets: Budgets, who: Principal, door: str, scope: Sco
 def _begins_work(door: str, scope: Scope, path: bytes, *, running: bool) -> bool:
     if door == "git":
         writing = path.endswith(b"/git-receive-pack") or b"git-receive-pack" in scope["query_string"]
+        writing = writing or (scope["method"] == "PUT" and b"/info/lfs/objects/" in path)
         return writing and not running
     if scope["method"] in _LOOKING:
         return False

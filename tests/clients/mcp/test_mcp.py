@@ -108,7 +108,7 @@ def test_an_agent_works_with_its_keys_role_and_is_told_what_to_do_next(
 
     def on_record() -> bool:
         listed = server.json("audit", "--project", project)["entries"]
-        submitted = [one for one in listed if one["kind"] == "job.submitted" and one["door"] == "mcp"]
+        submitted = [one for one in listed if one["kind"] == "job.queued" and one["door"] == "mcp"]
         denied = [one for one in listed if one["door"] == "mcp" and "endpoints.deploy" in json.dumps(one)]
         return bool(submitted and denied)
 

@@ -54,6 +54,7 @@ LOOKS = (
     "/index",
     "/paths-info/",
     "/objects/batch",
+    "/locks/verify",
     "/health",
     "git-upload-pack",
 )
@@ -119,6 +120,8 @@ def test_every_other_door_says_so_in_its_dialect(world: World, operation: Operat
     elif operation.door == "openai":
         assert answer.json()["error"]["code"] == "insufficient_quota"
         assert answer.headers["x-should-retry"] == "false"
+    elif operation.door == "lfs":
+        assert "used up" in answer.json()["message"]
     elif operation.door == "git":
         assert answer.headers["content-type"].startswith("text/plain")
     else:
