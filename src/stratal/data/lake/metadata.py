@@ -55,14 +55,7 @@ def create(
             properties=dict(properties),
             table_uuid=uuid.uuid4(),
         )
-    except (
-        ValidationError,
-        IcebergValidationError,
-        ValueError,
-        TypeError,
-        KeyError,
-        NotImplementedError,  # a format version that cannot be written yet
-    ) as error:
+    except (ValidationError, IcebergValidationError, ValueError, TypeError, KeyError) as error:
         raise Invalid(
             f"The table's definition is not valid: {_reason(error)}", reason="bad_definition"
         ) from error
@@ -172,6 +165,12 @@ def _forgiving(base: TableMetadata, updates: Sequence[TableUpdate]) -> tuple[Tab
 
 
 def _facts(metadata: TableMetadata) -> Facts:
+    if metadata.format_version > 2:
+        raise Invalid(
+            f"Tables of format version {metadata.format_version} are not kept here.",
+            hint="Use version 2 (format-version=2), the default.",
+            reason="unknown_format_version",
+        )
     current = metadata.current_snapshot()
     totals: dict[str, int | None] = dict.fromkeys(("total-records", "total-files-size", "total-data-files"))
     if current is None:

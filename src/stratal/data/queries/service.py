@@ -356,17 +356,17 @@ class Warehouse:
         format: str | None,
         mode: Mode,
     ) -> LoadedRows:
-        if (await asyncio.to_thread(path.stat)).st_size == 0:
-            raise Invalid(
-                "The file is empty: not even a header says what columns the table would have.",
-                reason="source_unreadable",
-            )
         chosen = format if format else await asyncio.to_thread(sniff_format, path, filename)
         if chosen not in FORMATS:
             raise Invalid(
                 f"{chosen[:40]!r} is not a format that can be imported.",
                 hint=f"One of: {', '.join(FORMATS)}.",
                 reason="unknown_format",
+            )
+        if chosen in {"csv", "json"} and (await asyncio.to_thread(path.stat)).st_size == 0:
+            raise Invalid(
+                "The file is empty: not even a header says what columns the table would have.",
+                reason="source_unreadable",
             )
         rows = Rows(source=path, format=chosen, by_name=True)
         return await self._loader.load(who, place, name, rows, mode, self._limits)

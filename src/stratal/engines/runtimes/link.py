@@ -150,7 +150,9 @@ class ReplicaLink(asyncio.Protocol):
             if len(body) > _GREETING:
                 raise ValueError("a greeting over the limit")
             said = orjson.loads(body)
-            self.modules = [str(name) for name in said.get("modules", ())]  # one from before an upgrade tells none
+            self.modules = [
+                str(name) for name in said.get("modules", ())
+            ]  # one from before an upgrade tells none
             self.hello.set_result(
                 Greeting(
                     _mapping(said["interface"]),
