@@ -26,6 +26,7 @@ def main(notebook: str, bucket: str, key: str, parameters: str) -> int:
             output,
             parameters=json.loads(parameters),
             kernel_name="python3",
+            language="python",  # a notebook need not say it
             cwd=str(Path(notebook).parent),
             log_output=True,
             progress_bar=False,
