@@ -127,6 +127,7 @@ def test_foreground_prints_a_login_link_and_ends_on_sigterm(tmp_path: Path) -> N
     process.terminate()
     assert process.wait(timeout=30) == 0
     process.stdout.close()
+    other.down()  # its keeper would stay: a server's end spares what runs
 
 
 def test_health_needs_no_key_and_everything_else_does(server: PlatformServer) -> None:
