@@ -181,8 +181,9 @@ def kill_at(killed: Killed, undisturbed: dict[str, Any], number: int, how: str) 
 def test_a_kill_in_the_middle_leaves_what_an_undisturbed_run_leaves(
     killed: Killed, undisturbed: dict[str, Any]
 ) -> None:
-    """A sample of the sweep: the server, between the COMMIT of a staged write and its answer."""
+    """A sample of the sweep: the server, between the COMMIT of a staged write and its answer, and the worker."""
     assert kill_at(killed, undisturbed, 6, "after")
+    assert kill_at(killed, undisturbed, 9, "worker")
 
 
 @pytest.mark.soak
