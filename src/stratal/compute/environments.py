@@ -34,7 +34,7 @@ import anyio.to_thread
 import orjson
 from sqlalchemy import Connection, delete, insert, select
 
-from stratal.compute import package_sources
+from stratal.compute import compiling, package_sources
 from stratal.compute.engine import WorkloadSpec, WorkloadStatus
 from stratal.compute.model import JobState
 from stratal.compute.requirements import canonical
@@ -57,19 +57,19 @@ _TRIES = 3
 _POLL_SECONDS = 0.15
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _ONLY_RESOLVING = {"UV_CONSTRAINT", "UV_OVERRIDE", "UV_PRERELEASE", "UV_RESOLUTION"}
-# $1 uv, $2 the base Python, then uv's further arguments, in both. Tests of packages are not byte-compiled: they
-# are half of many a package's files and nobody imports them from a job. `sync -f` makes a power cut
-# after the rename harmless with one call instead of ten thousand fsyncs.
+# $1 uv, $2 the base Python, then uv's further arguments, in both.
 _UNPACK = """set -eu
 uv=$1; python=$2; shift 2
 exec "$uv" pip install --quiet --no-deps --require-hashes --python "$python" --target out "$@" --requirement lock.txt
 """
+# $3 is `compiling.py`; byte code lies beside the wheels that it belongs to. `sync -f` makes a power cut after the
+# rename harmless with one call instead of ten thousand fsyncs.
 _BUILD = """set -eu
-uv=$1; python=$2; shift 2
+uv=$1; python=$2; compiling=$3; shift 3
 "$uv" venv --quiet --relocatable --no-project --no-python-downloads --python "$python" env
 if [ -s lock.txt ]; then
   "$uv" pip sync --require-hashes --python env/bin/python "$@" lock.txt
-  env/bin/python -m compileall -q -j 0 -x '/tests?/' env/lib >/dev/null 2>&1 || true
+  "$python" -I -S "$compiling" env/lib "$("$uv" cache dir)/stratal-bytecode" >/dev/null 2>&1 || true
 fi
 sync -f env || true
 """
@@ -343,8 +343,8 @@ class Environments:
         async def attempt(run: "_Run") -> None:
             lock = document if environment.packages else b""
             await anyio.to_thread.run_sync((run.folder / "lock.txt").write_bytes, lock)
-            argv = ["/bin/sh", "-c", _BUILD, "build", str(self._uv), str(self.python), *run.arguments]
-            await run(argv, say)
+            argv = ["/bin/sh", "-c", _BUILD, "build", str(self._uv), str(self.python), compiling.__file__]
+            await run([*argv, *run.arguments], say)
             await anyio.to_thread.run_sync(_put_in_place, run.folder / "env", environment.path)
 
         settings = {name: value for name, value in sources.items() if name not in _ONLY_RESOLVING}
@@ -384,7 +384,12 @@ class Environments:
             environment = self._command_environment(sources, folder, building)
             run = _Run(self._workloads, folder, environment, building)
             run.arguments += package_sources.arguments(sources)
-            run.read_only = [self._uv.resolve(), self._uv, *package_sources.local_paths(sources)]
+            run.read_only = [
+                self._uv.resolve(),
+                self._uv,
+                Path(compiling.__file__),
+                *package_sources.local_paths(sources),
+            ]
             try:
                 return await attempt(run)
             except Unavailable:
