@@ -75,7 +75,9 @@ def main(names: list[str]) -> None:
 
     class Doubling(mlflow.pyfunc.PythonModel):
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-            return pd.DataFrame({"twice": model_input["a"] * 2, "word": model_input["s"] + "!"})
+            params = params or {"times": 2, "end": "!"}
+            times, end = params["times"], params["end"]
+            return pd.DataFrame({"twice": model_input["a"] * times, "word": model_input["s"] + end})
 
     cancer = load_breast_cancer(as_frame=True)
     iris = load_iris(as_frame=True)
@@ -152,7 +154,9 @@ def main(names: list[str]) -> None:
                     python_model=Doubling(),
                     name="model",
                     registered_model_name=name,
-                    signature=infer_signature(pd.DataFrame({"a": [1.0], "s": ["x"]})),
+                    signature=infer_signature(
+                        pd.DataFrame({"a": [1.0], "s": ["x"]}), params={"times": 2, "end": "!"}
+                    ),
                     pip_requirements=SHARED,
                 )
             known[name] = {"uri": f"models:/{name}/{made.registered_model_version}"}

@@ -48,6 +48,16 @@ def test_a_python_function_answers_with_a_column_per_output(server: PlatformServ
         assert answer.json()["predictions"] == [{"twice": 3, "word": "hi!"}, {"twice": 4, "word": "ho!"}]
         refused = http.post(path, json={"dataframe_records": [{"a": "x", "s": "hi"}]})
         assert refused.status_code == 400
+        # Params of the signature: for the whole request, the others by default; what is wrong is named.
+        rows = {"dataframe_records": [{"a": 1.5, "s": "hi"}]}
+        answer = http.post(path, json={**rows, "params": {"times": 4}}).json()
+        assert answer["predictions"] == [{"twice": 6, "word": "hi!"}]
+        told = http.get(f"/api/v1/predictions/{answer['prediction_id']}").json()
+        assert told["params"] == {"times": 4}
+        for params, said in (({"time": 1}, "times, end"), ({"times": "x"}, "params: "), ([1], "object")):
+            refused = http.post(path, json={**rows, "params": params})
+            assert refused.status_code == 400, refused.text
+            assert said in refused.text
     loaded = server.json("endpoint", "show", "doubling", "--project", project)["active"]
     assert loaded["loaded"] == {file["path"]: file["sha256"] for file in loaded["files"]}
 

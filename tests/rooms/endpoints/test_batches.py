@@ -20,7 +20,7 @@ class Sums:
     """Sums of rows; a row that begins with -3 makes it fail, and it takes nothing with more than 3 columns."""
 
     def __init__(self, *, rowwise: bool = True, whole: bool = False) -> None:
-        self.interface: dict[str, Any] = {}
+        self.interface: dict[str, Any] = {"params": [{"name": "times"}]}
         self.files: dict[str, str] = {}
         self.libraries: dict[str, str] = {}
         self.rowwise = rowwise
@@ -33,20 +33,22 @@ class Sums:
             raise Invalid("at most three columns")
         return self._expected.arrange(inputs, columns, strict=strict)
 
-    def predict(self, features: Any, wanted: Any) -> list[tuple[str, Any]]:
+    def predict(self, features: Any, wanted: Any, *params: Any) -> list[tuple[str, Any]]:
         self.calls.append(len(features))
         if (features[:, 0] == -3).any():
             raise RuntimeError("no mood for -3")
+        features = features * (params[0]["times"] if params else 1)
         return [("sum", features.sum(keepdims=True) if self.whole else features.sum(axis=1))]
 
 
-def asked(number: int, rows: Any, outputs: list[str] | None = None) -> Asked:
+def asked(number: int, rows: Any, outputs: list[str] | None = None, **params: Any) -> Asked:
     datatype, shape, raw = from_array(np.asarray(rows, float))
     header = {
         "inputs": [["x", datatype, shape, len(raw)]],
         "columns": None,
         "outputs": outputs,
         "strict": False,
+        **({"params": params} if params else {}),
     }
     packed = frames.pack_tensors(number, frames.INFER, json.dumps(header).encode(), [raw])
     ((_, _, body),) = frames.Splitter().feed(packed)
@@ -130,3 +132,11 @@ def test_one_that_turns_out_to_look_at_all_rows_is_not_asked_together_again() ->
         batches.add(asked(number, [[number, 1]]))
     assert answers(batches) == {0: [[1.0]], 1: [[2.0]]}
     assert not model.rowwise
+
+
+def test_params_are_their_own_requests_and_those_that_the_model_does_not_take_are_refused_alone() -> None:
+    batches = Batches(model := Sums())
+    for number, params in enumerate(({}, {"times": 3}, {"time": 3}, {})):
+        batches.add(asked(number, [[number, 1]], None, **params))
+    assert answers(batches) == {0: [1.0], 1: [6.0], 2: "invalid", 3: [4.0]}
+    assert model.calls == [1, 1, 1]

@@ -7,8 +7,8 @@ The shapes are those of ``mlflow models serve`` (https://mlflow.org/docs/latest/
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -28,11 +28,15 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a model is asked: tensors; `columns` names those of a single matrix. `strict`: nothing superfluous."""
+    """What a model is asked: tensors; `columns` names those of a single matrix. `strict`: nothing superfluous.
+
+    `params` are for the whole request, as MLflow's signatures declare them; most models take none.
+    """
 
     tensors: Sequence[Tensor]
     columns: Sequence[str] | None = None
     strict: bool = False
+    params: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -65,19 +69,22 @@ def read_json(body: bytes) -> Inputs:
     if len(given) != 1 or unknown:
         said = f"unknown: {', '.join(unknown[:5])}" if unknown else f"found: {', '.join(given) or 'none'}"
         raise Invalid(f"The body must hold exactly one input ({said}).", hint=_EXPECTED, reason="bad_input")
-    if asked.get("params"):
-        raise Invalid("This model takes no params.", hint="Leave params out.", reason="bad_input")
-    value = asked[given[0]]
+    params = asked.get("params") or {}
+    if not isinstance(params, dict):
+        raise Invalid("params must be an object of names and values.", reason="bad_input")
+    inputs = _read(given[0], asked[given[0]])
+    return replace(inputs, params=params) if params else inputs
+
+
+def _read(shape: str, value: Any) -> Inputs:
     try:
-        if given[0] == "dataframe_split":
+        if shape == "dataframe_split":
             return _split(value)
-        if given[0] == "dataframe_records":
+        if shape == "dataframe_records":
             return _records(value)
         return _named(value) if isinstance(value, dict) else _instances(value)
     except Invalid as error:
-        raise Invalid(
-            f"{given[0]}: {error.message}", hint=error.hint or _EXPECTED, reason="bad_input"
-        ) from None
+        raise Invalid(f"{shape}: {error.message}", hint=error.hint or _EXPECTED, reason="bad_input") from None
 
 
 def _split(value: Any) -> Inputs:

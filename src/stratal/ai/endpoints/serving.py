@@ -333,6 +333,7 @@ class Serving:
                     columns=inputs.columns,
                     inputs=inputs.tensors,
                     outputs=outputs,
+                    params=inputs.params,
                 )
             )
         except OSError as error:

@@ -6,7 +6,7 @@ stay as they travelled: nothing is converted while a caller waits, only when som
 
 import hashlib
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,7 @@ class Answered:
     columns: Sequence[str] | None
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
+    params: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,7 @@ class Prediction:
     latency_ms: float | None = None
     rows: int | None = None
     columns: list[str] | None = None
+    params: dict[str, Any] = field(default_factory=dict)
     inputs: list[dict[str, Any]] = field(default_factory=list)
     outputs: list[dict[str, Any]] = field(default_factory=list)
     inputs_sha256: str | None = None
@@ -101,6 +103,7 @@ class Predictions:
                 "outputs": [(t.name, t.datatype, t.shape, len(t.data)) for t in answered.outputs],
                 "inputs_sha256": inputs_sha256,
                 "outputs_sha256": outputs_sha256,
+                **({"params": answered.params} if answered.params else {}),
             }
         )
         row = b"".join((_COUNT.pack(len(header)), header, *inputs, *outputs))
@@ -200,6 +203,7 @@ class Predictions:
             latency_ms=header["latency_ms"],
             rows=header["rows"],
             columns=header["columns"],
+            params=header.get("params", {}),
             inputs=shown["inputs"],
             outputs=shown["outputs"],
             inputs_sha256=header["inputs_sha256"],

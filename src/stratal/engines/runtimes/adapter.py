@@ -134,11 +134,11 @@ def _onnx(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:
 
 
 def _signature(signature: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """The signature's inputs and outputs as lists; MLmodel holds them as JSON text. Raises `Invalid`."""
+    """The signature's inputs, outputs and params as lists; MLmodel holds them as JSON text. Raises `Invalid`."""
     if signature is None:
         return None
     read = {}
-    for side in ("inputs", "outputs"):
+    for side in ("inputs", "outputs", "params"):
         value = signature.get(side) or None
         try:
             read[side] = orjson.loads(value) if isinstance(value, str) else value

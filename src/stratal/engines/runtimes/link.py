@@ -55,14 +55,13 @@ class ReplicaLink(asyncio.Protocol):
         return self._lost.done()
 
     async def infer(self, inputs: Inputs, outputs: Sequence[str] | None) -> list[Tensor]:
-        header = orjson.dumps(
-            {
-                "inputs": [(t.name, t.datatype, t.shape, len(t.data)) for t in inputs.tensors],
-                "columns": inputs.columns,
-                "outputs": outputs,
-                "strict": inputs.strict,
-            }
-        )
+        asked = {
+            "inputs": [(t.name, t.datatype, t.shape, len(t.data)) for t in inputs.tensors],
+            "columns": inputs.columns,
+            "outputs": outputs,
+            "strict": inputs.strict,
+        }
+        header = orjson.dumps({**asked, "params": inputs.params} if inputs.params else asked)
         kind, body = await self._ask(header, [bytes(tensor.data) for tensor in inputs.tensors])
         if kind == frames.ERROR:
             raise _failure(body)

@@ -41,6 +41,7 @@ def shown(prediction: Prediction) -> dict[str, object]:
         "rows": prediction.rows,
         "latency_ms": prediction.latency_ms,
         "columns": prediction.columns,
+        "params": prediction.params,
         "inputs": prediction.inputs,
         "outputs": prediction.outputs,
         "inputs_sha256": prediction.inputs_sha256,

@@ -34,7 +34,7 @@ _MESSAGE = 1_000
 class Asked:
     """One request: where its answer goes, and what it says; `features` once it was read."""
 
-    __slots__ = ("body", "connection", "features", "form", "request", "rows", "wanted")
+    __slots__ = ("body", "connection", "features", "form", "params", "request", "rows", "wanted")
 
     def __init__(self, connection: Any, request: int, body: memoryview) -> None:
         self.connection = connection
@@ -45,6 +45,7 @@ class Asked:
         """What requests that are asked together have in common; None: it is asked alone."""
         self.rows = 0
         self.wanted: list[str] | None = None
+        self.params: dict[str, Any] = {}
 
     def read(self, model: Model) -> None:
         """Raises `Invalid`, and `ValueError` and its like for a frame that is none."""
@@ -56,10 +57,14 @@ class Asked:
             for (name, datatype, shape, _), piece in zip(asked["inputs"], pieces)  # noqa: B905 - py3.9
         ]
         self.wanted = asked["outputs"]
+        self.params = asked.get("params") or {}
+        if self.params:
+            _check(self.params, model.interface.get("params") or [])
         self.features = features = model.arrange(arrays, asked["columns"], strict=bool(asked["strict"]))
         if model.rowwise:
             self.rows, form = _form(features)
-            self.form = None if form is None else (form, None if self.wanted is None else tuple(self.wanted))
+            wanted = None if self.wanted is None else tuple(self.wanted)
+            self.form = None if form is None or self.params else (form, wanted)
 
 
 class Batches:
@@ -130,10 +135,22 @@ class Batches:
         started = time.perf_counter()
         try:
             assert asked.features is not None
-            outputs = self._model.predict(asked.features, asked.wanted)
+            if asked.params:
+                outputs = self._model.predict(asked.features, asked.wanted, asked.params)
+            else:
+                outputs = self._model.predict(asked.features, asked.wanted)
             return _packed(asked.request, outputs, (time.perf_counter() - started) * 1000, 1)
         except Exception as error:
             return failed(asked.request, error)
+
+
+def _check(params: dict[str, Any], taken: list[dict[str, Any]]) -> None:
+    """Raises `Invalid` for params that the model's signature does not declare."""
+    names = [param["name"] for param in taken]
+    unknown = [name for name in params if name not in names]
+    if unknown:
+        said = f"the params {', '.join(names)}" if names else "no params"
+        raise Invalid(f"There is no param {unknown[0][:60]!r}: this model takes {said}.")
 
 
 def _form(features: Features) -> tuple[int, object]:

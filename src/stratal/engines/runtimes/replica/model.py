@@ -38,8 +38,14 @@ if TYPE_CHECKING:
             """One request's inputs as the model takes them. Raises `arrays.Invalid` with what it takes."""
             ...
 
-        def predict(self, features: Features, wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
-            """The named outputs (all when `wanted` is None). Raises `arrays.Invalid` for a name that is none."""
+        def predict(
+            self, features: Features, wanted: Sequence[str] | None, *params: dict[str, Any]
+        ) -> list[tuple[str, NDArray[Any]]]:
+            """The named outputs (all when `wanted` is None). Raises `arrays.Invalid` for a name that is none.
+
+            `params`: one dictionary, given only when the request has some of those that ``interface["params"]``
+            lists, so that models without need not take it.
+            """
             ...
 
 

@@ -54,6 +54,7 @@ class PyfuncModel:
             "outputs": _described(signature.get("outputs") or []),
             "classes": None,
             "answers": None,  # whatever it returns
+            "params": signature.get("params") or [],
         }
 
     def arrange(
@@ -66,11 +67,13 @@ class PyfuncModel:
         names = self._expected.names or (list(columns) if named and columns is not None else None)
         return arranged if names is None else {name: arranged[:, i] for i, name in enumerate(names)}
 
-    def predict(self, features: Features, wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
+    def predict(
+        self, features: Features, wanted: Sequence[str] | None, params: dict[str, Any] | None = None
+    ) -> list[tuple[str, NDArray[Any]]]:
         import pandas
 
         taken = pandas.DataFrame(features) if isinstance(features, dict) else features
-        outputs = _named(self._model.predict(taken))
+        outputs = _named(self._asked(taken, params) if params else self._model.predict(taken))
         if wanted is None:
             return outputs
         found = dict(outputs)
@@ -78,6 +81,15 @@ class PyfuncModel:
             if name not in found:
                 raise Invalid(f"There is no output {name!r}; the model has {', '.join(found)}.")
         return [(name, found[name]) for name in wanted]
+
+    def _asked(self, taken: Any, params: dict[str, Any]) -> Any:
+        """MLflow checks values against the signature (`mlflow.types.ParamSchema`) before the model sees them."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._model.predict(taken, params=params)
+        except MlflowException as error:
+            raise Invalid(f"params: {error.message}") from None
 
 
 def _described(signature: list[dict[str, Any]]) -> list[dict[str, Any]]:
