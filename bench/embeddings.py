@@ -4,12 +4,15 @@ Needs a running platform and its variables (``eval "$(stratal env)"``); its home
 model files the direct calls use. Prints texts per second of
 
 - 10,000 texts in full batches: the runtime in a loop, and the endpoint asked by two clients, and
-- one text a request: the runtime in a loop, and the endpoint asked by 64 callers at once, and by one.
+- one text a request: the runtime in a loop, and the endpoint asked by one caller and by 64 at once.
 
-Authentication, metering, recording and JSON are in the endpoint's numbers. Run it on a machine that does nothing else.
+Both take turns, two thousand texts or a few seconds each, so that what else the machine does falls on both. Beside
+wall-clock time stands the processor time of the process that computes: what the endpoint's own path takes from it.
+Authentication, metering, recording and JSON are in the endpoint's numbers.
 """
 
 import base64
+import http.client
 import json
 import os
 import random
@@ -17,53 +20,85 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
+from urllib.parse import urlsplit
 
 NAME = "bench-embeddings"
-TEXTS = 10_000
+TEXTS = int(os.environ.get("BENCH_TEXTS", "10000"))
+TURN = 2_000
 BATCH = 250
-SINGLE_SECONDS = 10.0
+TURN_SECONDS = 5.0
 WORDS = """the a patient invoice river engine doctor yellow travels slowly under because report seven house music measured
 against window garden question answer when every market paper bridge winter"""
 
 DIRECT = """
 import importlib, importlib.util, json, sys, time
-folder, model, batch, seconds = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+folder, model, batch = sys.argv[1], sys.argv[2], int(sys.argv[3])
 spec = importlib.util.spec_from_file_location("replica", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["replica"] = importlib.util.module_from_spec(spec)
 task = importlib.import_module("replica.task_embedding")
 answer = task.load(lambda path: open(model + "/" + path, "rb").read(), {})
-texts = json.load(sys.stdin)
-answer(texts[:batch])
-started = time.perf_counter()
-for at in range(0, len(texts), batch):
-    answer(texts[at:at + batch])
-full = len(texts) / (time.perf_counter() - started)
-started, count = time.perf_counter(), 0
-while time.perf_counter() - started < seconds:
-    answer([texts[count % len(texts)]])
-    count += 1
-print(json.dumps({"full": full, "one": count / (time.perf_counter() - started)}))
+for line in sys.stdin:
+    asked = json.loads(line)
+    texts, seconds = asked["texts"], asked["seconds"]
+    started, cpu, count = time.perf_counter(), time.process_time(), 0
+    if seconds is None:
+        for at in range(0, len(texts), batch):
+            answer(texts[at:at + batch])
+        count = len(texts)
+    while seconds is not None and time.perf_counter() - started < seconds:
+        answer([texts[count % len(texts)]])
+        count += 1
+    print(json.dumps([count, time.perf_counter() - started, time.process_time() - cpu]), flush=True)
 """
+
+
+class Sum:
+    """Texts, seconds, and processor seconds of the process that computes."""
+
+    def __init__(self) -> None:
+        self.count, self.seconds, self.cpu = 0, 0.0, 0.0
+
+    def add(self, count: int, seconds: float, cpu: float) -> None:
+        self.count, self.seconds, self.cpu = self.count + count, self.seconds + seconds, self.cpu + cpu
+
+    @property
+    def rate(self) -> float:
+        return self.count / self.seconds
+
+    @property
+    def per_cpu(self) -> float:
+        return self.count / self.cpu
 
 
 def main() -> None:
     texts = made()
     ready()
-    direct = directly(texts)
-    batches = [texts[at : at + BATCH] for at in range(0, len(texts), BATCH)]
-    ask(texts[:BATCH])
-    full = len(texts) / spread(batches, 2)
-    one = single(texts, 1)
-    many = single(texts, 64)
-    print(f"{'texts per second':34}{'direct':>10}{'endpoint':>10}{'ratio':>8}")
-    print(
-        f"{f'{TEXTS:,} texts, batches of {BATCH}':34}{direct['full']:10.0f}{full:10.0f}{full / direct['full']:8.2f}"
-    )
-    print(f"{'one text, 64 callers':34}{direct['one']:10.0f}{many:10.0f}{many / direct['one']:8.2f}")
-    print(f"{'one text, one caller':34}{direct['one']:10.0f}{one:10.0f}{one / direct['one']:8.2f}")
+    direct, process = Direct(), replica()
+    full, one, many = (Sum(), Sum()), (Sum(), Sum()), Sum()
+    direct.ask(texts[:BATCH], None)
+    ask(connection(), texts[:BATCH])
+    for at in range(0, TEXTS, TURN):
+        turn = texts[at : at + TURN]
+        full[0].add(*direct.ask(turn, None))
+        batches = [turn[start : start + BATCH] for start in range(0, len(turn), BATCH)]
+        full[1].add(*watched(process, lambda batches=batches: spread(batches, 2)))  # type: ignore[misc]
+        one[0].add(*direct.ask(turn, TURN_SECONDS))
+        one[1].add(*watched(process, lambda turn=turn: single(turn, 1)))  # type: ignore[misc]
+        many.add(*watched(process, lambda turn=turn: single(turn, 64)))  # type: ignore[misc]
+    direct.close()
+    print(f"{'texts per second':40}{'direct':>9}{'endpoint':>10}{'ratio':>7}{'of processor time':>20}")
+    row(f"{TEXTS:,} texts, batches of {BATCH}", full[0], full[1])
+    row("one text, 64 callers beside one, direct", one[0], many)
+    row("one text, 64 callers beside one, asked", one[1], many)
+    row("one text, one caller", one[0], one[1])
+
+
+def row(what: str, base: Sum, other: Sum) -> None:
+    of_cpu = f"{other.per_cpu / base.per_cpu:20.2f}"
+    print(f"{what:40}{base.rate:9.0f}{other.rate:10.0f}{other.rate / base.rate:7.2f}{of_cpu}")
 
 
 def made() -> list[str]:
@@ -78,79 +113,125 @@ def ready() -> None:
     )
 
 
-def directly(texts: Sequence[str]) -> dict[str, float]:
+def home() -> Path:
+    return Path(os.environ.get("STRATAL_HOME") or Path.home() / ".stratal")
+
+
+def replica() -> int:
+    """The process that answers: it has read the model's folder last of those that run the replica's program."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            told = (place / "cmdline").read_bytes()
+            if b"runtimes/replica/__main__.py" in told and str(home()).encode() in told:
+                found.append((place.stat().st_ctime, int(place.name)))
+        except OSError:
+            continue
+    return max(found)[1]
+
+
+def cpu_of(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def watched(process: int, work: Callable[[], int]) -> tuple[int, float, float]:
+    started, cpu = time.perf_counter(), cpu_of(process)
+    count = work()
+    return count, time.perf_counter() - started, cpu_of(process) - cpu
+
+
+class Direct:
     """The replica's own module in the endpoint's own environment, with one thread as a replica has."""
-    import stratal.engines.runtimes
 
-    home = Path(os.environ.get("STRATAL_HOME") or Path.home() / ".stratal")
-    python = next(
-        path.parents[3] / "bin" / "python" for path in home.glob("envs/**/site-packages/tokenizers")
-    )
-    model = next(path.parent for path in home.glob("models/*/model.safetensors"))
-    program = Path(stratal.engines.runtimes.__file__).parent / "replica"
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    done = subprocess.run(
-        [str(python), "-c", DIRECT, str(program), str(model), str(BATCH), str(SINGLE_SECONDS)],
-        input=json.dumps(texts),
-        env={"PATH": os.environ["PATH"], **threads},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
+    def __init__(self) -> None:
+        import stratal.engines.runtimes
+
+        python = next(
+            path.parents[3] / "bin" / "python" for path in home().glob("envs/**/site-packages/tokenizers")
+        )
+        model = next(path.parent for path in home().glob("models/*/model.safetensors"))
+        program = Path(stratal.engines.runtimes.__file__).parent / "replica"
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [str(python), "-c", DIRECT, str(program), str(model), str(BATCH)],
+            env={"PATH": os.environ["PATH"], **threads},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def ask(self, texts: Sequence[str], seconds: float | None) -> tuple[int, float, float]:
+        said: IO[str] = self._process.stdin  # type: ignore[assignment]
+        told: IO[str] = self._process.stdout  # type: ignore[assignment]
+        said.write(json.dumps({"texts": texts, "seconds": seconds}) + "\n")
+        said.flush()
+        count, took, cpu = json.loads(told.readline())
+        return count, took, cpu
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
-def ask(texts: Sequence[str]) -> None:
+def connection() -> http.client.HTTPConnection:
+    """Kept open from one request to the next, as OpenAI's client does."""
+    at = urlsplit(os.environ["STRATAL_URL"])
+    return http.client.HTTPConnection(at.hostname or "127.0.0.1", at.port, timeout=120)
+
+
+def ask(at: http.client.HTTPConnection, texts: Sequence[str]) -> None:
     body = json.dumps({"model": NAME, "input": texts, "encoding_format": "base64"}).encode()
-    request = urllib.request.Request(os.environ["STRATAL_URL"] + "/v1/embeddings", body)
-    request.add_header("Authorization", "Bearer " + os.environ["STRATAL_API_KEY"])
-    request.add_header("Content-Type", "application/json")
-    with urllib.request.urlopen(request, timeout=120) as answer:
-        found = json.load(answer)["data"]
-    assert len(found) == len(texts)
-    assert len(base64.b64decode(found[0]["embedding"])) == 384 * 4
+    headers = {
+        "Authorization": "Bearer " + os.environ["STRATAL_API_KEY"],
+        "Content-Type": "application/json",
+    }
+    at.request("POST", "/v1/embeddings", body, headers)
+    answer = at.getresponse()
+    told: dict[str, Any] = json.loads(answer.read())
+    assert answer.status == 200, told
+    assert len(told["data"]) == len(texts)
+    assert len(base64.b64decode(told["data"][0]["embedding"])) == 384 * 4
 
 
-def spread(batches: Sequence[Sequence[str]], callers: int) -> float:
-    """Seconds until all batches are answered."""
+def spread(batches: Sequence[Sequence[str]], callers: int) -> int:
+    """Texts answered when all batches are."""
     waiting = list(batches)
     lock = threading.Lock()
 
-    def call() -> None:
+    def call(_number: int) -> None:
+        at = connection()
         while True:
             with lock:
                 if not waiting:
                     return
                 mine = waiting.pop()
-            ask(mine)
+            ask(at, mine)
 
-    started = time.perf_counter()
-    threads = [threading.Thread(target=call) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return time.perf_counter() - started
+    together(call, callers)
+    return sum(map(len, batches))
 
 
-def single(texts: Sequence[str], callers: int) -> float:
-    """Texts per second when each caller asks one text after the other."""
-    end = time.perf_counter() + SINGLE_SECONDS
+def single(texts: Sequence[str], callers: int) -> int:
+    """Texts answered in a turn when each caller asks one text after the other."""
+    end = time.perf_counter() + TURN_SECONDS
     counts = [0] * callers
 
     def call(number: int) -> None:
+        at = connection()
         while time.perf_counter() < end:
-            ask([texts[(number * 157 + counts[number]) % len(texts)]])
+            ask(at, [texts[(number * 157 + counts[number]) % len(texts)]])
             counts[number] += 1
 
-    started = time.perf_counter()
+    together(call, callers)
+    return sum(counts)
+
+
+def together(call: Callable[[int], None], callers: int) -> None:
     threads = [threading.Thread(target=call, args=(number,)) for number in range(callers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(counts) / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

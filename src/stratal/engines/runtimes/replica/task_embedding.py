@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
 
 MAX_TOKENS = 256
-_TOKENS_AT_ONCE = 4096
+_TOKENS_AT_ONCE = 512
+"""What is computed between two matrix products then stays in the processor's caches (measured: 1.5 times as many texts
+a second as with 4,096)."""
+_ROWS_AT_ONCE = 16
+_ROOT, _HALF, _P = np.float32(1 / math.sqrt(2)), np.float32(0.5), np.float32(0.3275911)
+_A5 = np.float32(1.061405429)
+_A = (np.float32(-1.453152027), np.float32(1.421413741), np.float32(-0.284496736), np.float32(0.254829592))
 
 
 def load(read: Callable[[str], bytes], _options: dict[str, Any]) -> Callable[[list[str]], dict[str, Any]]:
@@ -105,40 +111,63 @@ class _Bert:
     def _forward(self, hidden: Array, hide: Array, layer: dict[str, tuple[Array, Array]]) -> Array:
         count, length, width = hidden.shape
         size = width // self._heads
-        qkv = (hidden.reshape(-1, width) @ layer["qkv"][0] + layer["qkv"][1]).reshape(
-            count, length, 3, self._heads, size
-        )
+        together = hidden.reshape(-1, width) @ layer["qkv"][0]
+        together += layer["qkv"][1]
+        qkv = together.reshape(count, length, 3, self._heads, size)
         query, key, value = (qkv[:, :, i].transpose(0, 2, 1, 3) for i in range(3))
-        scores = query @ key.transpose(0, 1, 3, 2) / np.float32(math.sqrt(size)) + hide
+        scores = query @ key.transpose(0, 1, 3, 2)
+        scores *= np.float32(1 / math.sqrt(size))
+        scores += hide
         scores -= scores.max(-1, keepdims=True)
         np.exp(scores, out=scores)
         scores /= scores.sum(-1, keepdims=True)
         mixed = (scores @ value).transpose(0, 2, 1, 3).reshape(-1, width)
         flat = hidden.reshape(-1, width)
-        flat = self._normalise(mixed @ layer["out"][0] + layer["out"][1] + flat, layer["norm1"])
-        up = _gelu(flat @ layer["up"][0] + layer["up"][1])
-        flat = self._normalise(up @ layer["down"][0] + layer["down"][1] + flat, layer["norm2"])
+        out = mixed @ layer["out"][0]
+        out += layer["out"][1]
+        out += flat
+        flat = self._normalise(out, layer["norm1"])
+        up = flat @ layer["up"][0]
+        up += layer["up"][1]
+        down = _gelu(up) @ layer["down"][0]
+        down += layer["down"][1]
+        down += flat
+        flat = self._normalise(down, layer["norm2"])
         return flat.reshape(count, length, width)
 
     def _normalise(self, x: Array, norm: tuple[Array, Array]) -> Array:
-        x = x - x.mean(-1, keepdims=True)
-        spread = np.sqrt((x * x).mean(-1, keepdims=True) + np.float32(self._epsilon))
-        scaled: Array = x / spread * norm[0] + norm[1]
-        return scaled
+        """Layer normalisation; `x` is used up."""
+        x -= x.mean(-1, keepdims=True)
+        spread = np.einsum("...i,...i->...", x, x)[..., None] / np.float32(x.shape[-1])
+        x /= np.sqrt(spread + np.float32(self._epsilon))
+        x *= norm[0]
+        x += norm[1]
+        return x
 
 
 def _gelu(x: Array) -> Array:
-    """x · Φ(x), with the error function by Abramowitz and Stegun 7.1.26 (off by less than 1.5e-7)."""
-    z = np.abs(x) * np.float32(1 / math.sqrt(2))
-    t = 1 / (1 + np.float32(0.3275911) * z)
-    poly = t * (
-        np.float32(0.254829592)
-        + t
-        * (
-            np.float32(-0.284496736)
-            + t * (np.float32(1.421413741) + t * (np.float32(-1.453152027) + t * np.float32(1.061405429)))
-        )
-    )
-    erf = np.sign(x) * (1 - poly * np.exp(-z * z))
-    bent: Array = x * np.float32(0.5) * (1 + erf)
-    return bent
+    """x · Φ(x) in place, with the error function by Abramowitz and Stegun 7.1.26 (off by less than 1.5e-7)."""
+    for at in range(0, len(x), _ROWS_AT_ONCE):
+        _bend(x[at : at + _ROWS_AT_ONCE])
+    return x
+
+
+def _bend(x: Array) -> None:
+    z = np.abs(x)
+    z *= _ROOT
+    t = z * _P
+    t += 1
+    np.reciprocal(t, out=t)
+    poly = t * _A5
+    for factor in _A:
+        poly += factor
+        poly *= t
+    z *= z
+    np.negative(z, out=z)
+    np.exp(z, out=z)
+    poly *= z
+    np.subtract(1, poly, out=poly)
+    np.copysign(poly, x, out=poly)
+    poly += 1
+    poly *= _HALF
+    x *= poly
