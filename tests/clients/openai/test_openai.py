@@ -85,7 +85,7 @@ def test_embeddings_as_numbers_and_bytes_and_errors_as_the_client_knows_them(
     assert told["chat"] == ["BadRequestError", "not_generating", None]
     assert told["cut"] == ["BadRequestError", "invalid_value", "dimensions"]
     assert told["key"] == ["AuthenticationError", "invalid_api_key", None]
-    assert told["images"][0] == "InternalServerError"
+    assert told["images"] == ["BadRequestError", "needs_model", "model"]
 
 
 def test_a_batch_of_requests_is_answered_by_a_job_from_a_file_into_files(
@@ -272,7 +272,7 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
     work = tmp_path / "work"
     work.mkdir()
     (work / "make.py").write_text(MAKE)
-    needs = "numpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntransformers>=5\n"
+    needs = "llguidance\nnumpy>=2\nsafetensors>=0.4\ntorch==2.13.0\ntransformers>=5\n"
     (work / "requirements.txt").write_text(needs)
     server.cli(
         "run",
@@ -307,6 +307,11 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
         new = client.responses.create(model="parrot", input="hello", max_output_tokens=24, temperature=0)
         events = list(client.responses.create(
             model="parrot", input=[{"role": "user", "content": "hello"}], max_output_tokens=24, temperature=0, stream=True))
+        kind = {"type": "object", "properties": {"unit": {"enum": ["C", "F"]}}, "required": ["unit"],
+                "additionalProperties": False}
+        tool = {"type": "function", "function": {"name": "weather", "parameters": kind}}
+        called = client.chat.completions.create(**say, tools=[tool], tool_choice="required").choices[0]
+        form = {"type": "json_schema", "json_schema": {"name": "unit", "schema": kind}}
         after = client.completions.create(model="parrot", prompt="x", max_tokens=3, temperature=0)
         print(json.dumps({
             "same": streamed == text, "finish": whole.choices[0].finish_reason,
@@ -319,7 +324,8 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
             "kept": refused(client.responses.create, model="parrot", input="x", previous_response_id="resp_1"),
             "seeded": seeded[0] == seeded[1], "after": after.usage.completion_tokens,
             "long": refused(client.completions.create, model="parrot", prompt="x" * 5000),
-            "tools": refused(client.chat.completions.create, **say, tools=[{"type": "function", "function": {"name": "f"}}]),
+            "calls": called.message.tool_calls[0].function.arguments, "finish_of_call": called.finish_reason,
+            "schema": json.loads(client.chat.completions.create(**say, response_format=form).choices[0].message.content),
         }))
         """,
         tmp_path,
@@ -332,4 +338,5 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
     assert told["kept"] == ["BadRequestError", "invalid_value", "previous_response_id"]
     assert (told["seeded"], told["after"]) == (True, 3)
     assert told["long"][:1] == ["BadRequestError"]
-    assert told["tools"] == ["BadRequestError", "invalid_value", "tools"]
+    assert json.loads(told["calls"])["unit"] in ("C", "F")
+    assert (told["finish_of_call"], told["schema"]["unit"] in ("C", "F")) == ("tool_calls", True)

@@ -9,9 +9,11 @@ import pytest
 
 from stratal.ai.catalog.upstream import Upstream, parse_source
 from stratal.ai.models.commits import Commits
+from stratal.ai.models.reading import read_facts
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.collab.artifacts import Artifacts
+from stratal.engines.runtimes.adapter import Runtimes
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import system_clock
@@ -162,6 +164,25 @@ def test_pickles_are_left_out_beside_other_weights_and_taken_only_when_an_owner_
         pull("hf:some/model", pickles=True)
     trusted = pull("hf:some/model", Role.OWNER, pickles=True).version
     assert (trusted.version, trusted.facts.labels) == (2, ("contains pickle",))
+
+
+def test_one_of_several_files_of_weights_is_taken_where_a_pattern_says_which_and_is_served_by_its_kind(
+    wired: Wired,
+) -> None:
+    files = {f"tiny-{kind}.gguf": b"GGUF" + kind.encode() for kind in ("Q4_K_M", "Q8_0")}
+    pull = puller(wired, hub({**files, "README.md": b"tiny"}))
+    made = pull("hf:many/kinds", only="*Q4_K_M*")
+    assert [file.path for file in made.version.files] == ["README.md", "tiny-Q4_K_M.gguf"]
+    assert dict(made.left_out) == {"tiny-Q8_0.gguf": "not asked for"}
+    plan = Runtimes().plan(made.version.facts.flavors, None, [file.path for file in made.version.files])
+    assert (plan.runtime, plan.options) == ("gguf", {"file": "tiny-Q4_K_M.gguf"})
+    with pytest.raises(Invalid, match="No weights there are like"):
+        pull("hf:many/kinds", only="*Q2*")
+    both = pull("hf:many/kinds").version
+    with pytest.raises(Invalid, match="2 GGUF files"):
+        Runtimes().plan(both.facts.flavors, None, [file.path for file in both.files])
+    parts = read_facts({}, ["m-00002-of-00002.gguf", "m-00001-of-00002.gguf", "mmproj-m.gguf"])
+    assert parts.flavors["gguf"] == {"files": ["m-00001-of-00002.gguf"]}
 
 
 def test_a_name_that_is_another_models_is_not_taken(wired: Wired) -> None:

@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from stratal.ai.endpoints.tensors import Tensor
-from stratal.gateway.openai import wire
+from stratal.gateway.openai import tools, wire
 from stratal.gateway.openai.errors import body
 from stratal.kernel.errors import Busy, Invalid
 
 pytestmark = pytest.mark.fast
 
 HELLO = [{"role": "user", "content": "hello"}]
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOL = {"type": "function", "function": {"name": "weather", "description": "Now.", "parameters": CITY}}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rome"}'}}
+BROKEN = {"name": "weather", "arguments": "{"}
+FORM = {"type": "json_schema", "json_schema": {"name": "place", "schema": CITY}}
+BIG = {"type": "object", "description": "x" * 70_000}
 
 
 def test_parameters_that_a_model_knows_reach_it() -> None:
@@ -53,7 +59,26 @@ def test_parameters_that_a_model_knows_reach_it() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
         ({"messages": HELLO, "n": 2}, "n"),
         ({"messages": HELLO, "tools": [{}]}, "tools"),
-        ({"messages": HELLO, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"messages": HELLO, "tools": [TOOL, TOOL]}, "tools"),
+        ({"messages": HELLO, "tools": [{"type": "web_search"}]}, "tools"),
+        ({"messages": HELLO, "tools": [TOOL], "tool_choice": "other"}, "tool_choice"),
+        ({"messages": HELLO, "tool_choice": "required"}, "tool_choice"),
+        ({"messages": HELLO, "tools": [TOOL], "parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"messages": HELLO, "response_format": {"type": "xml"}}, "response_format"),
+        ({"messages": HELLO, "response_format": {"type": "json_schema"}}, "response_format"),
+        ({"messages": HELLO, "response_format": {**FORM, "json_schema": {"schema": []}}}, "response_format"),
+        ({"messages": HELLO, "response_format": {**FORM, "json_schema": {"schema": BIG}}}, "response_format"),
+        (
+            {"messages": HELLO, "tools": [TOOL], "tool_choice": "required", "response_format": FORM},
+            "response_format",
+        ),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": None}]}, "messages"),
+        ({"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {}}]}]}, "messages"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": BROKEN}]}]},
+            "messages",
+        ),
         ({"messages": HELLO, "temperature": 3}, "temperature"),
         ({"messages": HELLO, "temperature": float("nan")}, "temperature"),
         ({"messages": HELLO, "top_p": "1"}, "top_p"),
@@ -87,3 +112,33 @@ def test_vectors_are_told_as_numbers_or_as_their_bytes() -> None:
 def test_errors_are_of_the_kind_that_clients_tell_apart() -> None:
     told = body(Busy("Too much at once."))["error"]
     assert (told["type"], told["code"]) == ("rate_limit_error", "busy")  # type: ignore[index]
+
+
+def test_tools_and_schemas_reach_the_model_and_calls_come_back_with_ids() -> None:
+    told = [
+        *HELLO,
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "sunny"}]},
+    ]
+    named = {"type": "function", "function": {"name": "weather"}}
+    asked = wire.generation({"messages": told, "tools": [TOOL], "tool_choice": named}, chat=True)
+    assert asked["tools"] == [TOOL]
+    assert (asked["tool_choice"], asked["parallel"]) == ("=weather", True)
+    read = {**CALL, "function": {"name": "weather", "arguments": {"city": "Rome"}}}
+    assert asked["messages"][1:] == [
+        {"role": "assistant", "content": "", "tool_calls": [read]},
+        {"role": "tool", "content": "sunny", "tool_call_id": "call_1"},
+    ]
+    assert wire.generation({"messages": HELLO, "response_format": FORM}, chat=True)["schema"] == CITY
+    as_object = wire.generation({"messages": HELLO, "response_format": {"type": "json_object"}}, chat=True)
+    assert as_object["schema"] == {"type": "object"}
+    calls = tools.told_calls([{"name": "weather", "arguments": '{"city":"Rome"}'}], "r1")
+    one = wire.choice(True, "", "tool_calls", streamed=False, calls=calls)
+    assert one["message"]["content"] is None
+    assert one["message"]["tool_calls"] == [
+        {
+            "id": "call_r1_0",
+            "type": "function",
+            "function": {"name": "weather", "arguments": '{"city":"Rome"}'},
+        }
+    ]

@@ -10,6 +10,7 @@ import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -38,6 +39,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}\Z")
 _WEIGHTS = (".safetensors", ".onnx", ".gguf")
 _NEVER = (".h5", ".msgpack", ".tflite", ".ot", ".mlmodel", ".py", ".zip", ".tar", ".gz", ".xz", ".bz2", ".7z")
 """Weights of other libraries, code and archives: nothing here loads them."""
+_OPENED = (".bin", ".pt", ".pth", ".ckpt")
 _HIDDEN = (".git", ".gitattributes", ".gitignore")
 
 
@@ -83,13 +85,21 @@ class Upstream:
         self._transport = transport
 
     async def pull(
-        self, who: Principal, project_id: str, source: str, *, name: str | None = None, pickles: bool = False
+        self,
+        who: Principal,
+        project_id: str,
+        source: str,
+        *,
+        name: str | None = None,
+        pickles: bool = False,
+        only: str | None = None,
     ) -> Pulled:
         """Make ``hf:org/name@revision`` the next version of the model `name` (default: its own name).
 
-        With `pickles`, which an owner may say, files that carry one are taken too and labelled; without, they are
-        left out where there are other weights, and refused where there are none. Raises `Invalid`, `NotFound`,
-        `Denied`, `Conflict` for a name that is another model's, `TooLarge`, and `Unavailable` when the hub does
+        With `only`, a pattern (``*Q4_K_M*``), of the files of weights those that it fits are taken; files without
+        weights come along. With `pickles`, which an owner may say, files that carry one are taken too and labelled;
+        without, they are left out where there are other weights, and refused where there are none. Raises `Invalid`,
+        `NotFound`, `Denied`, `Conflict` for a name that is another model's, `TooLarge`, and `Unavailable` when the hub does
         not answer. Whatever goes wrong, nothing is kept.
         """
         require(who, "models.write", project_id)
@@ -98,7 +108,9 @@ class Upstream:
         asked = parse_source(source)
         async with self._client() as client:
             commit, files = await _described(client, asked)
+            files, passed = _fitting(files, only)
             chosen, left_out = await _chosen(client, asked, commit, files, pickles=pickles)
+            left_out = [*left_out, *passed]
             name = name or asked.repo.rpartition("/")[2]
             is_new = await self._claim(who, project_id, name, asked.repo)
             received: list[str] = []
@@ -236,6 +248,20 @@ async def _described(client: httpx.AsyncClient, asked: Named) -> tuple[str, list
     for file in files:
         check_path(file.path)
     return commit, files
+
+
+def _fitting(files: list[_File], only: str | None) -> tuple[list[_File], list[tuple[str, str]]]:
+    """The files but the weights that `only` does not fit, and those. Raises `Invalid` when it fits none."""
+    if only is None:
+        return files, []
+    weights = [file for file in files if file.path.lower().endswith((*_WEIGHTS, *_OPENED))]
+    passed = [file for file in weights if not fnmatchcase(file.path, only)]
+    if len(passed) == len(weights):
+        listed = ", ".join(file.path for file in weights[:6])
+        raise Invalid(
+            f"No weights there are like {only[:100]!r}; there are {listed}.", reason="no_such_weights"
+        )
+    return [file for file in files if file not in passed], [(file.path, "not asked for") for file in passed]
 
 
 def _file(said: dict[str, Any]) -> _File:

@@ -87,7 +87,9 @@ class Replica(services.Replica, Protocol):
     ) -> AsyncGenerator[Mapping[str, Any], None]:
         """Text as it is made: any number of ``{"text"}``, then ``{"finish", "prompt_tokens", "completion_tokens"}``.
 
-        `asked` has ``messages`` or ``prompt``, and ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``.
+        `asked` has ``messages`` or ``prompt``, and ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``; it may
+        have ``schema`` (the text is JSON of it), ``tools``, ``tool_choice`` (``auto``, ``none``, ``required``, ``=NAME``)
+        and ``parallel``. What the model calls stands in the end's ``calls``, each ``{"name", "arguments"}``.
         Closing the iterator makes the replica stop. Raises as `infer`, and `TimeoutError` when nothing comes
         for so many `seconds`.
         """

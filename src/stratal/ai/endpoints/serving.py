@@ -225,7 +225,7 @@ class Serving:
                             yield piece
                             continue
                         recorded = True
-                        noted = _written(asked, texts)
+                        noted = _written(asked, texts, piece.get("calls"))
                         prediction_id = await self._record(
                             who, live, kept.revision, *noted, request_id, started
                         )
@@ -397,10 +397,15 @@ def _check_generates(live: Live, replica: Replica) -> None:
         )
 
 
-def _written(asked: Mapping[str, Any], texts: Sequence[str]) -> tuple[Inputs, list[Tensor]]:
-    """What was asked and written, as it is recorded."""
+def _written(
+    asked: Mapping[str, Any], texts: Sequence[str], calls: object = None
+) -> tuple[Inputs, list[Tensor]]:
+    """What was asked, and what was written and called, as it is recorded."""
     question = Tensor("asked", "BYTES", (1,), pack("BYTES", [orjson.dumps(asked).decode()]))
-    return Inputs([question]), [Tensor("text", "BYTES", (1,), pack("BYTES", ["".join(texts)]))]
+    told = [Tensor("text", "BYTES", (1,), pack("BYTES", ["".join(texts)]))]
+    if calls:
+        told.append(Tensor("calls", "BYTES", (1,), pack("BYTES", [orjson.dumps(calls).decode()])))
+    return Inputs([question]), told
 
 
 def _refusal(live: Live) -> Unavailable:

@@ -5,6 +5,7 @@ anybody's, so they are parsed without running anything (YAML's safe subset), wit
 be understood is left out: a strange file makes a model poorer in facts, never unregistrable.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ _BY_SUFFIX = {
     ".ubj": "ubj",
     ".gguf": "gguf",
 }
+_PART = re.compile(r"-(\d{5})-of-\d{5}\.gguf$")
 _PLAIN = (".json", ".txt", ".md", ".py", ".yaml", ".yml", ".toml", ".csv", ".jinja", *_BY_SUFFIX)
 
 
@@ -64,6 +66,8 @@ def read_facts(
         flavors["stratal"] = catalogued
     if "transformers" not in flavors and (config := _transformers(texts.get(CONFIG, b""))):
         flavors["transformers"] = config
+    if ggufs := _first_ggufs(paths):
+        flavors["gguf"] = {"files": ggufs}
     pickled = (
         any(path.lower().endswith(_PICKLES) for path in paths)
         or any(is_pickle(head) for head in (heads or {}).values())
@@ -106,6 +110,17 @@ def _transformers(data: bytes) -> dict[str, object]:
         return {}
     kept = {key: config[key] for key in ("model_type", "architectures", "auto_map") if key in config}
     return _plain(kept) if "model_type" in kept or "architectures" in kept else {}
+
+
+def _first_ggufs(paths: Sequence[str]) -> list[str]:
+    """The GGUF files that each stand for a model: of one in parts the first, no projectors of pictures."""
+    found = []
+    for path in paths:
+        name = path.rpartition("/")[2].lower()
+        part = _PART.search(name)
+        if name.endswith(".gguf") and not name.startswith("mmproj") and (part is None or int(part[1]) == 1):
+            found.append(path)
+    return sorted(found)[:MAX_HEADS]
 
 
 def _labels(flavors: Mapping[str, Mapping[str, object]], *, pickled: bool) -> tuple[str, ...]:

@@ -73,19 +73,24 @@ def _show(entry: dict[str, Any]) -> None:
 @click.argument("name", metavar="ENTRY|TASK|hf:ORG/NAME[@REVISION]")
 @click.option("--as", "as_name", help="For hf:…, the model's name here. Default: its own.")
 @click.option(
+    "--only", metavar="PATTERN", help="For hf:…, of the files of weights those like this: '*Q4_K_M*'."
+)
+@click.option(
     "--allow-pickle", is_flag=True, help="For hf:…, take pickles too. Opening one runs code; owners may."
 )
 @project_option
 @json_option
-def pull(name: str, as_name: str | None, allow_pickle: bool, project: str | None, as_json: bool) -> None:
+def pull(
+    name: str, as_name: str | None, only: str | None, allow_pickle: bool, project: str | None, as_json: bool
+) -> None:
     """Make a model of the catalogue, or of the hub that the server is set to, one of the project's: checked and pinned."""
     client = Client(project=project)
     if not name.startswith("hf:"):
-        if as_name or allow_pickle:
-            raise click.UsageError("--as and --allow-pickle are for hf:ORG/NAME.")
+        if as_name or allow_pickle or only:
+            raise click.UsageError("--as, --only and --allow-pickle are for hf:ORG/NAME.")
         made = asking.pull(client, name)
     else:
-        body = {"source": name, "name": as_name, "allow_pickle": allow_pickle}
+        body = {"source": name, "name": as_name, "only": only, "allow_pickle": allow_pickle}
         made = client.request("POST", client.path("/catalog/pulls"), json=body, timeout=asking.PULL_SECONDS)
     if as_json:
         print_json(made)

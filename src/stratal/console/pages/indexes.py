@@ -53,5 +53,5 @@ async def index(view: View) -> Response:
             f"client.post(client.path({path!r}), {{'question': 'a question'}})",
         ),
         index=told,
-        writers=[one for one in writers if one.get("runtime") == "transformers"],
+        writers=[one for one in writers if one.get("runtime") in {"transformers", "gguf"}],
     )

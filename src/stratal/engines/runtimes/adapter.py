@@ -18,8 +18,9 @@ TASKS = (
     *("minilm-classifier", "minilm-projection"),
 )
 """What answers for models of the catalogue (the replica's `task_model` has the same names)."""
-LANGUAGE_PACKAGES = "numpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntransformers>=5\n"
+LANGUAGE_PACKAGES = "llguidance>=1.9\nnumpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntransformers>=5\n"
 """What a language model's replica needs where the model does not say."""
+GGUF_PACKAGES = "gguf>=0.19\nllguidance>=1.9\nnumpy>=2\nxllamacpp>=2026.10\n"
 _FORMATS = ("skops", "cloudpickle", "pickle")
 
 
@@ -49,6 +50,9 @@ class Runtimes:
         if isinstance(onnx, Mapping):
             return Plan("onnx", {**_onnx(onnx, files), "signature": signature})
         language = flavors.get("transformers")
+        gguf = flavors.get("gguf")
+        if isinstance(gguf, Mapping) and not any(path.endswith(".safetensors") for path in files):
+            return _gguf(gguf, files)
         if isinstance(language, Mapping) and not isinstance(pyfunc, Mapping):
             return _transformers(language, files)
         if isinstance(pyfunc, Mapping):
@@ -102,6 +106,19 @@ def _transformers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
             reason="unservable",
         )
     return Plan("transformers", {}, LANGUAGE_PACKAGES)
+
+
+def _gguf(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
+    """A language model as llama.cpp keeps one: one file, or parts of which the first names the others."""
+    listed = flavor.get("files")
+    firsts = [path for path in listed if path in files] if isinstance(listed, list) else []
+    if len(firsts) != 1:
+        raise Invalid(
+            f"The model has {len(firsts)} GGUF files ({', '.join(firsts[:4])} …), and one is served.",
+            hint="Keep one: stratal models pull hf:ORG/NAME --only '*Q4_K_M*', or upload it alone.",
+            reason="unservable",
+        )
+    return Plan("gguf", {"file": firsts[0]}, GGUF_PACKAGES)
 
 
 def _sklearn(flavor: Mapping[str, Any], files: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,9 @@ Who = Annotated[Principal, Depends(caller)]
 class PullBody(Strict):
     source: str = Field(description="hf:org/name@revision, of the hub that the server is set to.")
     name: str | None = Field(None, description="The model's name here; absent: its own.")
+    only: str | None = Field(
+        None, max_length=200, description="Of the files of weights those like this: *Q4_K_M*."
+    )
     allow_pickle: bool = Field(False, description="Take files that carry a pickle too; an owner may.")
 
 
@@ -49,7 +52,9 @@ def router(projects: Projects, catalog: Catalog, upstream: Upstream) -> APIRoute
         """Makes a model of the hub that the server is set to a version here, pinned to the hub's commit."""
         place = await projects.get(who, project)
         body = await read_model(request, PullBody, 1 << 16)
-        found = await upstream.pull(who, place.id, body.source, name=body.name, pickles=body.allow_pickle)
+        found = await upstream.pull(
+            who, place.id, body.source, name=body.name, pickles=body.allow_pickle, only=body.only
+        )
         made = found.version
         return {
             "name": made.name,

@@ -15,7 +15,7 @@ from stratal.ai.endpoints.tensors import nested
 from stratal.gateway.bodies import beside
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
-from stratal.gateway.openai import errors, wire
+from stratal.gateway.openai import errors, tools, wire
 from stratal.gateway.openai.audio import Audio, hears, speaks
 from stratal.gateway.openai.batches import Batches
 from stratal.gateway.openai.files import Files
@@ -28,7 +28,7 @@ from stratal.kernel.errors import Invalid, NotFound, StratalError, Unsupported
 
 _ROOT = b"/v1/"
 _UNOFFERED = (
-    *("images", "audio", "fine_tuning", "assistants"),
+    *("audio", "fine_tuning", "assistants"),
     *("threads", "vector_stores", "uploads", "realtime", "evals", "conversations", "containers"),
 )
 
@@ -92,6 +92,8 @@ class OpenAIDoor:
                 return await self._moderations.classify(who, request)
             case "POST", ["responses"]:
                 return await self._responses.create(who, request)
+            case "POST", ["images", "generations" | "edits" | "variations"]:
+                raise await self._no_pictures(who, request)
             case method, ["files", *rest]:
                 return await self._of_files(who, request, method, rest)
             case method, ["batches", *rest]:
@@ -145,6 +147,19 @@ class OpenAIDoor:
                 return await self._batches.cancel(who, batch_id)
         raise _nothing(request)
 
+    async def _no_pictures(self, who: Principal, request: Request) -> StratalError:
+        """What asking for a picture is answered: no runtime here has a model that draws one."""
+        name: object = "dall-e-2"
+        if request.headers.get("content-type", "").startswith("application/json"):
+            name = (await wire.json_object(request)).get("model") or name
+        known = [one.name for one in self._serving.served(who, who.project_id)]
+        said = "draws no pictures" if name in known else "is no endpoint of this project"
+        return Invalid(
+            f"The model {str(name)[:100]!r} {said}: nothing here draws one.",
+            reason="needs_model",
+            param="model",
+        )
+
     # -- embeddings ----------------------------------------------------------------------------
 
     async def _embeddings(self, who: Principal, request: Request) -> Response:
@@ -196,7 +211,7 @@ class OpenAIDoor:
             counted = isinstance(options, dict) and options.get("include_usage") is True
             if chat:
                 head["object"] = "chat.completion.chunk"
-            stream = _stream(head, first, pieces, chat=chat, counted=counted)
+            stream = _stream(head, first, pieces, chat=chat, counted=counted, request_id=request_id)
             return StreamingResponse(stream, 200, {"Cache-Control": "no-store"}, "text/event-stream")
         texts, end = [], {}
         async for piece in pieces:
@@ -204,7 +219,8 @@ class OpenAIDoor:
                 end = dict(piece)
             else:
                 texts.append(piece["text"])
-        one = wire.choice(chat, "".join(texts), end.get("finish"), streamed=False)
+        calls = tools.told_calls(end.get("calls", ()), request_id)
+        one = wire.choice(chat, "".join(texts), end.get("finish"), streamed=False, calls=calls)
         headers = {"X-Stratal-Prediction-Id": str(end.get("prediction_id", ""))}
         return _json({**head, "choices": [one], "usage": wire.usage(end)}, headers)
 
@@ -216,6 +232,7 @@ async def _stream(
     *,
     chat: bool,
     counted: bool,
+    request_id: str,
 ) -> AsyncGenerator[bytes, None]:
     """Server-sent events, one a piece. When the client goes, the generator is closed and the model stops."""
     piece: Mapping[str, Any] | None = first
@@ -223,6 +240,9 @@ async def _stream(
     try:
         while piece is not None:
             if "finish" in piece:
+                if calls := tools.told_calls(piece.get("calls", ()), request_id):
+                    called = wire.choice(chat, None, None, streamed=True, first=opening, calls=calls)
+                    yield _event({**head, "choices": [called]})
                 end = wire.choice(chat, None, piece["finish"], streamed=True)
                 yield _event({**head, "choices": [end]})
                 if counted:

@@ -3,7 +3,7 @@
 import orjson
 from starlette.responses import Response
 
-from stratal.kernel.errors import StratalError
+from stratal.kernel.errors import Invalid, StratalError
 
 _CODES = {
     "no_such_file": "not_found",
@@ -42,3 +42,7 @@ def answer(error: StratalError, *, empty: bool) -> Response:
     if error.status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="Stratal"'
     return Response(b"" if empty else orjson.dumps(body(error)), error.status, headers, "application/json")
+
+
+def bad(message: str, param: str) -> Invalid:
+    return Invalid(message, reason="invalid_value", param=param)

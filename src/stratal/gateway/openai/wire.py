@@ -10,6 +10,8 @@ from starlette.requests import Request
 from stratal.ai.endpoints.scoring import parse_json
 from stratal.ai.endpoints.tensors import Tensor, nested, pack
 from stratal.gateway.bodies import read_body
+from stratal.gateway.openai import tools
+from stratal.gateway.openai.errors import bad as bad
 from stratal.kernel.errors import Invalid
 
 MAX_BODY = 32 << 20
@@ -72,23 +74,21 @@ def embeddings(model: str, vectors: Tensor, tokens: Sequence[int], *, as_base64:
 def generation(body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
     """What a language model is asked: the parameters that it knows, checked. Raises `Invalid` for those it does not."""
     for unoffered in (
-        "tools",
-        "functions",
-        "logprobs",
-        "top_logprobs",
-        "audio",
-        "best_of",
-        "suffix",
-        "logit_bias",
+        *("functions", "function_call", "logprobs", "top_logprobs", "audio", "best_of", "suffix"),
+        *("logit_bias", "modalities", "prediction", "web_search_options"),
+        *(() if chat else ("tools", "response_format")),
     ):
-        if body.get(unoffered):
+        if body.get(unoffered) and body[unoffered] != ["text"]:
             raise bad(f"{unoffered} is not offered here.", unoffered)
     if body.get("n", 1) not in (1, None):
         raise bad("One answer is made a request: n must be 1.", "n")
-    form = body.get("response_format")
-    if isinstance(form, dict) and form.get("type", "text") != "text":
-        raise bad("response_format is not offered here: answers are plain text.", "response_format")
     asked: dict[str, Any] = {"messages": _messages(body)} if chat else {"prompt": _prompt(body)}
+    if chat:
+        asked |= tools.asked_tools(body)
+        if (schema := tools.asked_schema(body)) is not None:
+            if asked.get("tool_choice") not in (None, "none", "auto"):
+                raise bad("An answer is a tool's call or of a schema, not both.", "response_format")
+            asked["schema"] = schema
     most = body.get("max_completion_tokens", body.get("max_tokens"))
     asked["max_tokens"] = None if most is None else _number("max_tokens", most, 1, 1 << 20, whole=True)
     asked["temperature"] = _number("temperature", _or(body.get("temperature"), 1.0), 0, 2)
@@ -118,22 +118,33 @@ def _number(name: str, value: Any, least: float, most: float, *, whole: bool = F
     return float(value) if not whole else int(value)
 
 
-def _messages(body: Mapping[str, Any]) -> list[dict[str, str]]:
+def _messages(body: Mapping[str, Any]) -> list[dict[str, Any]]:
     listed = body.get("messages")
     if not isinstance(listed, list) or not listed:
         raise bad("messages must be a list with at least one message.", "messages")
-    found = []
-    for one in listed:
-        role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
-        if isinstance(content, list):
-            parts = [part.get("text") if isinstance(part, dict) else None for part in content]
-            if not all(isinstance(part, str) for part in parts):
-                raise bad("Messages hold text only here.", "messages")
-            content = "".join(str(part) for part in parts)
-        if role not in {"system", "developer", "user", "assistant"} or not isinstance(content, str):
-            raise bad("A message needs a role (system, user or assistant) and text.", "messages")
-        found.append({"role": "system" if role == "developer" else role, "content": content})
-    return found
+    return [_message(one) for one in listed]
+
+
+def _message(one: Any) -> dict[str, Any]:
+    role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        if not all(isinstance(part, str) for part in parts):
+            raise bad("Messages hold text only here.", "messages")
+        content = "".join(str(part) for part in parts)
+    calls = tools.calls_of(one) if role == "assistant" else []
+    if calls and content is None:
+        content = ""
+    if role not in {"system", "developer", "user", "assistant", "tool"} or not isinstance(content, str):
+        raise bad("A message needs a role (system, user, assistant or tool) and text.", "messages")
+    said: dict[str, Any] = {"role": "system" if role == "developer" else role, "content": content}
+    if calls:
+        said["tool_calls"] = calls
+    if role == "tool":
+        if not isinstance(one.get("tool_call_id"), str):
+            raise bad("A tool's message names the call that it answers: tool_call_id.", "messages")
+        said["tool_call_id"] = one["tool_call_id"]
+    return said
 
 
 def _prompt(body: Mapping[str, Any]) -> str:
@@ -146,23 +157,29 @@ def _prompt(body: Mapping[str, Any]) -> str:
 
 
 def choice(
-    chat: bool, text: str | None, finish: str | None, *, streamed: bool, first: bool = False
+    chat: bool,
+    text: str | None,
+    finish: str | None,
+    *,
+    streamed: bool,
+    first: bool = False,
+    calls: Sequence[Mapping[str, Any]] = (),
 ) -> dict[str, Any]:
-    """One choice of an answer, or of a piece of it."""
+    """One choice of an answer, or of a piece of it; `calls` as `tools.told_calls` makes them."""
     if not chat:
         return {"index": 0, "text": text or "", "logprobs": None, "finish_reason": finish}
     said: dict[str, Any] = {} if text is None else {"content": text}
     if not streamed or first:
         said["role"] = "assistant"
+    if calls:
+        said["tool_calls"] = [{"index": n, **one} for n, one in enumerate(calls)] if streamed else calls
     if not streamed:
         said["refusal"] = None
+        if calls and not text:
+            said["content"] = None
     return {"index": 0, "delta" if streamed else "message": said, "logprobs": None, "finish_reason": finish}
 
 
 def usage(end: Mapping[str, Any]) -> dict[str, int]:
     prompt, made = int(end.get("prompt_tokens", 0)), int(end.get("completion_tokens", 0))
     return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made}
-
-
-def bad(message: str, param: str) -> Invalid:
-    return Invalid(message, reason="invalid_value", param=param)

@@ -7,7 +7,9 @@ import sys
 
 import numpy as np
 
+from . import calling
 from .arrays import Invalid
+from .guiding import Guides
 from .model import hash_below
 
 TYPE_CHECKING = False
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from numpy.typing import NDArray
+
+    from .guiding import Guide
 
 _DEFAULT_TOKENS = 256
 _UNFINISHED = "\ufffd"
@@ -53,6 +57,7 @@ class TransformersModel:
         self._context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
         ends = getattr(model.generation_config, "eos_token_id", None)
         self._ends = set(ends if isinstance(ends, list) else [ends]) - {None}
+        self._guides = Guides(tokenizer, int(model.config.vocab_size), self._ends)
         self.interface: dict[str, Any] = {
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
             "columns": None,
@@ -62,6 +67,7 @@ class TransformersModel:
             "generates": True,
             "chats": bool(getattr(tokenizer, "chat_template", None)),
             "context": self._context,
+            "holds_schemas": self._guides.ready,
         }
 
     rowwise = False
@@ -88,7 +94,19 @@ class TransformersModel:
         return [("text", found)]
 
     def generate(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """`asked`: ``messages`` or ``prompt``, and ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``."""
+        """`asked`: ``messages`` or ``prompt``, and ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``,
+        ``schema``, ``tools``, ``tool_choice`` (``=NAME`` for one of them) and ``parallel``."""
+        teller = calling.Teller(asked)
+        for piece in self._written(asked):
+            if "finish" not in piece:
+                yield {"text": teller.take(piece["text"])}
+                continue
+            rest, calls = teller.end()
+            if rest:
+                yield {"text": rest}
+            yield {**piece, "finish": "tool_calls", "calls": calls} if calls else piece
+
+    def _written(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         import torch
 
         ids = self._ids(asked)
@@ -99,6 +117,9 @@ class TransformersModel:
             )
         most = min(int(asked.get("max_tokens") or _DEFAULT_TOKENS), room)
         choose = _Chooser(asked)
+        forced = calling.forced(asked)
+        schema = calling.call_schema(forced) if forced else asked.get("schema")
+        guide = None if schema is None else self._guides.of(schema)
         stops = [stop for stop in asked.get("stop") or [] if stop]
         made: list[int] = []
         told, finish, cache, whole = "", "length", None, False
@@ -108,7 +129,7 @@ class TransformersModel:
             while len(made) < most:
                 out = self._model(input_ids=step, past_key_values=cache, use_cache=True)
                 cache = out.past_key_values
-                token = choose(out.logits[0, -1])
+                token = choose(out.logits[0, -1], guide)
                 if token in self._ends:
                     finish = "stop"
                     break
@@ -120,6 +141,9 @@ class TransformersModel:
                     if cut > len(told):
                         yield {"text": text[len(told) : cut]}
                     told, finish, whole = text[:cut], "stop", True
+                    break
+                if guide is not None and not guide.take(token):
+                    finish = "stop"
                     break
                 safe = _safe(text, stops)
                 if safe > len(told):
@@ -137,9 +161,13 @@ class TransformersModel:
             return list(self._tokenizer(str(asked["prompt"]))["input_ids"]) or [self._start()]
         if not getattr(self._tokenizer, "chat_template", None):
             raise Invalid("The model has no chat template: it completes text, it does not chat.")
+        tools, messages = calling.offered(asked), asked["messages"]
+        known = "tools" in str(self._tokenizer.chat_template)
+        if not known:
+            messages, tools = calling.described(messages, tools), []
         try:
             text = self._tokenizer.apply_chat_template(
-                asked["messages"], tokenize=False, add_generation_prompt=True
+                messages, tools=tools or None, tokenize=False, add_generation_prompt=True
             )
         except Exception as error:
             raise Invalid(f"The model's chat template does not take these messages: {error}") from None
@@ -170,8 +198,10 @@ class _Chooser:
         self._top_p = float(1.0 if asked.get("top_p") is None else asked["top_p"])
         self._random = np.random.default_rng(asked.get("seed"))
 
-    def __call__(self, logits: Any) -> int:
+    def __call__(self, logits: Any, guide: Guide | None = None) -> int:
         scores = logits.float().cpu().numpy().astype("f8")
+        if guide is not None:
+            guide.allow(scores)
         if self._temperature <= 0:
             return int(scores.argmax())
         weights = np.exp((scores - scores.max()) / self._temperature)
