@@ -12,6 +12,8 @@ FOLDERS = (_PACKAGE / "_solutions", _PACKAGE.parents[1] / "solutions")
 """As installed from a wheel; in a checkout."""
 KIT = "kit"
 """The folder of what all solutions share within their jobs."""
+DOCUMENTATION = (_PACKAGE / "_docs", _PACKAGE.parents[1] / "docs")
+"""The platform's own pages, as installed from a wheel; in a checkout."""
 
 
 class Catalogue:
@@ -19,6 +21,11 @@ class Catalogue:
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or next((folder for folder in FOLDERS if (folder / KIT).is_dir()), FOLDERS[0])
+
+    @property
+    def documentation(self) -> Path:
+        """The folder of the platform's own pages."""
+        return next((folder for folder in DOCUMENTATION if folder.is_dir()), DOCUMENTATION[0])
 
     def all(self) -> Sequence[Solution]:
         """Every solution by field and name. Raises `Invalid` for a broken one."""

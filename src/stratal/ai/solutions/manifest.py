@@ -11,7 +11,7 @@ from typing import Any
 
 from stratal.kernel.errors import Invalid
 
-SOURCE_KINDS = ("bundled", "generated", "downloaded", "yours")
+SOURCE_KINDS = ("bundled", "generated", "downloaded", "yours", "platform")
 BADGES = ("real", "generated", "published")
 STATISTICAL = {
     "beats-baseline": {"metric"},
@@ -30,7 +30,10 @@ _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where data comes from. `sha256` is what it must be; a generated source has one for each size."""
+    """Where data comes from. `sha256` is what it must be; a generated source has one for each size.
+
+    One of the kind ``platform`` is the installation's own, as it was installed: its edition is told to the job.
+    """
 
     name: str
     title: str
@@ -39,6 +42,14 @@ class Source:
     sha256: str
     personal_data: str
     origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """Objects of the solution's bucket, of which an index is made when they were ingested (docs/retrieval.md)."""
+
+    name: str
+    objects: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +116,9 @@ class Solution:
     request: Sequence[Mapping[str, Any]]
     expect: Sequence[Mapping[str, Any]]
     has_target: bool
+    documentation: bool = False
+    """Do its jobs get the platform's own pages, in the folder ``documentation``?"""
+    indexes: Sequence[Indexed] = ()
     refusal: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mechanics_only: str = ""
     """Why a run without --download shows that the parts work and no more; empty when it shows more."""
@@ -173,6 +187,8 @@ def _solution(folder: Path, said: Mapping[str, Any]) -> Solution:
         request=[{name: _value(folder, value) for name, value in row.items()} for row in example["request"]],
         expect=list(example["expect"]),
         has_target="target" in said,
+        documentation=bool(run.get("documentation", False)),
+        indexes=[Indexed(str(one["name"]), str(one["objects"])) for one in said.get("indexes", [])],
         refusal=dict(said.get("refusal", {})),
         mechanics_only=str(said.get("mechanics_only", "")),
     )
@@ -195,7 +211,7 @@ def _source(said: Mapping[str, Any]) -> Source:
         title=str(said["title"]),
         kind=_one_of(said["kind"], SOURCE_KINDS, "kind of source"),
         licence=str(said["licence"]),
-        sha256=str(said["sha256"]),
+        sha256=str(said.get("sha256", "") if said["kind"] == "platform" else said["sha256"]),
         personal_data=str(said["personal_data"]),
         origin=str(said["origin"]),
     )

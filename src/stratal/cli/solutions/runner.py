@@ -5,6 +5,7 @@ that compute are jobs with the solution's own code and environment; what they me
 the solution's bucket. Everything lives in the solution's own project, so that removing that removes it all.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -23,6 +24,7 @@ from stratal import __version__
 from stratal.ai.solutions.catalogue import KIT, Catalogue, project_of
 from stratal.ai.solutions.manifest import Solution
 from stratal.cli import starting
+from stratal.cli.catalog import asking
 from stratal.cli.shown import Size
 from stratal.cli.solutions import report, serving
 from stratal.cli.solutions.gates import Verdict, failed, judge
@@ -35,6 +37,7 @@ PROMOTED, REFUSED, EXPECTED, MECHANICS = "promoted", "refused", "refused, as dec
 FAULTS = ("leak", "labels", "baseline", "checksum")
 EXIT_REFUSED = 3
 _REQUESTS = 100
+_POLL_SECONDS = 0.5
 _KEY_MS = 3_600_000
 
 
@@ -81,6 +84,7 @@ class Runner:
                 _merge(found, self._step(client, step, code))
                 if step == "ingest":
                     found["checks"] = self._validate(client)
+                    self._index(client)
         found["usage"] = self._usage()
         verdicts, verdict, served = self._promote(client, found)
         result = self._result(client, found, verdicts, verdict, served)
@@ -108,6 +112,8 @@ class Runner:
         ignored = shutil.ignore_patterns("__pycache__", "*.in")
         shutil.copytree(self._solution.folder, code, ignore=ignored)
         shutil.copytree(self._catalogue.root / KIT, code / KIT, ignore=ignored)
+        if self._solution.documentation:
+            _document(self._catalogue.documentation, code / "documentation")
         if shutil.which("git"):
             moment = "2026-01-01T00:00:00Z"
             environ = {
@@ -174,6 +180,29 @@ class Runner:
             outcomes.append({"name": check.title, "passed": passed, "said": said, "sql": check.sql})
             self._say(f"validate: {check.title}: {said}")
         return outcomes
+
+    def _index(self, client: Client) -> None:
+        """The declared indexes, made as `stratal index create` makes them."""
+        for wanted in self._solution.indexes:
+            embedder = client.get("/catalog/embed")
+            self._say(f"index: {wanted.name}, embedded by {embedder['name']}")
+            asking.ensure(client, embedder, quiet=True)
+            path = client.path(f"/indexes/{quote(wanted.name, safe='')}")
+            body = {
+                "source": f"s3://{self.project}/{wanted.objects}",
+                "embedder": embedder["name"],
+                "ocr": None,
+            }
+            made = client.request("PUT", path, json=body)
+            while made["state"] == "building":
+                time.sleep(_POLL_SECONDS)
+                made = client.get(path)
+            if made["state"] != "ready":
+                raise Internal(
+                    f"Index {wanted.name} was not built: {made['failure']}",
+                    hint=f"Its job's log: stratal logs {made['job']} --project {self.project}",
+                )
+            self._say(f"index: {made['passages']} passages of {made['documents']} documents")
 
     def _promote(self, client: Client, found: Json) -> tuple[list[Verdict], str, Json]:
         """Put the candidate to the test where nobody else asks it, then serve it or the baseline."""
@@ -308,6 +337,17 @@ class Runner:
             "expires_at": int(time.time() * 1000) + _KEY_MS,
         }
         return str(client.post(client.path("/keys"), key)["token"])
+
+
+def _document(pages: Path, target: Path) -> None:
+    """Put the platform's own pages into `target`, and beside them ``EDITION``: the checksum of all of them."""
+    target.mkdir()
+    edition = hashlib.sha256()
+    for page in sorted(pages.glob("*.md")):
+        data = page.read_bytes()
+        edition.update(page.name.encode() + b"\0" + data + b"\0")
+        (target / page.name).write_bytes(data)
+    (target / "EDITION").write_text(edition.hexdigest())
 
 
 def _merge(found: Json, more: Mapping[str, Any]) -> None:
