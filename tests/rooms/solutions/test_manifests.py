@@ -24,7 +24,9 @@ def test_a_solution_is_declared_whole(solution: object) -> None:
     assert all([one.title, one.summary, one.intended_use, one.not_for, one.disclaimer, one.metrics])
     assert sum(metric.headline for metric in one.metrics) == 1
     for source in one.sources:
-        assert source.kind in {"downloaded", "platform"} or re.fullmatch("[0-9a-f]{64}", source.sha256), source.name
+        assert source.kind in {"downloaded", "platform"} or re.fullmatch("[0-9a-f]{64}", source.sha256), (
+            source.name
+        )
     assert set(one.refusal.get("gates", [])) <= {gate.title for gate in one.gates}
     assert one.checks, "some SQL holds the data to what it should be"
     assert shown(one)["project"] == f"solution-{one.name}"
