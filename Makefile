@@ -22,8 +22,8 @@ check: bootstrap-test ## format, lint, types, import contracts, fast tests (unde
 	@$(MAKE) -s -j2 --output-sync=target check-static check-fast
 
 check-static:
-	@$(BIN)/ruff format --check -q src tests bench scripts solutions
-	@$(BIN)/ruff check -q src tests bench scripts solutions
+	@$(BIN)/ruff format --check -q src tests bench scripts solutions examples
+	@$(BIN)/ruff check -q src tests bench scripts solutions examples
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-cache > .lint-imports.log 2>&1 || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
 
@@ -44,5 +44,5 @@ bench: bootstrap-test ## side-by-side measurements against named peers
 	@for script in bench/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
 format: bootstrap-test ## let the formatter have its way
-	@$(BIN)/ruff format -q src tests bench scripts solutions
-	@$(BIN)/ruff check -q --fix src tests bench scripts solutions
+	@$(BIN)/ruff format -q src tests bench scripts solutions examples
+	@$(BIN)/ruff check -q --fix src tests bench scripts solutions examples

@@ -84,6 +84,7 @@ from stratal.gateway.door import Door
 from stratal.gateway.functions.door import FunctionsDoor
 from stratal.gateway.git.door import GitDoor
 from stratal.gateway.git.lfs import LfsRoutes
+from stratal.gateway.held import refuse_effects
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.in_process import InProcess
@@ -398,7 +399,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         compute.jobs,
         compute.snapshots,
         compute.environments,
-        Inputs(lineage, objects, lake),
+        Inputs(lineage, objects, lake, pipelines.runs),
     )
 
     talk = furnish_talk(
@@ -570,6 +571,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             count=partial(count_traffic, meter),
             deny=partial(put_on_record, audit),
             gate=gate,
+            past=partial(refuse_effects, lineage.pasts),
         ),
         starts=starts,
         closes=closes,

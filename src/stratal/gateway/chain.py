@@ -9,7 +9,7 @@ went wrong into the door's own dialect; 7. put a refusal on record; 8. count the
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -33,6 +33,8 @@ Count = Callable[[Principal | None, str, Scope, int, int, int], None]
 and sent."""
 Gate = Callable[[Principal, str, Scope], None]
 """Asked of every request before its door answers: who, through which door, what. Raises to refuse it."""
+Past = Callable[[Principal, str, Scope], Awaitable[None]]
+"""The same for those who are shown the past (see `held`)."""
 
 Deny = Callable[[Principal | None, Asking, Scope, int], None]
 """Told of every refused request: who asked as far as known, from where, what, and the status it got."""
@@ -63,11 +65,13 @@ class Chain:
         count: Count | None = None,
         deny: Deny | None = None,
         gate: Gate | None = None,
+        past: Past | None = None,
     ) -> None:
         self._doors = doors
         self._deny = deny
         self._count = count
         self._gate = gate
+        self._past = past
         self._hosts = {host.lower() for host in hosts}
         self._any_address = any_address
         self._elsewhere = elsewhere
@@ -98,6 +102,8 @@ class Chain:
             scope["state"]["who"] = who = await door.authenticate(Request(scope, receive))
             if who is not None and self._gate is not None:
                 self._gate(who, door.name, scope)
+            if who is not None and self._past is not None:
+                await self._past(who, door.name, scope)
             await door(scope, receive, answer)
         except StratalError as error:
             await self._refuse(error, door, scope, receive, answer)

@@ -227,6 +227,72 @@ def test_another_projects_key_sees_no_prediction(story: Story) -> None:
             assert http.get(f"/api/v1/predictions/{garbage}/why").status_code == 404
 
 
+def test_a_pipeline_goes_from_files_to_an_endpoint_and_does_only_what_depends_on_a_change(
+    story: Story, tmp_path: Path
+) -> None:
+    """The shipped example (docs/tutorial.md), with files that come one after another setting it off."""
+    example = Path(__file__).parents[3] / "examples" / "co2"
+    project = story.server.project()
+    here = Story(story.server, project, story.server.env(project), example)
+    bucket, prefix = here.bucket, f"s3://{here.bucket}/co2/"
+    here.s3().create_bucket(Bucket=bucket)
+    more = tmp_path / "requirements.txt"
+    more.write_text(REQUIREMENTS)  # so that the environment is the one that this file's tests have built
+    deployed = here.cli(
+        *("pipeline", "deploy", str(example / "pipeline.py") + ":co2", "-r", str(more)),
+        *("--schedule", "0 6 * * 1", "--timezone", "Pacific/Honolulu", "--on-prefix", prefix),
+        *("--set", f"prefix={prefix}"),
+        PWD=str(example),
+    )
+    assert (deployed["next_at"][11:16], deployed["on_prefix"]) == ("16:00", prefix)
+
+    def arrives(*decades: str) -> dict[str, Any]:
+        """Files come, and a run of the pipeline with them. A run may begin before the last of them is there."""
+        before = {run["id"] for run in here.cli("pipeline", "ls")["runs"]}
+        for decade in decades:
+            name = f"co2-{decade}s.csv"
+            here.s3().upload_file(str(example / "data" / name), bucket, f"co2/{name}")
+        run = wait_until(
+            lambda: next((r for r in here.cli("pipeline", "ls")["runs"] if r["id"] not in before), None)
+        )
+        return wait_until(lambda: _ended(here.cli("pipeline", "show", str(run["id"]))), seconds=300)
+
+    def answer() -> dict[str, Any]:
+        columns = ["last", "month_mean", "year_growth", "season"]
+        got = httpx.post(
+            f"{here.env['STRATAL_URL']}/api/v1/projects/{project}/endpoints/co2/invocations",
+            json={"dataframe_split": {"columns": columns, "data": [[371.5, 371.2, 1.6, 0.5]]}},
+            headers={"Authorization": f"Bearer {here.env['STRATAL_API_KEY']}"},
+            timeout=120,
+        )
+        assert got.status_code == 200, got.text
+        assert 370 < got.json()["predictions"][0] < 375
+        return here.why(got.json()["prediction_id"])
+
+    first = arrives("1980")
+    assert first["state"] == "succeeded", first["reason"]
+    assert first["trigger"] == f"object {prefix}co2-1980s.csv"
+    told = answer()
+    assert told["verified"], told["verdict"]
+    assert here.link(told, "table snapshot")["name"].startswith("ml.training @ ")
+    assert here.link(told, "model version")["name"].startswith("co2/1")
+    assert here.link(told, "pipeline step")["id"] == f"{first['id']}/train"
+
+    second = arrives("1990")
+    states = {step["name"]: (step["state"], step["reason"]) for step in second["steps"]}
+    assert states.pop("seasons")[0] == "cached"
+    assert {state for state, _ in states.values()} == {"succeeded"}
+    assert (states["ingest"][1], states["clean"][1]) == (
+        "its arguments changed (files)",
+        "raw.co2 has changed",
+    )
+    assert answer()["verified"]
+
+
+def _ended(run: dict[str, Any]) -> dict[str, Any] | None:
+    return run if run["ended_at"] else None
+
+
 def test_a_killed_server_still_explains(story: Story) -> None:
     prediction = story.ask(1.0, -1.0)
     story.server.kill()

@@ -1,6 +1,10 @@
 """HTTP APIs and PostgreSQL brought in, from servers of our own; the history of rows."""
 
 import json
+import os
+import shutil
+import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,7 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 import stratal
-from postgres_server import PostgresServer
+from platform_server import free_port, wait_until
+from postgres_server import PostgresServer, _end_with_parent
 from stratal.sdk.pipelines import lake, sources
 from stratal.sdk.pipelines.local import LocalLake
 from stratal.sdk.pipelines.sources import SourceFailed
@@ -189,5 +194,80 @@ def test_a_postgresql_table_is_brought_in_by_its_cursor(postgres: PostgresServer
     assert stratal.ingest_sql(url, "orders", "raw.copy").rows == 5
     assert stratal.ingest_sql(url, "orders", "raw.copy").rows == 5
     assert len(stratal.table("raw.copy").rows()) == 5, "without a cursor it takes the table's place"
-    with pytest.raises(ValueError, match="Only postgresql://"):
-        stratal.ingest_sql("mysql://x/y", "t", "raw.t")
+    with pytest.raises(ValueError, match="Only postgresql:// and mysql://"):
+        stratal.ingest_sql("oracle://x/y", "t", "raw.t")
+
+
+@pytest.fixture(scope="module")
+def mariadb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a MariaDB server of this test's own, where its programs are installed."""
+    import pymysql
+
+    found = [shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") for name in ("mariadbd", "mysqld")]
+    program = next((path for path in found if path), None)
+    installer = shutil.which("mariadb-install-db")
+    if program is None or installer is None:
+        pytest.skip("MariaDB's programs (mariadbd, mariadb-install-db) are not installed")
+    memory = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="stratal-my-", dir=memory if memory.is_dir() else None))
+    data, port = folder / "data", free_port()
+    own = [f"--datadir={data}", *(["--user=root"] if os.geteuid() == 0 else [])]
+    how = [
+        "--no-defaults",
+        "--auth-root-authentication-method=normal",
+        "--skip-test-db",
+        "--skip-name-resolve",
+    ]
+    subprocess.run([installer, *how, *own], check=True, capture_output=True, timeout=300)
+    words = ["--no-defaults", *own, f"--port={port}", f"--socket={folder}/socket", "--bind-address=127.0.0.1"]
+    words += [
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-buffer-pool-size=16M",
+        f"--pid-file={folder}/pid",
+    ]
+    with (folder / "log").open("wb") as log:
+        running = subprocess.Popen([program, *words], stdout=log, stderr=log, preexec_fn=_end_with_parent)
+    try:
+        connect = {"host": "127.0.0.1", "port": port, "user": "root"}
+        wait_until(lambda: running.poll() is not None or _answers(pymysql, connect), seconds=120)
+        assert running.poll() is None, (folder / "log").read_text()
+        yield f"mysql://root@127.0.0.1:{port}/shop"
+    finally:
+        running.terminate()
+        running.wait(60)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _answers(pymysql: Any, connect: dict[str, Any]) -> bool:
+    try:
+        with pymysql.connect(**connect) as database:
+            database.cursor().execute("create database if not exists shop")
+        return True
+    except pymysql.err.OperationalError:
+        return False
+
+
+@pytest.mark.soak
+def test_a_mysql_table_is_brought_in_by_its_cursor(mariadb: str) -> None:
+    import pymysql
+
+    port = urlsplit(mariadb).port
+    database = pymysql.connect(host="127.0.0.1", port=port, user="root", database="shop", autocommit=True)
+    with database, database.cursor() as ask:
+        ask.execute(
+            "create table orders (id int, total decimal(8,2), paid bool, at datetime, `a name` text, raw blob)"
+        )
+        for i in range(1, 6):
+            ask.execute(
+                f"insert into orders values ({i}, {i * 1.5}, {i % 2}, '2024-01-0{i} 10:00:00', '50% ü', x'00ff')"
+            )
+        how: dict[str, Any] = {"cursor": "at", "keys": ["id"]}
+        assert stratal.ingest_sql(mariadb, "orders", "raw.orders", at_once=2, **how).rows == 5
+        assert stratal.ingest_sql(mariadb, "shop.orders", "raw.orders", **how).rows == 0
+        ask.execute("update orders set total = 99, at = '2024-02-01' where id = 2")
+        some = "select * from orders where `a name` like '50%' and at is not null"
+        done = stratal.ingest_sql(mariadb, some, "raw.orders", **how)
+    assert done.rows == 1
+    found = {row["id"]: row for row in stratal.table("raw.orders").rows()}
+    assert {id_: row["total"] for id_, row in found.items()} == {1: 1.5, 2: 99, 3: 4.5, 4: 6, 5: 7.5}
+    assert (found[1]["a name"], found[1]["raw"], found[1]["at"]) == ("50% ü", "00ff", "2024-01-01T10:00:00")

@@ -1,4 +1,5 @@
-"""What a job read: table snapshots and object versions, as links with every hash computed again."""
+"""What a job read: table snapshots and object versions, as links with every hash computed again; and of which step it was
+done, where it is the work of a pipeline."""
 
 from collections.abc import Sequence
 
@@ -7,6 +8,8 @@ from stratal.data.lake.lake import Lake
 from stratal.data.lake.model import FileVerdict, SnapshotInfo
 from stratal.data.objects.model import Verification
 from stratal.data.objects.service import Objects
+from stratal.data.pipelines.model import moments
+from stratal.data.pipelines.service import Pipelines
 from stratal.kernel.clock import iso
 from stratal.kernel.errors import NotFound
 from stratal.ledger.lineage import Access, Lineage
@@ -28,7 +31,8 @@ _NOTES = {
 
 
 class Inputs:
-    def __init__(self, lineage: Lineage, objects: Objects, lake: Lake) -> None:
+    def __init__(self, lineage: Lineage, objects: Objects, lake: Lake, pipelines: Pipelines) -> None:
+        self._pipelines = pipelines
         self._lineage = lineage
         self._objects = objects
         self._lake = lake
@@ -47,6 +51,22 @@ class Inputs:
         return links + [
             await self._object(access, made_itself=access.version in written) for access in objects
         ]
+
+    async def step(self, workload: str) -> list[Link]:
+        """The link of the pipeline's step that the workload was; none for other work."""
+        found = await self._pipelines.of_workload(workload)
+        if found is None:
+            return []
+        run, step = found
+        given = [f"{name} @ {moment}" for name, moment in moments(step.arguments) if moment is not None]
+        facts = [
+            ("run", f"{run.id} ({run.trigger})"),
+            ("pipeline", run.pipeline),
+            ("ran because", step.reason),
+            ("given", ", ".join(dict.fromkeys(given)) or "no table or object"),
+            ("attempt", str(step.attempt)),
+        ]
+        return [Link("pipeline step", f"{run.id}/{step.name}", f"{step.name} in run {run.id}", facts)]
 
     async def models_of(self, workload: str) -> list[str]:
         """The ids of the model versions that the workload read."""

@@ -82,10 +82,12 @@ class Why:
                 others["everything: it was not made in a job"] = None
                 break
             project = job.project
+            made_by = version.workload or job.workload
             chain.append(_job(job))
+            chain += await self._inputs.step(made_by)
             chain.append(await self._code(who, job))
             chain.append(await self._environment(job, served))
-            chain += await self._inputs.of(job.workload)
+            chain += await self._inputs.of(made_by)
             others |= dict.fromkeys(_other_inputs(job))
             # What was converted has a history before that: of the version that the job read.
             version, served = await self._source(version, job), None
@@ -96,7 +98,7 @@ class Why:
         said = version.tags.get(SOURCE_TAG)
         if said is None:
             return None
-        for version_id in await self._inputs.models_of(job.workload):
+        for version_id in await self._inputs.models_of(version.workload or job.workload):
             try:
                 read = await self._models.by_id(version_id)
             except NotFound:

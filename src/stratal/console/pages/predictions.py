@@ -68,6 +68,9 @@ def _addresses(project: str) -> Callable[[Json], str]:
             return f"/predictions/{segment(id_)}"
         if kind in {"job", "run"}:
             return f"{base}/{kind}s/{segment(id_)}"
+        if kind == "pipeline step" and "/" in id_:
+            run, _, step = id_.partition("/")
+            return f"{base}/pipelines/{segment(run)}/steps/{segment(step)}"
         if kind == "model version" and "/" in name:
             model, _, version = name.rpartition("/")
             return f"{base}/models/{segment(model)}/versions/{segment(version)}"

@@ -220,6 +220,16 @@ class Pipelines:
 
         return await self._database.read(work)
 
+    async def of_workload(self, workload: str) -> tuple[Run, Step] | None:
+        """The step that lineage knows by the name of its workload, for rooms that explain it; they authorise."""
+        query = select(steps).where(steps.c.workload == workload).order_by(steps.c.id).limit(1)
+
+        def work(c: Connection) -> tuple[Run, Step] | None:
+            row = c.execute(query).mappings().one_or_none()
+            return None if row is None else (records.find_run(c, None, row["run_id"]), records.step_of(row))
+
+        return await self._database.read(work)
+
     async def step_log(
         self, who: Principal, project_id: str, run_id: int, name: str
     ) -> tuple[Step, str | None]:

@@ -136,7 +136,8 @@ class WritePlan:
     Either `query` (a plan whose statement makes the rows) or `source` (a local file in `source_format`:
     ``parquet``, ``csv``, ``arrow``, ``json``). `metadata` is the table's metadata JSON, None when the table is to be
     made at `location` with the rows' own schema. `known` maps locations to local paths of the present
-    snapshot's manifests. `mode` says whether the rows are added, take the place of all others, of those with the
+    snapshot's manifests. `mode` says whether the rows are added (``extend``: with the columns that
+    the table lacks), take the place of all others, of those with the
     same `keys` (``upsert``), or of those that have the values of `where` (``overwrite``): for these two, `target` is the
     table as it is. With `branch` the table's main branch is left as it is, and what the commit changes for all
     readers alike (columns) is left out and told as `Written.later`. `properties` go into the snapshot's summary.
@@ -148,7 +149,7 @@ class WritePlan:
     metadata: bytes | None
     location: str
     known: Mapping[str, str]
-    mode: Literal["append", "replace", "upsert", "overwrite"]
+    mode: Literal["append", "extend", "replace", "upsert", "overwrite"]
     columns: Sequence[str] | None
     by_name: bool
     limits: Limits

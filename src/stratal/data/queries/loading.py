@@ -27,7 +27,7 @@ _ATTEMPTS = 5
 _CHUNK = 1024 * 1024
 FORMATS = ("parquet", "csv", "json", "arrow")
 
-Mode = Literal["create", "append", "replace", "upsert", "overwrite"]
+Mode = Literal["create", "append", "extend", "replace", "upsert", "overwrite"]
 
 
 @dataclass(frozen=True, slots=True)

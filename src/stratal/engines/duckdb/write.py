@@ -23,12 +23,12 @@ from pyiceberg.io import FileIO, InputFile, InputStream, OutputFile, OutputStrea
 from pyiceberg.manifest import ManifestFile
 from pyiceberg.partitioning import UNPARTITIONED_PARTITION_SPEC
 from pyiceberg.schema import Schema, promote
-from pyiceberg.table import CreateTableTransaction, StagedTable, Table, Transaction
+from pyiceberg.table import CreateTableTransaction, StagedTable, Table, TableProperties, Transaction
 from pyiceberg.table.metadata import TableMetadata, TableMetadataUtil, new_table_metadata
 from pyiceberg.table.refs import SnapshotRef
 from pyiceberg.table.snapshots import Operation
 from pyiceberg.table.sorting import UNSORTED_SORT_ORDER
-from pyiceberg.table.update.snapshot import _OverwriteFiles
+from pyiceberg.table.update.snapshot import _MergeAppendFiles, _OverwriteFiles
 from pyiceberg.types import IcebergType
 
 from stratal.engines.duckdb.arrow_types import Shape, storable
@@ -38,6 +38,8 @@ from stratal.engines.duckdb.statement import Refused, quote, quote_path, runnabl
 Json = dict[str, Any]
 _CHUNK_BYTES = 96 * 1024 * 1024
 _BATCH_ROWS = 65_536
+_MANIFESTS = 32
+_ADDING = ("append", "extend")
 
 
 def write(database: duckdb.DuckDBPyConnection, request: Json, scratch: Path) -> Json:
@@ -66,14 +68,14 @@ def _write(database: duckdb.DuckDBPyConnection, request: Json, files: "_Scratch"
     metadata = transaction.table_metadata
     positional = request.get("sql") is not None and not request["by_name"] and request["metadata"] is not None
     shape = Shape(schema, arrow_schema(metadata), columns=request["columns"], positional=positional)
-    replacing = request["mode"] != "append" and request["metadata"] is not None
+    replacing = request["mode"] not in _ADDING and request["metadata"] is not None
     branch = request["branch"]
     # pyiceberg writes a table's first snapshot to its main branch only; `_on_branch` renames that.
     onto = branch if branch and metadata.refs else "main"
     with (
         _overwrite(transaction, files, onto, request["properties"])
         if replacing
-        else transaction.update_snapshot(request["properties"], branch=onto).fast_append()
+        else _append(transaction, files, onto, request["properties"])
     ) as snapshot:
         if replacing and metadata.current_snapshot() is not None:
             for task in transaction._scan().plan_files():
@@ -106,6 +108,24 @@ class _Overwrite(_OverwriteFiles):
             for m in manifests
             if m.added_snapshot_id in {None, own} or m.has_added_files() or m.has_existing_files()
         ]
+
+
+def _append(transaction: Transaction, files: FileIO, branch: str, properties: Json) -> _MergeAppendFiles:
+    """pyiceberg's append that merges small manifests: once there are `_MANIFESTS`, the new one holds what all of them
+    name, so that a table of many small appends is planned from a few files. The data files stay as they are."""
+    appending = _MergeAppendFiles(
+        operation=Operation.APPEND,
+        transaction=transaction,
+        io=files,
+        branch=branch,
+        snapshot_properties=properties,
+    )
+    said = transaction.table_metadata.properties
+    if TableProperties.MANIFEST_MERGE_ENABLED not in said:
+        appending._merge_enabled = True
+    if TableProperties.MANIFEST_MIN_MERGE_COUNT not in said:
+        appending._min_count_to_merge = _MANIFESTS
+    return appending
 
 
 def _overwrite(transaction: Transaction, files: FileIO, branch: str, properties: Json) -> _Overwrite:
@@ -296,7 +316,7 @@ def _transaction(request: Json, schema: pa.Schema, files: "_Scratch") -> Transac
         metadata = _as_branch(metadata, request["branch"])
     transaction = Table(("ns", "table"), metadata, "", files, catalog).transaction()
     if request["mode"] != "append":
-        _adapt(transaction, schema)
+        _adapt(transaction, schema, keep=request["mode"] == "extend")
     return transaction
 
 
@@ -319,17 +339,20 @@ def _as_branch(metadata: TableMetadata, branch: str) -> TableMetadata:
     return metadata.model_copy(update=seen)
 
 
-def _adapt(transaction: Transaction, schema: pa.Schema) -> None:
-    """Give a table that is replaced the new rows' columns.
+def _adapt(transaction: Transaction, schema: pa.Schema, *, keep: bool = False) -> None:
+    """Give a table that is replaced the new rows' columns; with `keep`, one that is added to, those it lacks.
 
     Missing ones are dropped, new ones added, wider types taken. A column whose type has nothing to do with
     the former one is another column of that name: it gets an id of its own, so that old snapshots stay readable.
     """
     wanted = _iceberg(schema)
     types = {column.name: column.field_type for column in wanted.fields}  # their ids are all the same yet
+    if keep:
+        there = {column.name for column in transaction.table_metadata.schema().fields}
+        wanted = Schema(*[column for column in wanted.fields if column.name not in there])
     try:
         with transaction.update_schema() as update:
-            for old in transaction.table_metadata.schema().fields:
+            for old in () if keep else transaction.table_metadata.schema().fields:
                 if old.name not in types or not _related(old.field_type, types[old.name]):
                     update.delete_column((old.name,))
         with transaction.update_schema() as update:

@@ -330,7 +330,7 @@ def router(room: Room, projects: Projects) -> APIRouter:
         attempt: Annotated[int, Query(ge=0, le=2**31)],
         number: Annotated[int, Query(ge=1, le=100_000, description="Which write of the attempt this is.")],
         format: Annotated[Literal["json", "arrow", "parquet", "csv"], Query()] = "json",
-        mode: Literal["append", "replace", "upsert", "overwrite"] = "append",
+        mode: Literal["append", "extend", "replace", "upsert", "overwrite"] = "append",
         keys: Annotated[list[str] | None, Query()] = None,
         where: Annotated[str, Query(description="A JSON object: the values of the rows that give way.")] = "",
     ) -> dict[str, object]:
@@ -351,7 +351,7 @@ def router(room: Room, projects: Projects) -> APIRouter:
         body: Rows,
         attempt: Annotated[int, Query(ge=0, le=2**31)],
         number: Annotated[int, Query(ge=1, le=100_000)],
-        mode: Literal["append", "replace", "upsert", "overwrite"] = "append",
+        mode: Literal["append", "extend", "replace", "upsert", "overwrite"] = "append",
         keys: Annotated[list[str] | None, Query()] = None,
         where: str = "",
     ) -> dict[str, object]:

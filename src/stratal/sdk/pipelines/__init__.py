@@ -17,6 +17,7 @@ environment, which holds whatever the user asked for and nothing of the platform
 """
 
 from stratal.sdk.pipelines import features
+from stratal.sdk.pipelines.arriving import ingest_audio, ingest_images, ingest_objects
 from stratal.sdk.pipelines.authoring import pipeline, shell_step, sql_step, step
 from stratal.sdk.pipelines.checks import (
     Check,
@@ -35,7 +36,7 @@ from stratal.sdk.pipelines.ingestion import ingest, ingest_sqlite
 from stratal.sdk.pipelines.lake import read_sql as sql
 from stratal.sdk.pipelines.sources import history, ingest_http, ingest_sql
 from stratal.sdk.pipelines.transforms import models
-from stratal.sdk.pipelines.values import Model, Object, Table, model, object_at, table
+from stratal.sdk.pipelines.values import Model, Object, Table, model, object_at, objects_under, table
 
 __all__ = [
     "Check",
@@ -48,7 +49,10 @@ __all__ = [
     "fresh",
     "history",
     "ingest",
+    "ingest_audio",
     "ingest_http",
+    "ingest_images",
+    "ingest_objects",
     "ingest_sql",
     "ingest_sqlite",
     "matches",
@@ -56,6 +60,7 @@ __all__ = [
     "models",
     "not_null",
     "object_at",
+    "objects_under",
     "pipeline",
     "refers",
     "rows_between",

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from stratal.sdk.pipelines.lake import Body
-from stratal.sdk.pipelines.values import Object, Table
+from stratal.sdk.pipelines.values import Model, Object, Table
 
 Json = dict[str, Any]
 _PATIENCE_SECONDS = 300.0
@@ -146,6 +146,11 @@ class PlatformLake:
         asked = {"sql": text, "format": "json", "limit": 0}
         return [str(column["name"]) for column in self._doors.json("POST", "/api/v1/sql", asked)["columns"]]
 
+    def types(self, text: str) -> dict[str, str]:
+        asked = {"sql": text, "format": "json", "limit": 0}
+        columns = self._doors.json("POST", "/api/v1/sql", asked)["columns"]
+        return {str(column["name"]): str(column["type"]) for column in columns}
+
     def arrow(self, text: str) -> Any:
         import pyarrow as pa
 
@@ -201,6 +206,35 @@ class PlatformLake:
                 f"{place.location} holds other bytes already; steps never overwrite an object."
             )
         return Object(place.bucket, place.key, etag)
+
+    def list_objects(self, bucket: str, prefix: str) -> list[Object]:
+        found: list[Object] = []
+        after: str | None = ""
+        while after is not None:
+            words = urlencode({"prefix": prefix, "after": after, "limit": 1000})
+            page = self._doors.json(
+                "GET", self._doors.path(f"/buckets/{quote(bucket, safe='')}/objects?{words}")
+            )
+            found += [Object(bucket, one["name"], one["etag"]) for one in page["objects"]]
+            after = page["next_after"]
+        return found
+
+    def deploy(self, model: Model, endpoint: str, wishes: Json, seconds: float) -> str:
+        asked = {"name": endpoint, "model": f"models:/{model.name}/{model.version}", **wishes}
+        path = self._doors.path(f"/endpoints/{quote(endpoint, safe='')}")
+        made = self._doors.json("POST", self._doors.path("/endpoints"), asked)
+        number = made["latest"]["number"]
+        deadline = time.monotonic() + seconds
+        while made["latest"]["number"] == number and made["latest"]["state"] in {"preparing", "starting"}:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"Endpoint {endpoint} does not answer with revision {number} yet.")
+            time.sleep(0.3)
+            made = self._doors.json("GET", path)
+        latest = made["latest"]
+        if latest["number"] == number and latest["state"] != "active":
+            why = latest["failure"] or made["failure"]
+            raise RuntimeError(f"Endpoint {endpoint}, revision {number}: {latest['state']}: {why}")
+        return str(made["url"])
 
     def _object(self, wanted: Object) -> str:
         bucket, key = quote(wanted.bucket, safe=""), quote(wanted.key, safe="")

@@ -12,7 +12,16 @@ from stratal.sdk.pipelines.authoring import Step
 from stratal.sdk.pipelines.checks import carried_out
 from stratal.sdk.pipelines.values import Table, encode, moments
 
-_WORD = re.compile(r"\{\{\s*(?:ref\(\s*(['\"])(?P<ref>[^'\"]+)\1\s*\)|(?P<name>[A-Za-z_]\w*))\s*\}\}")
+_NO_ALIAS = (
+    "anti|as|asof|at|cross|except|fetch|for|full|group|having|inner|intersect|join|left|limit|natural|offset|on|order|"
+    "pivot|positional|qualify|returning|right|select|semi|set|tablesample|union|unpivot|using|values|when|where|window"
+)
+"""What may follow a table and is no other name for it."""
+_WORD = re.compile(
+    r"\{\{\s*(?:ref\(\s*(['\"])(?P<ref>[^'\"]+)\1\s*\)|(?P<name>[A-Za-z_]\w*))\s*\}\}"
+    rf"(?P<alias>\s+(?:as\s+(?:\w+|\"[^\"]+\")|(?!(?:{_NO_ALIAS})\b)(?:[A-Za-z_]\w*|\"[^\"]+\")))?",
+    re.IGNORECASE,
+)
 _OUTPUT_BYTES = 64 * 1024
 
 
@@ -69,11 +78,11 @@ def rendered(text: str, arguments: Mapping[str, Any]) -> str:
         if found["ref"]:
             name = found["ref"]
             quoted = ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
-            snapshot = pinned.get(name)
-            return lake.current().at(quoted, snapshot)
+            # Another name stands before the snapshot: t AS a AT (VERSION => 7).
+            return lake.current().at(quoted + (found["alias"] or ""), pinned.get(name))
         if found["name"] not in arguments:
             raise KeyError(f"the query names {{{{ {found['name']} }}}}, which is no argument of the step")
-        return _literal(arguments[found["name"]])
+        return _literal(arguments[found["name"]]) + (found["alias"] or "")
 
     return _WORD.sub(one, text)
 

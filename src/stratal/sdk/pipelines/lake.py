@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from stratal.sdk.pipelines.values import Object, Table
+from stratal.sdk.pipelines.values import Model, Object, Table
 
 
 class Lake(Protocol):
@@ -34,9 +34,19 @@ class Lake(Protocol):
 
     def write_sql(self, name: str, text: str, mode: str, keys: Sequence[str]) -> Table: ...
 
+    def types(self, text: str) -> dict[str, str]:
+        """The columns of a query and SQL's names of their types."""
+        ...
+
     def read_object(self, wanted: Object) -> bytes: ...
 
     def put_object(self, place: Object, data: bytes) -> Object: ...
+
+    def list_objects(self, bucket: str, prefix: str) -> list[Object]: ...
+
+    def deploy(self, model: Model, endpoint: str, wishes: dict[str, Any], seconds: float) -> str:
+        """Have the endpoint serve the model's version; its address once it does."""
+        ...
 
 
 class Body:
@@ -106,6 +116,25 @@ def read_object(wanted: Object) -> bytes:
 
 def put_object(place: Object, data: bytes) -> Object:
     return current().put_object(place, data)
+
+
+def list_objects(bucket: str, prefix: str) -> list[Object]:
+    return current().list_objects(bucket, prefix)
+
+
+def types(table: Table) -> dict[str, str]:
+    """The table's columns and SQL's names of their types; empty when there is no such table."""
+    try:
+        return current().types(_all_of(table))
+    except Exception as error:
+        if is_missing(error):
+            return {}
+        raise
+
+
+def is_missing(error: Exception) -> bool:
+    """Does an error of a query say that its table is not there?"""
+    return "no table" in str(error).lower() or "does not exist" in str(error).lower()
 
 
 def _all_of(table: Table) -> str:

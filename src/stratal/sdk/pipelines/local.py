@@ -5,6 +5,7 @@ Steps run one after another in this process, as they are called. Tables are JSON
 There is no cache, no journal and no isolation: those are the platform's.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -18,7 +19,7 @@ from stratal.sdk.pipelines import authoring
 from stratal.sdk.pipelines.authoring import Handle, Pipeline, Step, StepFailed
 from stratal.sdk.pipelines.execution import checked
 from stratal.sdk.pipelines.lake import Body
-from stratal.sdk.pipelines.values import Object, Table, decode, encode
+from stratal.sdk.pipelines.values import Model, Object, Table, decode, encode
 
 
 class LocalRun:
@@ -140,6 +141,10 @@ class LocalLake:
     def columns(self, text: str) -> list[str]:
         return [str(column[0]) for column in self._database().execute(text).description]
 
+    def types(self, text: str) -> dict[str, str]:
+        found = self._database().execute(text).description
+        return {str(column[0]): str(column[1]) for column in found}
+
     def arrow(self, text: str) -> Any:
         return self._database().execute(text).to_arrow_table()
 
@@ -180,6 +185,19 @@ class LocalLake:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return place
+
+    def list_objects(self, bucket: str, prefix: str) -> list[Object]:
+        root = self._root / "objects" / bucket
+        files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
+        keys = {path.relative_to(root).as_posix(): path for path in files}
+        return [
+            Object(bucket, key, hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest())
+            for key, path in keys.items()
+            if key.startswith(prefix)
+        ]
+
+    def deploy(self, model: Model, endpoint: str, wishes: dict[str, Any], seconds: float) -> str:
+        raise RuntimeError(f"Endpoint {endpoint} is the platform's: there is none without a server.")
 
 
 def _rows_of(body: Body) -> list[dict[str, Any]]:

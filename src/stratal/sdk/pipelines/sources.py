@@ -10,12 +10,13 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from stratal.sdk.pipelines import lake
-from stratal.sdk.pipelines.ingestion import Ingested, Mode, bring, newest_of
+from stratal.sdk.pipelines.ingestion import Evolve, Ingested, Mode, bring, newest_of
 from stratal.sdk.pipelines.values import Table
 
 _AGAIN = frozenset({408, 429, 500, 502, 503, 504})
@@ -88,6 +89,7 @@ def ingest_http(
     mode: Mode = "append",
     keys: Sequence[str] = (),
     most_bad: float = 0.1,
+    evolve: Evolve = "refuse",
 ) -> Ingested:
     """Bring the rows of an HTTP API into the table `into`; see `pages` for how it is asked, `ingest` for types and bad rows.
 
@@ -116,7 +118,7 @@ def ingest_http(
     if not found:
         return Ingested(Table(into), 0, 0, None)
     how: Mode = "upsert" if keys else mode
-    return bring(url, found, into, columns=columns, mode=how, keys=keys, most_bad=most_bad)
+    return bring(url, found, into, columns=columns, mode=how, keys=keys, most_bad=most_bad, evolve=evolve)
 
 
 def ingest_sql(
@@ -128,40 +130,94 @@ def ingest_sql(
     keys: Sequence[str] = (),
     at_once: int = 50_000,
 ) -> Ingested:
-    """Bring the rows of a PostgreSQL database into the table `into`, through psycopg, which the step's environment has.
+    """Bring the rows of a PostgreSQL or MySQL (MariaDB) database into the table `into`, through psycopg or PyMySQL, which
+    the step's environment has.
 
     `query` is a table's name or a SELECT. With `cursor` only rows above all that the table has are brought; with `keys`
-    changed rows take the place of those before them; without either the rows replace the table's. The source is only read.
-    Raises `ValueError` for the address of another kind of database.
+    changed rows take the place of those before them; without either the rows replace the table's. The source is only read,
+    as it is at one moment. Raises `ValueError` for the address of another kind of database.
     """
-    if urlsplit(url).scheme not in {"postgresql", "postgres"}:
+    scheme = urlsplit(url).scheme
+    if scheme not in _DATABASES:
         raise ValueError(
-            f"Only postgresql:// is brought in so; SQLite files by ingest_sqlite. ({url.partition(':')[0]})"
+            f"Only postgresql:// and mysql:// are brought in so; SQLite files by ingest_sqlite. ({scheme})"
         )
+    newest = newest_of(into, cursor) if cursor is not None else None
+    count = 0
+    table = Table(into)
+    with closing(_DATABASES[scheme](url, query, cursor, newest, at_once)) as portions:
+        for some in portions:
+            first = count == 0
+            count += len(some)
+            mode: Mode = "upsert" if keys else "append" if cursor is not None or not first else "replace"
+            table = lake.write(table, [_plain(row) for row in some], mode, keys=keys)
+    return Ingested(table, count, 0, None)
+
+
+def _postgresql(
+    url: str, query: str, cursor: str | None, newest: Any, at_once: int
+) -> Generator[list[dict[str, Any]], None, None]:
     import psycopg
     from psycopg import sql
     from psycopg.rows import dict_row
 
     parts = [sql.Identifier(part) for part in query.split(".")]
     inner = sql.SQL(query) if " " in query.strip() else sql.SQL("SELECT * FROM ") + sql.SQL(".").join(parts)
-    newest = newest_of(into, cursor) if cursor is not None else None
     text = sql.SQL("SELECT * FROM ({}) AS stratal_source").format(inner)
     if newest is not None:
         text += sql.SQL(" WHERE {} > {}").format(sql.Identifier(str(cursor)), sql.Literal(newest))
     if cursor is not None:
         text += sql.SQL(" ORDER BY {}").format(sql.Identifier(cursor))
-    count = 0
-    table = Table(into)
     with psycopg.connect(url, row_factory=dict_row) as database:
         database.read_only = True
         with database.cursor("stratal_ingest") as found:
             found.execute(text)
             while some := found.fetchmany(at_once):
-                first = count == 0
-                count += len(some)
-                mode: Mode = "upsert" if keys else "append" if cursor is not None or not first else "replace"
-                table = lake.write(table, [_plain(row) for row in some], mode, keys=keys)
-    return Ingested(table, count, 0, None)
+                yield some
+
+
+def _mysql(
+    url: str, query: str, cursor: str | None, newest: Any, at_once: int
+) -> Generator[list[dict[str, Any]], None, None]:
+    import pymysql
+    from pymysql.cursors import SSDictCursor
+
+    def quoted(name: str) -> str:
+        return "`" + name.replace("`", "``") + "`"
+
+    parts = urlsplit(url)
+    where = dict(parse_qsl(parts.query))
+    inner = query if " " in query.strip() else f"SELECT * FROM {'.'.join(map(quoted, query.split('.')))}"  # noqa: S608
+    text = f"SELECT * FROM ({inner}) AS stratal_source"  # noqa: S608 (its author's own query)
+    if newest is not None:
+        text += f" WHERE {quoted(str(cursor))} > %(newest)s"
+    if cursor is not None:
+        text += f" ORDER BY {quoted(cursor)}"
+    database = pymysql.connect(
+        host=parts.hostname or "127.0.0.1",
+        port=parts.port or 3306,
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+        database=unquote(parts.path.lstrip("/")) or None,
+        unix_socket=where.get("unix_socket"),
+        charset="utf8mb4",
+        ssl={} if where.get("ssl") == "true" else None,
+        cursorclass=SSDictCursor,
+    )
+    with closing(database), database.cursor() as found:
+        found.execute("SET time_zone = '+00:00'")
+        found.execute("START TRANSACTION READ ONLY")
+        if newest is None:
+            found.execute(text)
+        else:  # percent signs of the query are its own
+            found.execute(text.replace("%", "%%").replace("%%(newest)s", "%(newest)s"), {"newest": newest})
+        while some := found.fetchmany(at_once):
+            yield list(some)
+
+
+_DATABASES: dict[str, Callable[..., Generator[list[dict[str, Any]], None, None]]] = {
+    "postgresql": _postgresql, "postgres": _postgresql, "mysql": _mysql, "mariadb": _mysql,
+}  # fmt: skip
 
 
 def history(
@@ -212,7 +268,7 @@ def _present(into: str) -> list[dict[str, Any]]:
     try:
         return lake.read_sql(f"SELECT * FROM {path} WHERE {UNTIL} IS NULL")  # noqa: S608 (a quoted name)
     except Exception as error:
-        if "no table" in str(error).lower() or "does not exist" in str(error).lower():
+        if lake.is_missing(error):
             return []
         raise
 

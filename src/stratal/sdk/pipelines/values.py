@@ -108,6 +108,17 @@ class Model:
     name: str
     version: str
 
+    def deploy(self, endpoint: str, *, seconds: float = 900.0, **wishes: Any) -> str:
+        """Have the endpoint (made when there is none) serve this version; its address, once it answers with it.
+
+        `wishes` are those of ``stratal deploy`` (`min`, `max`, `concurrency`, `cpus` …). Until the new revision is ready
+        the one before goes on answering; when it never is, this raises `RuntimeError`, and that one still does.
+        Deploying is seen by others at once, so a step that does it says ``replay=False``.
+        """
+        from stratal.sdk.pipelines import lake
+
+        return lake.current().deploy(self, endpoint, wishes, seconds)
+
 
 def table(name: str, snapshot: str | int | None = None) -> Table:
     """The table called ``namespace.name``."""
@@ -120,6 +131,19 @@ def object_at(location: str) -> Object:
     if found is None:
         raise ValueError(f"{location!r} is not like s3://bucket/key")
     return Object(found[1], found[2])
+
+
+def objects_under(location: str) -> list[Object]:
+    """The objects below ``s3://bucket/prefix``, each at its version, by key.
+
+    That something came is not seen by the cache: the step that lists says ``cache=False`` and hands the list on.
+    """
+    bucket, _, prefix = location.removeprefix("s3://").partition("/")
+    if not location.startswith("s3://") or not bucket:
+        raise ValueError(f"{location!r} is not like s3://bucket/prefix")
+    from stratal.sdk.pipelines import lake
+
+    return lake.list_objects(bucket, prefix)
 
 
 def model(name: str, version: str | int) -> Model:
