@@ -97,6 +97,9 @@ class Records:
     async def of(self, workload: str) -> list[Any]:
         return []
 
+    async def step(self, workload: str) -> list[Any]:
+        return []
+
     async def models_of(self, workload: str) -> list[str]:
         return self.read.get(workload, [])
 
