@@ -65,7 +65,7 @@ from stratal.engines.finetuning import program as finetuning_program
 from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine, Zygotes
 from stratal.engines.local.gpus import inventory
-from stratal.engines.notebooks.program import JupyterLab
+from stratal.engines.notebooks.program import RUNTIMES as WORKSPACE_RUNTIMES
 from stratal.engines.optuna.adapter import OptunaAdvisor
 from stratal.engines.ray.adapter import RayEngine
 from stratal.engines.ray.pool import prepare
@@ -313,7 +313,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         keys,
         sessions,
         events,
-        JupyterLab(),
+        WORKSPACE_RUNTIMES,
         lambda credential, project: client_env(settings.url, credential, project),
         clock,
         root=home.workspaces,

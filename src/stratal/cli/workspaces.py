@@ -15,7 +15,7 @@ from stratal.sdk import Client
 
 @click.group(epilog="Example: stratal workspace create eda --with pandas && stratal workspace open eda")
 def workspace() -> None:
-    """Notebooks that the project's people edit together: JupyterLab, kept and saved by the platform."""
+    """Notebooks and terminals that the project's people share: JupyterLab or marimo, kept and saved by the platform."""
 
 
 def _path(client: Client, name: str, more: str = "") -> str:
@@ -26,6 +26,13 @@ def _path(client: Client, name: str, more: str = "") -> str:
     "create", epilog="Example: stratal workspace create eda --with pandas --with 'boto3>=1.44' --memory 4GiB"
 )
 @click.argument("name")
+@click.option(
+    "--program",
+    type=click.Choice(["jupyter", "marimo", "terminal"]),
+    default="jupyter",
+    show_default=True,
+    help="JupyterLab, marimo, or a shell in the browser; all of them shared live.",
+)
 @click.option("--memory", type=Size(), default="2GiB", help="What all in it may use together (default 2GiB).")
 @click.option("--cpus", type=float, default=0.0, help="Processors kept for it (default: whatever is free).")
 @click.option(
@@ -55,6 +62,7 @@ def _path(client: Client, name: str, more: str = "") -> str:
 @json_option
 def create(
     name: str,
+    program: str,
     memory: int,
     cpus: float,
     idle: float,
@@ -69,6 +77,7 @@ def create(
     client = Client(project=project)
     asked = {
         "name": name,
+        "program": program,
         "requirements": wanted,
         "memory_bytes": memory,
         "cpus": cpus,
@@ -94,10 +103,11 @@ def list_(project: str | None, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ["Name", "State", "Open by", "Memory", "Used", "Made by"],
+        ["Name", "Program", "State", "Open by", "Memory", "Used", "Made by"],
         [
             (
                 one["name"],
+                one["program"],
                 one["state"],
                 ", ".join(one["visitors"]) or "nobody",
                 human_bytes(one["memory_bytes"]),
@@ -107,7 +117,7 @@ def list_(project: str | None, as_json: bool) -> None:
             for one in found["workspaces"]
         ],
         empty="No workspaces. Make one with: stratal workspace create NAME",
-        right=(3,),
+        right=(4,),
     )
 
 
@@ -126,6 +136,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
     idle = f"stopped after {lasted(seen['idle_seconds'])} unused" if seen["idle_seconds"] else "never stopped"
     lines = [
         ("Workspace", f"{seen['name']} in project {seen['project']}"),
+        ("Program", seen["program"]),
         ("State", state),
         ("Open by", ", ".join(seen["visitors"]) or "nobody"),
         ("Address", f"{seen['url']} (come in with: stratal workspace open {name})"),

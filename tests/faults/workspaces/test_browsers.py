@@ -1,17 +1,19 @@
 """Two people in one notebook, in real browsers, while the server, the keeper and the notebook server are killed."""
 
+import json
 import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, WebSocket, sync_playwright
 
 from platform_server import PlatformServer, is_gone, wait_until
 
@@ -73,15 +75,15 @@ def workspace(platform: PlatformServer) -> dict[str, Any]:
     return shown(platform)
 
 
-def shown(platform: PlatformServer) -> dict[str, Any]:
+def shown(platform: PlatformServer, name: str = NAME) -> dict[str, Any]:
     with platform.http() as http:
-        found: dict[str, Any] = http.get(f"/api/v1/projects/default/workspaces/{NAME}").json()
+        found: dict[str, Any] = http.get(f"/api/v1/projects/default/workspaces/{name}").json()
         return found
 
 
-def link(platform: PlatformServer, key: str | None = None) -> str:
+def link(platform: PlatformServer, key: str | None = None, name: str = NAME) -> str:
     with platform.http(key) as http:
-        answer = http.post(f"/api/v1/projects/default/workspaces/{NAME}/visits", json={})
+        answer = http.post(f"/api/v1/projects/default/workspaces/{name}/visits", json={})
         assert answer.status_code == 201, answer.text
         return str(answer.json()["url"])
 
@@ -150,11 +152,11 @@ def close_dialogs(page: Page) -> None:
             buttons.first.click(timeout=2000)
 
 
-def saved(platform: PlatformServer) -> str:
-    """The newest save of the notebook, as the platform has it."""
+def saved(platform: PlatformServer, name: str = NAME, path: str = "study.ipynb") -> str:
+    """The newest save of the file, as the platform has it."""
     with platform.http() as http:
-        base = f"/api/v1/projects/default/workspaces/{NAME}/saves"
-        found = http.get(base, params={"path": "study.ipynb", "limit": 1}).json()["saves"]
+        base = f"/api/v1/projects/default/workspaces/{name}/saves"
+        found = http.get(base, params={"path": path, "limit": 1}).json()["saves"]
         return http.get(f"{base}/{found[0]['id']}/content").text if found else ""
 
 
@@ -214,6 +216,94 @@ def test_typed_and_not_yet_saved_survives_the_kill_of_the_notebook_server(
 
 def on_disk(platform: PlatformServer, workspace: dict[str, Any]) -> str:
     return (platform.home / "workspaces" / workspace["id"] / "files" / "study.ipynb").read_text()
+
+
+@pytest.fixture
+def heard() -> dict[Page, list[str | bytes]]:
+    """What each page's WebSockets were sent: a terminal's screen is a picture."""
+    return {}
+
+
+def listen(said: list[str | bytes], socket: WebSocket) -> None:
+    def take(frame: str | bytes) -> None:
+        said.append(frame)
+
+    socket.on("framereceived", take)
+
+
+@pytest.fixture
+def pair(
+    chromium: Browser, platform: PlatformServer, heard: dict[Page, list[str | bytes]]
+) -> Iterator[Callable[[str], list[Page]]]:
+    """Two people's browsers, both let into a workspace that runs this program, under its name."""
+    opened: list[Page] = []
+
+    def open_both(program: str) -> list[Page]:
+        platform.json("workspace", "create", program, "--program", program)
+        wait_until(lambda: shown(platform, program)["state"] == "running", seconds=900)
+        for key in (None, platform.key()):
+            page = chromium.new_context(viewport={"width": 1200, "height": 800}).new_page()
+            page.set_default_timeout(PATIENCE * 1000)
+            heard[page] = []
+            page.on("websocket", partial(listen, heard[page]))
+            page.goto(link(platform, key, program))
+            opened.append(page)
+        return opened
+
+    yield open_both
+    for page in opened:
+        page.context.close()
+    for one in platform.json("workspace", "ls")["workspaces"]:
+        if one["name"] != NAME:
+            platform.cli("workspace", "rm", one["name"], "--yes")
+
+
+def test_two_people_share_a_terminal_and_what_they_write_in_it_is_kept(
+    pair: Callable[[str], list[Page]], platform: PlatformServer, heard: dict[Page, list[str | bytes]]
+) -> None:
+    ada, ben = pair("terminal")
+
+    def screen(page: Page) -> str:
+        page.evaluate("1")  # lets what came in be told
+        told = [json.loads(said) for said in heard[page] if said[:1] == "["]
+        return "".join(words[1] for words in told if words[0] == "stdout")
+
+    for page in (ada, ben):
+        page.wait_for_selector(".xterm-screen")
+        wait_until(lambda page=page: "# " in screen(page) or "$ " in screen(page), seconds=PATIENCE)
+    for number, (mine, other) in enumerate(((ada, ben), (ben, ada))):
+        mine.click(".xterm-screen")
+        mine.keyboard.type(f"echo 'print({number} + 40)' > note{number}.py && python note{number}.py\n")
+        wait_until(lambda other=other, n=number: f"\r{n + 40}\r\n" in screen(other), seconds=PATIENCE)
+        wait_until(
+            lambda n=number: saved(platform, "terminal", f"note{n}.py") == f"print({n} + 40)\n",
+            seconds=PATIENCE,
+        )
+
+
+def test_two_people_edit_and_run_one_marimo_notebook(
+    pair: Callable[[str], list[Page]], platform: PlatformServer
+) -> None:
+    pages = pair("marimo")
+    files = platform.home / "workspaces" / shown(platform, "marimo")["id"] / "files"
+    cell = "@app.cell\ndef _():\n    x = 6 * 7\n    return (x,)\n\n"
+    (files / "study.py").write_text(f"import marimo\n\napp = marimo.App()\n\n\n{cell}")
+    for page in pages:
+        page.goto(page.url.rstrip("/") + "/?file=study.py")
+        page.wait_for_selector(".cm-content")
+    for number, (mine, other) in enumerate((pages, pages[::-1])):
+        mine.locator(".cm-content").first.click()
+        mine.keyboard.press("Control+End")
+        mine.keyboard.type(f"\nx + {1000 * (number + 1)}")
+        mine.keyboard.press("Control+Enter")
+        wait_until(
+            lambda other=other, n=number: str(1000 * (n + 1) + 42) in other.inner_text("body"),
+            seconds=PATIENCE,
+        )
+        wait_until(
+            lambda n=number: f"x + {1000 * (n + 1)}" in saved(platform, "marimo", "study.py"),
+            seconds=PATIENCE,
+        )
 
 
 def test_an_output_with_a_script_reaches_nothing_of_the_console(

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from rooms.compute.room import HandEngine, ReadyEnvironments
 from stratal.app.tables import metadata
-from stratal.collab.workspaces.model import Save, State, Wishes, WorkspaceView
+from stratal.collab.workspaces.model import Program, Save, State, Wishes, WorkspaceView
 from stratal.collab.workspaces.room import furnish_workspaces
 from stratal.collab.workspaces.runtime import Command
 from stratal.collab.workspaces.upkeep import Live
@@ -127,7 +127,7 @@ class Room:
             self.keys,
             self.sessions,
             Events(self.database),
-            HandProgram(world),
+            dict.fromkeys(Program, HandProgram(world)),
             lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
             self.clock,
             root=home / "workspaces",

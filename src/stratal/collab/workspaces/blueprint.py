@@ -7,8 +7,8 @@ from pathlib import Path
 import anyio.to_thread
 
 from stratal.collab.workspaces.files import Folders
-from stratal.collab.workspaces.model import Workspace
-from stratal.collab.workspaces.runtime import Notebook, Program
+from stratal.collab.workspaces.model import Program, Workspace
+from stratal.collab.workspaces.runtime import Notebook, Runtime
 from stratal.compute.engine import WorkloadSpec
 from stratal.compute.environments import Environments
 from stratal.compute.launching import ClientEnv
@@ -26,13 +26,13 @@ class Foundry:
         environments: Environments,
         folders: Folders,
         keys: Keys,
-        program: Program,
+        runtimes: Mapping[Program, Runtime],
         client_env: ClientEnv,
     ) -> None:
         self.environments = environments
         self.folders = folders
         self.keys = keys
-        self.program = program
+        self.runtimes = runtimes
         self.client_env = client_env
 
     def blueprint(self, of: Workspace) -> "WorkspaceBlueprint":
@@ -52,7 +52,7 @@ class WorkspaceBlueprint:
             raise Internal(f"Workspace {of.id} was not prepared.")
         environment = await foundry.environments.get(of.environment_id)
         place = await foundry.folders.make(of.id)
-        command = foundry.program.command(environment.python, folder, place)
+        command = foundry.runtimes[of.program].command(environment.python, folder, place)
         await anyio.to_thread.run_sync(partial(_put, folder, command.files))
         credential = Credential(of.key_id, foundry.keys.secret_of(of.key_id))
         return WorkloadSpec(
@@ -76,7 +76,7 @@ class WorkspaceBlueprint:
         )
 
     async def connect(self, folder: Path) -> Notebook:
-        return await self._foundry.program.connect(folder)
+        return await self._foundry.runtimes[self._of.program].connect(folder)
 
     async def welcome(self, replica: Notebook) -> None:
         """Whatever answers is welcome."""

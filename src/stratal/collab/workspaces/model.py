@@ -9,6 +9,19 @@ from stratal.compute.services.model import MOST_IDLE_SECONDS, Needs, Scaling
 from stratal.kernel.errors import Invalid
 
 KIND = "workspace"
+
+
+class Program(StrEnum):
+    """What a workspace runs for its people."""
+
+    JUPYTER = "jupyter"
+    """JupyterLab with live co-editing."""
+    MARIMO = "marimo"
+    """marimo: notebooks that are Python files, with live co-editing."""
+    TERMINAL = "terminal"
+    """A shell in the browser; all who have it open see the same one."""
+
+
 MOST_SAVE = 256 << 20
 """The largest file whose saves are kept, in bytes."""
 MOST_PATH = 1024
@@ -67,6 +80,7 @@ class Workspace:
     project: str
     name: str
     label: str
+    program: Program
     requirements: str
     wishes: Wishes
     environment_id: str | None

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, insert, select, update
 
-from stratal.collab.workspaces.model import Save, Wishes, Workspace
+from stratal.collab.workspaces.model import Program, Save, Wishes, Workspace
 from stratal.collab.workspaces.tables import workspace_contents as contents
 from stratal.collab.workspaces.tables import workspace_saves as saves
 from stratal.collab.workspaces.tables import workspace_visits as visits
@@ -47,6 +47,7 @@ def add(c: Connection, made: Workspace, creator_name: str) -> None:
             project_id=made.project_id,
             name=made.name,
             label=made.label,
+            program=made.program.value,
             requirements=made.requirements,
             memory_bytes=made.wishes.memory_bytes,
             cpus=made.wishes.cpus,
@@ -94,6 +95,7 @@ def _workspace(row: RowMapping) -> Workspace:
         project=row["project"],
         name=row["name"],
         label=row["label"],
+        program=Program(row["program"]),
         requirements=row["requirements"],
         wishes=Wishes(row["memory_bytes"], row["cpus"], row["idle_seconds"], cast("Network", row["network"])),
         environment_id=row["environment_id"],

@@ -1,5 +1,6 @@
 """The room's services, made together: the wiring calls `furnish_workspaces` once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,8 @@ from sqlalchemy import Connection
 from stratal.collab.workspaces import records
 from stratal.collab.workspaces.blueprint import Foundry
 from stratal.collab.workspaces.files import Folders
-from stratal.collab.workspaces.model import KIND
-from stratal.collab.workspaces.runtime import Program
+from stratal.collab.workspaces.model import KIND, Program
+from stratal.collab.workspaces.runtime import Runtime
 from stratal.collab.workspaces.saves import Saves, SweptBlobs
 from stratal.collab.workspaces.service import Workspaces
 from stratal.collab.workspaces.upkeep import Upkeep
@@ -33,7 +34,8 @@ class Studio:
     upkeep: Upkeep
     visits: Visits
     saves: Saves
-    front: str
+    fronts: Mapping[Program, str]
+    """The path that people begin at."""
 
     async def start(self) -> None:
         await self.saves.start()
@@ -55,7 +57,7 @@ def furnish_workspaces(
     keys: Keys,
     sessions: Sessions,
     events: Events,
-    program: Program,
+    runtimes: Mapping[Program, Runtime],
     client_env: ClientEnv,
     clock: Clock,
     *,
@@ -65,11 +67,13 @@ def furnish_workspaces(
     folders = Folders(root)
     saves = Saves(database, blobs, folders, clock)
     visits = Visits(database, keys, sessions, events, clock)
-    foundry = Foundry(environments, folders, keys, program, client_env)
+    foundry = Foundry(environments, folders, keys, runtimes, client_env)
     upkeep = Upkeep(database, services, foundry, keys, visits, clock)
     workspaces = Workspaces(database, services, keys, upkeep, visits, saves, folders, clock)
     services.paid_by(KIND, _payer)
-    return Studio(workspaces, upkeep, visits, saves, program.front)
+    return Studio(
+        workspaces, upkeep, visits, saves, {name: runtime.front for name, runtime in runtimes.items()}
+    )
 
 
 def _payer(c: Connection, name: ServiceName) -> tuple[str, str]:

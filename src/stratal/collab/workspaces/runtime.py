@@ -36,7 +36,9 @@ class Notebook(Replica, Protocol):
         ...
 
 
-class Program(Protocol):
+class Runtime(Protocol):
+    """A program that workspaces run."""
+
     @property
     def requirements(self) -> str:
         """What its environment must have."""

@@ -8,6 +8,7 @@ from stratal.collab.workspaces import records
 from stratal.collab.workspaces.files import Folders
 from stratal.collab.workspaces.model import (
     KIND,
+    Program,
     Save,
     Wishes,
     Workspace,
@@ -64,6 +65,7 @@ class Workspaces:
         place: Project,
         name: str,
         *,
+        program: Program = Program.JUPYTER,
         requirements: str = "",
         wishes: Wishes | None = None,
     ) -> WorkspaceView:
@@ -79,6 +81,7 @@ class Workspaces:
             project=place.name,
             name=name,
             label=label_of(name, random_token(8)),
+            program=program,
             requirements=wanted,
             wishes=wishes,
             environment_id=None,

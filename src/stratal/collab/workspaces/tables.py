@@ -11,6 +11,7 @@ workspaces = Table(
     Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
     Column("name", Text, nullable=False),
     Column("label", Text, nullable=False, unique=True),
+    Column("program", Text, nullable=False, server_default="jupyter"),
     Column("requirements", Text, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
     Column("cpus", Float, nullable=False),

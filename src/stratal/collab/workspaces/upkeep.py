@@ -224,7 +224,7 @@ class Upkeep:
 
     async def _prepare(self, live: Live) -> None:
         try:
-            wanted = self._foundry.program.requirements + live.workspace.requirements
+            wanted = self._foundry.runtimes[live.workspace.program].requirements + live.workspace.requirements
             environment = await self._foundry.environments.for_requirements(wanted)
 
             def work(c: Connection) -> Workspace | None:

@@ -14,6 +14,7 @@ LOOKED_THROUGH = 200
 
 COLUMNS = (
     Column("name", "Workspace", lambda one: one["name"]),
+    Column("program", "Program", lambda one: one["program"]),
     Column("state", "State", lambda one: one["state"]),
     Column("open", "Open by", lambda one: ", ".join(one["visitors"])),
     Column("memory", "Memory", lambda one: one["memory_bytes"], numeric=True),

@@ -1,6 +1,7 @@
 // Forms that change something: what they say goes to the native API as JSON, with the viewer's own cookie.
 //
-// `data-api` is the path below /api/v1, `data-method` its verb. Afterwards the part of the page that the form stands
+// `data-api` is the path below /api/v1, `data-method` its verb, a field's `data-kind` what its words become. Afterwards
+// the page `data-then` is gone to ({name} in it is that field of the answer), or the part of the page that the form stands
 // in (`data-part`, an address) or the page itself is shown anew; `data-shows` names a field of the answer that is
 // shown in its place, because it is told this once.
 
@@ -17,7 +18,9 @@ function said(form, submitter) {
     if (kind === "words") body[name] = String(value).split(/[\s,]+/).filter(Boolean);
     else if (kind === "days") {
       if (value) body[name] = Date.now() + Number(value) * 86400000;
-    } else body[name] = value;
+    } else if (kind === "gib") body[name] = Math.round(Number(value) * 2 ** 30);
+    else if (kind === "hours") body[name] = Number(value) * 3600;
+    else body[name] = value;
   }
   return body;
 }
@@ -56,7 +59,8 @@ document.addEventListener("submit", async (event) => {
       told(form, `${form.dataset.prefix ? location.origin : ""}${content[form.dataset.shows]}`, false);
       return;
     }
-    if (form.dataset.then?.includes("{")) form.dataset.then = form.dataset.then.replace("{number}", content.number);
+    if (form.dataset.then)
+      form.dataset.then = form.dataset.then.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(content[name]));
     await again(form);
   } finally {
     if (button) button.disabled = false;

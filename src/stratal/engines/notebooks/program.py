@@ -1,4 +1,4 @@
-"""`JupyterLab`: how a workspace's notebook server is run and reached.
+"""How a workspace's program is run and reached: JupyterLab, marimo, or a terminal, each by the same `replica`.
 
 It listens on two sockets in its folder: one answers HTTP, the other (`control.sock`) is held open for as long as it
 lives and says when it is ready, what its secret is, and whether it is computing. The folder is the workload's to
@@ -9,16 +9,15 @@ import asyncio
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import orjson
 
-from stratal.collab.workspaces.runtime import Command
+from stratal.collab.workspaces.model import Program
+from stratal.collab.workspaces.runtime import Command, Runtime
 from stratal.compute.services.port import Broken, CannotStart
 
-REQUIREMENTS = "jupyterlab==4.6.6\njupyter-collaboration==5.0.4\nipykernel==7.4.0\n"
-"""What was tested together; the rest of the environment is whatever these ask for when it is first built."""
 _PROGRAM = Path(__file__).parent / "replica"
 _MOST_WORD = 4096
 
@@ -82,15 +81,21 @@ class NotebookLink:
         os.close(self._http)
 
 
-class JupyterLab:
-    """JupyterLab with live co-editing (`stratal.collab.workspaces.runtime.Program`)."""
+class WorkspaceProgram:
+    """One of them (`stratal.collab.workspaces.runtime.Runtime`).
 
-    requirements = REQUIREMENTS
-    front = "/lab"
+    `requirements` is what was tested together; the rest of the environment is whatever these ask for when it is
+    first built.
+    """
+
+    def __init__(self, program: Program, requirements: str, front: str) -> None:
+        self._program = program
+        self.requirements = requirements
+        self.front = front
 
     def command(self, python: Path, folder: Path, place: Path) -> Command:
         argv = [str(python), "-I", "-B", "-u", str(_PROGRAM / "__main__.py"), str(folder), str(place)]
-        return Command(argv, {}, [_PROGRAM])
+        return Command([*argv, self._program.value], {}, [_PROGRAM])
 
     async def connect(self, folder: Path) -> NotebookLink:
         reader, writer = await _open(folder)
@@ -142,3 +147,12 @@ def _socket_in(folder: Path, name: str) -> int:
         os.close(found)
         raise OSError(f"{name} is no socket")
     return found
+
+
+RUNTIMES: Mapping[Program, Runtime] = {
+    Program.JUPYTER: WorkspaceProgram(
+        Program.JUPYTER, "jupyterlab==4.6.6\njupyter-collaboration==5.0.4\nipykernel==7.4.0\n", "/lab"
+    ),
+    Program.MARIMO: WorkspaceProgram(Program.MARIMO, "marimo==0.25.2\nloro==1.17.1\n", "/"),
+    Program.TERMINAL: WorkspaceProgram(Program.TERMINAL, "notebook==7.6.5\n", "/terminals/1"),
+}

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from stratal.collab.workspaces.model import Save, Wishes, WorkspaceView
+from stratal.collab.workspaces.model import Program, Save, Wishes, WorkspaceView
 from stratal.collab.workspaces.room import Studio
 from stratal.compute.engine import Network
 from stratal.compute.services.model import ReplicaInfo
@@ -30,6 +30,7 @@ UrlOf = Callable[[str], str]
 
 class NewWorkspace(Strict):
     name: str
+    program: Program = Field(default=Program.JUPYTER, description="What it runs for its people.")
     requirements: str = Field(default="", description="What its environment has besides the notebook server.")
     memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What all in it may use together.")
     cpus: float = Field(default=_DEFAULT.cpus, description="Processors kept for it; 0: whatever is free.")
@@ -60,7 +61,9 @@ def router(studio: Studio, projects: Projects, url: UrlOf) -> APIRouter:
         """Make a workspace and start it."""
         place = await projects.get(who, project)
         wishes = Wishes(body.memory_bytes, body.cpus, body.idle_seconds, body.network)
-        made = await workspaces.create(who, place, body.name, requirements=body.requirements, wishes=wishes)
+        made = await workspaces.create(
+            who, place, body.name, program=body.program, requirements=body.requirements, wishes=wishes
+        )
         return _workspace(made, url)
 
     @api.get(P + "/{name}")
@@ -177,6 +180,7 @@ def _workspace(view: WorkspaceView, url: UrlOf) -> dict[str, object]:
         "failure": view.failure,
         "stopped_why": of.stopped_why,
         "url": url(of.label),
+        "program": of.program,
         "workload": of.workload,
         "requirements": of.requirements.splitlines(),
         "environment": of.environment_id,

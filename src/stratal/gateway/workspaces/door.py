@@ -150,7 +150,7 @@ class WorkspacesDoor:
         if request.method != "GET" or not ticket or looking_ahead:
             raise NotFound("There is nothing here.", hint="Open the workspace from the console.")
         value = await self._studio.visits.enter(live.workspace, ticket)
-        response = RedirectResponse(self._studio.front, 303, headers=_PAGE_HEADERS)
+        response = RedirectResponse(self._studio.fronts[live.workspace.program], 303, headers=_PAGE_HEADERS)
         line = cookie(COOKIE, value, seconds=VISIT_MS // 1000, secure=self._secure)
         response.headers.append("Set-Cookie", line)
         return response
