@@ -39,6 +39,7 @@ from stratal.app.settings import (
     webhook_networks,
     zygotes,
 )
+from stratal.app.sharing import furnish_shares
 from stratal.app.subjects import subjects
 from stratal.collab.artifacts import Artifacts
 from stratal.collab.collector import Collector
@@ -118,6 +119,7 @@ from stratal.gateway.native import repositories as native_repositories
 from stratal.gateway.native import retrieval as native_retrieval
 from stratal.gateway.native import runs as native_runs
 from stratal.gateway.native import search as native_search
+from stratal.gateway.native import shares as native_shares
 from stratal.gateway.native import solutions as native_solutions
 from stratal.gateway.native import sql as native_sql
 from stratal.gateway.native import sweeps as native_sweeps
@@ -198,6 +200,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         federation = Federation(database, trusted, Provider(trusted), keys, sessions, master, clock)
         starts.append(federation.start)
         closes.append(federation.close)
+    shares = furnish_shares(database, clock)
     lineage = Lineage(database, clock)
     prices = Prices(database, clock, settings.currency)
     prices.lay_out()
@@ -345,6 +348,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         Runtimes(),
         clock,
         conversions,
+        shares,
         spool=home.spool,
         layouts=home.models,
     )
@@ -399,7 +403,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         compute.jobs,
         compute.snapshots,
         compute.environments,
-        Inputs(lineage, objects, lake, pipelines.runs),
+        Inputs(lineage, objects, lake, pipelines.runs, projects.name_of),
     )
 
     talk = furnish_talk(
@@ -438,6 +442,7 @@ def wire(settings: Settings, database: Database) -> Platform:
 
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
+        shares.purge,
         talk.purge,
         replaying.replays.purge,
         sweeping.sweeps.purge,
@@ -480,6 +485,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         [
             native_projects.router(keys, projects, removal, sessions, events),
             native_people.router(folk, projects, settings.url.partition("://")[2]),
+            native_shares.router(projects, shares),
             native_audit.router(audit, projects),
             native_cost.router(projects, costs, prices),
             native_budgets.router(projects, budgets),

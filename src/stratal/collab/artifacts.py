@@ -6,8 +6,8 @@ they are removed when the last one lets go.
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -17,6 +17,7 @@ from stratal.collab.tables import artifact_roots, artifact_trash, artifacts
 from stratal.collab.upsert import upsert
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
+from stratal.identity.shares import Share
 from stratal.kernel.blobs import Blob, BlobStore
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
@@ -35,6 +36,14 @@ _LINEAGE: dict[RootKind, Kind] = {
 }
 
 
+Lender = Callable[[Connection, str, str], Share | None]
+"""By which share a project (by id) may read the files at a root (by id) of another; None: by none."""
+
+
+def _keeps(_connection: Connection, _receiver_id: str, _root_id: str) -> None:
+    """Without anybody who lends, nothing is lent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Download:
     """A file about to be sent: its size, and its bytes as they are read."""
@@ -49,6 +58,11 @@ class Artifacts:
         self._database = database
         self._lineage = lineage
         self._clock = clock
+        self._lender: Lender = _keeps
+
+    def lend(self, lender: Lender) -> None:
+        """Have `lender` asked about roots of other projects."""
+        self._lender = lender
 
     async def put(
         self, who: Principal, project_id: str, location: str, body: AsyncIterator[bytes]
@@ -92,7 +106,7 @@ class Artifacts:
                 continue
             break
         await self._lineage.record(
-            who, "read", _LINEAGE[root.kind], root.id, project_id=project_id, name=root.name
+            who, "read", _LINEAGE[root.kind], root.id, project_id=root.project_id, name=root.name
         )
         return Download(found, _chain(first, body))
 
@@ -162,11 +176,21 @@ class Artifacts:
                 hint="Artifacts lie at <experiment>/<run>/artifacts/<path>.",
                 reason="no_such_artifact",
             )
-        root = await self._database.read(lambda c: find_root(c, project_id, match["id"]))
+        root = await self._database.read(
+            lambda c: self._root(c, project_id, match["id"], lent=verb == "read")
+        )
         if root.location != match["location"] or root.kind not in _ROOM:
             raise _no_root(match["id"])
         require(who, f"{_ROOM[root.kind]}.{verb}", project_id)
         return root, match["path"] or ""
+
+    def _root(self, connection: Connection, project_id: str, root_id: str, *, lent: bool) -> Root:
+        """The project's, or with `lent` also one that is shared with it, under the name it has there."""
+        share = self._lender(connection, project_id, root_id) if lent else None
+        if share is None:
+            return find_root(connection, project_id, root_id)
+        root = find_root(connection, share.giver_id, root_id)
+        return replace(root, name=f"{share.giver}.{root.name}")
 
     def _replace(
         self, connection: Connection, who: Principal, root: Root, path: str, blob: Blob

@@ -19,6 +19,8 @@ ACTIONS: dict[str, Role] = {
     "project.remove": Role.OWNER,
     "members.read": Role.VIEWER,
     "members.manage": Role.OWNER,
+    "shares.read": Role.VIEWER,
+    "shares.manage": Role.OWNER,
     "keys.read": Role.OWNER,
     "keys.manage": Role.OWNER,
     "events.read": Role.VIEWER,

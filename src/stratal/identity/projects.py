@@ -60,6 +60,11 @@ class Projects:
             )
         return Project(row.id, row.name, row.created_at)
 
+    async def name_of(self, project_id: str) -> str:
+        """The project's name; its id where it is gone. For services that have authorised their caller."""
+        query = select(projects.c.name).where(projects.c.id == project_id)
+        return await self._database.read(lambda c: c.execute(query).scalar()) or project_id
+
 
 def insert_project(connection: Connection, project: Project, actor: str) -> None:
     """Insert the row, in the caller's write transaction."""

@@ -1,6 +1,6 @@
 """Rows of identity. No secret that opens a door is among them: secrets are derived from the master key."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text
+from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, Table, Text, UniqueConstraint
 
 from stratal.kernel.database import metadata
 
@@ -102,4 +102,21 @@ sessions = Table(
     Column("address", Text),
     Column("agent", Text),
     Column("seen_at", BigInteger),
+)
+
+# What one project lets another read. `object_id` is the thing's own id: what is made anew under its name is not it.
+shares = Table(
+    "shares",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("receiver_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    UniqueConstraint("receiver_id", "kind", "object_id"),
+    Index("ix_shares_project_id", "project_id"),
+    Index("ix_shares_object_id", "object_id"),
 )

@@ -70,6 +70,11 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/arrays/{{array_id}}/stop"): Route("editor", f"{P}/arrays/1/stop"),
     ("GET", f"{P}/nodes"): Route("viewer", f"{P}/nodes"),
     ("GET", f"{P}/quota"): Route("viewer", f"{P}/quota"),
+    ("GET", f"{P}/shares"): Route("viewer", f"{P}/shares"),
+    ("POST", f"{P}/shares"): Route(
+        "owner", f"{P}/shares", 201, json={"kind": "bucket", "name": "alpha-spare", "to": "default"}
+    ),
+    ("DELETE", f"{P}/shares/{{share}}"): Route("owner", f"{P}/shares/{{share}}", 204),
     ("GET", "/budgets"): Route("viewer", "/budgets", foreign=200),
     ("GET", f"{P}/budget"): Route("viewer", f"{P}/budget"),
     ("PUT", f"{P}/budget"): Route("admin", f"{P}/budget", json={"amount": "1000.00"}),
@@ -588,6 +593,8 @@ class World:
         self._made("PUT", f"{here}/budget", {"amount": "1000.00"})
         for bucket in ("alpha-data", "alpha-empty", "alpha-spare"):
             self._made("POST", f"{here}/buckets", {"name": bucket}, 201)
+        shared = {"kind": "bucket", "name": "alpha-data", "to": "default"}
+        self.names["share"] = self._made("POST", f"{here}/shares", shared, 201)["id"]
         self._made("POST", f"{here}/repositories", {"name": "repo"}, 201)
         self._made("PUT", f"{here}/buckets/alpha-data/object?key=k", None, 201, b"secret")
         self._made("POST", ICEBERG, {"namespace": ["ns"]})

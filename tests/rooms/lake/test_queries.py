@@ -48,7 +48,7 @@ def test_reads_and_writes_of_a_workload_are_recorded(room: Room, run: Run, tmp_p
             assert [(a.kind, a.version, a.name) for a in reads if a.kind == "snapshot"] == [
                 ("snapshot", first, "ns.t")
             ]
-            snapshot = (await room.lake.snapshots.of_table(room.ann, made.table))[0]
+            snapshot = (await room.lake.snapshots.of_table(made.table))[0]
             assert (snapshot.committed_by, snapshot.workload) == ("job:7", "job:7")
             found = await room.lake.snapshot_of_object(snapshot.version_id)
             assert found is not None

@@ -16,6 +16,7 @@ from stratal.ai.predictions.spool import Spool
 from stratal.compute.environments import Environments
 from stratal.compute.jobs import Jobs
 from stratal.compute.services.services import Services
+from stratal.identity.shares import Shares
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 
@@ -47,6 +48,7 @@ def furnish(
     runtime: Runtime,
     clock: Clock,
     conversions: Conversions,
+    shares: Shares | None = None,
     *,
     spool: Path,
     layouts: Path,
@@ -56,7 +58,7 @@ def furnish(
     predictions = Predictions(rows, database)
     services.paid_by(KIND, payer)
     laid_out = Layouts(layouts, models.blobs)
-    serving = Serving(predictions, clock)
+    serving = Serving(predictions, clock, shares=shares)
     rollouts = Rollouts(database, services, environments, laid_out, runtime, serving)
     endpoints = Endpoints(
         database,

@@ -30,6 +30,7 @@ from stratal.compute.services.model import Condition, ReplicaInfo, check_scaling
 from stratal.compute.services.services import Services
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
+from stratal.identity.shares import end_shares
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Invalid, NotFound
@@ -318,6 +319,7 @@ class Endpoints:
         def work(c: Connection) -> None:
             records.update_endpoint(c, live.endpoint.id, removed_at=self._clock(), active_revision=None)
             records.supersede_pending(c, live.endpoint.id, "The endpoint was removed.")
+            end_shares(c, "endpoint", live.endpoint.id, who.actor)
             emit(c, "endpoint.removed", live.endpoint.id, actor=who.actor, project_id=project_id, name=name)
 
         await self._database.write(work)

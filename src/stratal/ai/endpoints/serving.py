@@ -25,6 +25,7 @@ from stratal.compute.services.model import Condition
 from stratal.compute.services.service import Service
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
+from stratal.identity.shares import Shares
 from stratal.kernel.clock import Clock
 from stratal.kernel.errors import Busy, Internal, Invalid, NotFound, Unavailable
 
@@ -111,8 +112,14 @@ class Served:
 
 class Serving:
     def __init__(
-        self, predictions: Predictions, clock: Clock, *, request_seconds: float = REQUEST_SECONDS
+        self,
+        predictions: Predictions,
+        clock: Clock,
+        *,
+        shares: Shares | None = None,
+        request_seconds: float = REQUEST_SECONDS,
     ) -> None:
+        self._shares = shares
         self._predictions = predictions
         self._clock = clock
         self.request_seconds = request_seconds
@@ -143,10 +150,18 @@ class Serving:
 
     def _get(self, who: Principal, action: str, project_id: str, name: str) -> Live:
         require(who, action, project_id, what=f"endpoint {name[:100]!r}")
-        live = self._live.get((project_id, name))
+        live = self._live.get((project_id, name)) or self._lent(project_id, name)
         if live is None:
             raise no_such_endpoint(name)
         return live
+
+    def _lent(self, project_id: str, name: str) -> Live | None:
+        """Another project's endpoint, which is shared with this one under that name."""
+        share = None if self._shares is None else self._shares.endpoint(project_id, name)
+        live = None if share is None else self._live.get((share.giver_id, share.name))
+        return (
+            live if share is not None and live is not None and live.endpoint.id == share.object_id else None
+        )
 
     # -- requests ------------------------------------------------------------------------------
 
@@ -192,7 +207,9 @@ class Serving:
             raise
         finally:
             live.asking -= 1
-        prediction_id = await self._record(who, live, kept.revision, inputs, tensors, request_id, started)
+        prediction_id = await self._record(
+            who, project_id, live, kept.revision, inputs, tensors, request_id, started
+        )
         live.answered += 1
         kept.recent.add(time.time(), (time.perf_counter() - started) * 1000)
         return Answer(prediction_id, tensors, kept.revision.model_version, kept.revision.number)
@@ -227,7 +244,7 @@ class Serving:
                         recorded = True
                         noted = _written(asked, texts, piece.get("calls"))
                         prediction_id = await self._record(
-                            who, live, kept.revision, *noted, request_id, started
+                            who, project_id, live, kept.revision, *noted, request_id, started
                         )
                         live.answered += 1
                         yield {**piece, "prediction_id": prediction_id}
@@ -248,7 +265,9 @@ class Serving:
             live.asking -= 1
             if kept is not None and texts and not recorded:  # broken off
                 with anyio.CancelScope(shield=True):
-                    await self._record(who, live, kept.revision, *_written(asked, texts), request_id, started)
+                    await self._record(
+                        who, project_id, live, kept.revision, *_written(asked, texts), request_id, started
+                    )
 
     async def _ask(
         self,
@@ -310,6 +329,7 @@ class Serving:
     async def _record(
         self,
         who: Principal,
+        project_id: str,
         live: Live,
         revision: Revision,
         inputs: Inputs,
@@ -325,7 +345,9 @@ class Serving:
                     revision=revision.seq,
                     revision_number=revision.number,
                     model_version_id=revision.model_version_id,
-                    actor=who.actor,
+                    actor=who.actor
+                    if project_id == live.endpoint.project_id
+                    else f"{who.project}/{who.actor}",
                     request_id=request_id,
                     at=self._clock(),
                     latency_ms=(time.perf_counter() - started) * 1000,
@@ -348,7 +370,7 @@ class Serving:
     def describe(self, who: Principal, project_id: str, name: str, version: str | None = None) -> Served:
         """What the endpoint takes and gives. Raises `NotFound`, also for a version that does not answer."""
         live = self._get(who, "endpoints.read", project_id, name)
-        served = self._served(live)
+        served = replace(self._served(live), name=name)
         if version is None or version == served.model_version:
             return served
         for kept in live.kept.values():
@@ -363,9 +385,13 @@ class Serving:
         raise not_that_version(name, version, ", ".join(served.model_versions))
 
     def served(self, who: Principal, project_id: str) -> list[Served]:
-        """Every endpoint of the project, by name."""
+        """Every endpoint of the project, by name; then those that are shared with it."""
         require(who, "endpoints.read", project_id)
-        return [self._served(live) for (place, _), live in sorted(self._live.items()) if place == project_id]
+        own = [self._served(live) for (place, _), live in sorted(self._live.items()) if place == project_id]
+        given = [] if self._shares is None else sorted(s.shown for s in self._shares.endpoints(project_id))
+        lent = [(name, live) for name in given if (live := self._lent(project_id, name)) is not None]
+        taken = {served.name for served in own}
+        return own + [replace(self._served(live), name=name) for name, live in lent if name not in taken]
 
     def _served(self, live: Live) -> Served:
         main = live.main

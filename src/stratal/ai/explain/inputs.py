@@ -1,7 +1,7 @@
 """What a job read: table snapshots and object versions, as links with every hash computed again; and of which step it was
 done, where it is the work of a pipeline."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from stratal.ai.explain.model import Hash, Link, Status
 from stratal.data.lake.lake import Lake
@@ -31,25 +31,36 @@ _NOTES = {
 
 
 class Inputs:
-    def __init__(self, lineage: Lineage, objects: Objects, lake: Lake, pipelines: Pipelines) -> None:
+    """`name_of` tells a project's name by its id, for what was another project's."""
+
+    def __init__(
+        self,
+        lineage: Lineage,
+        objects: Objects,
+        lake: Lake,
+        pipelines: Pipelines,
+        name_of: Callable[[str], Awaitable[str]],
+    ) -> None:
         self._pipelines = pipelines
+        self._name_of = name_of
         self._lineage = lineage
         self._objects = objects
         self._lake = lake
 
-    async def of(self, workload: str) -> list[Link]:
-        """The links of everything the workload read through any door: snapshots first, then objects."""
+    async def of(self, workload: str, project_id: str) -> list[Link]:
+        """The links of everything that a workload of the project read through any door: snapshots first, then objects."""
         reads = await self._lineage.of_workload(workload, "read")
         snapshots = await self._snapshots(reads)
         links, covered = [], set[str]()
         for table_id, snapshot_id in snapshots:
-            link, versions = await self._snapshot(table_id, snapshot_id)
+            link, versions = await self._snapshot(table_id, snapshot_id, project_id)
             links.append(link)
             covered |= versions
         written = {access.version for access in await self._lineage.of_workload(workload, "write")}
         objects = [access for access in reads if access.kind == "object" and access.version not in covered]
         return links + [
-            await self._object(access, made_itself=access.version in written) for access in objects
+            await self._object(access, project_id, made_itself=access.version in written)
+            for access in objects
         ]
 
     async def step(self, workload: str) -> list[Link]:
@@ -86,7 +97,11 @@ class Inputs:
                     found[place.table_id, place.snapshot_id] = None
         return list(found)
 
-    async def _snapshot(self, table_id: str, snapshot_id: int) -> tuple[Link, set[str]]:
+    async def _shared(self, owner_id: str, project_id: str) -> list[tuple[str, str]]:
+        """Whose it is, when it is not the project's own."""
+        return [] if owner_id == project_id else [("shared by", f"project {await self._name_of(owner_id)}")]
+
+    async def _snapshot(self, table_id: str, snapshot_id: int, project_id: str) -> tuple[Link, set[str]]:
         id_ = f"{table_id}@{snapshot_id}"
         try:
             table = await self._lake.by_id(table_id)
@@ -99,6 +114,7 @@ class Inputs:
             ("committed", f"{iso(snapshot.committed_at)} by {snapshot.committed_by}"),
             ("operation", str(snapshot.operation)),
             ("files", str(len(verdicts))),
+            *await self._shared(table.project_id, project_id),
         ]
         if table.dropped_at is not None:
             facts.append(("dropped", iso(table.dropped_at)))
@@ -115,7 +131,7 @@ class Inputs:
         covered = {verdict.file.version_id for verdict in verdicts if verdict.file.version_id is not None}
         return Link("table snapshot", id_, f"{table.name} @ {snapshot_id}", facts, hashes), covered
 
-    async def _object(self, access: Access, *, made_itself: bool) -> Link:
+    async def _object(self, access: Access, project_id: str, *, made_itself: bool) -> Link:
         try:
             checked: Verification = await self._objects.verify(access.version)
         except NotFound:
@@ -125,6 +141,7 @@ class Inputs:
         facts = [
             ("stored", f"{iso(version.created_at)} by {version.created_by}"),
             ("bytes", f"{version.size:,}"),
+            *await self._shared(version.project_id, project_id),
         ]
         if made_itself:
             facts.append(("note", "written by the job itself"))

@@ -87,7 +87,7 @@ class Why:
             chain += await self._inputs.step(made_by)
             chain.append(await self._code(who, job))
             chain.append(await self._environment(job, served))
-            chain += await self._inputs.of(made_by)
+            chain += await self._inputs.of(made_by, job.project_id)
             others |= dict.fromkeys(_other_inputs(job))
             # What was converted has a history before that: of the version that the job read.
             version, served = await self._source(version, job), None

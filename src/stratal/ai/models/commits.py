@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, select, update
 
+from stratal.ai.models.lent import home_of
 from stratal.ai.models.model import STAGES, Facts, ModelVersion, RegisteredModel
 from stratal.ai.models.pinning import insert_pinned
 from stratal.ai.models.registry import Models
@@ -123,7 +124,7 @@ class Commits:
         require(who, "models.read", project_id)
 
         def work(connection: Connection) -> Point:
-            model = find_model(connection, project_id, name)
+            model = find_model(connection, *home_of(connection, project_id, name))
             found = _version_at(connection, model, revision)
             return Point(
                 model, commit_of(found or model), None if found is None else with_files(connection, found)
@@ -134,12 +135,17 @@ class Commits:
             await self._record(who, "read", point.version)
         return point
 
+    async def is_lent(self, who: Principal, project_id: str, name: str) -> bool:
+        """Is that what the project calls a model which another shares with it?"""
+        require(who, "models.read", project_id)
+        return await self._database.read(lambda c: home_of(c, project_id, name)[0] != project_id)
+
     async def log(self, who: Principal, project_id: str, name: str, revision: str = MAIN) -> list[Point]:
         """The history up to `revision`, newest first, without files."""
         require(who, "models.read", project_id)
 
         def work(connection: Connection) -> list[Point]:
-            model = find_model(connection, project_id, name)
+            model = find_model(connection, *home_of(connection, project_id, name))
             newest = _version_at(connection, model, revision)
             if newest is None:
                 return [Point(model, commit_of(model), None)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, Connection, delete, exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from stratal.ai.models.lent import home_of, model_as_lent
 from stratal.ai.models.model import RegisteredModel
 from stratal.ai.models.pinning import PROMPT_TAG
 from stratal.ai.models.registry import Models
@@ -25,6 +26,7 @@ from stratal.collab.search import Condition, Entity, Grammar, offset_of, page_to
 from stratal.collab.upsert import upsert
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
+from stratal.identity.shares import end_shares, rename_shared
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Invalid
@@ -94,9 +96,15 @@ class RegisteredModels:
         return made
 
     async def get(self, who: Principal, project_id: str, name: str) -> RegisteredModel:
-        """The model with its aliases and the newest version of each stage. Raises `NotFound`."""
+        """The model with its aliases and the newest version of each stage; also a shared one. Raises `NotFound`."""
         require(who, "models.read", project_id)
-        return await self._database.read(lambda c: with_versions(c, [find_model(c, project_id, name)])[0])
+
+        def work(connection: Connection) -> RegisteredModel:
+            place, there = home_of(connection, project_id, name)
+            found = with_versions(connection, [find_model(connection, place, there)])[0]
+            return found if place == project_id else model_as_lent(found, name)
+
+        return await self._database.read(work)
 
     async def rename(self, who: Principal, project_id: str, name: str, new_name: str) -> RegisteredModel:
         """Give a model another name. Its versions' ids, which lineage refers to, stay."""
@@ -108,6 +116,7 @@ class RegisteredModels:
         def work(connection: Connection) -> RegisteredModel:
             model = find_model(connection, project_id, name)
             self._touch(connection, model, name=new_name)
+            rename_shared(connection, "model", model.id, new_name)
             of_model = model_versions.c.model_id == model.id
             connection.execute(update(model_versions).where(of_model).values(name=new_name))
             rows = connection.execute(select(model_versions.c.id, model_versions.c.version).where(of_model))
@@ -161,6 +170,7 @@ class RegisteredModels:
                 )
             for table in (model_aliases, registered_model_tags):
                 connection.execute(delete(table).where(table.c.model_id == model.id))
+            end_shares(connection, "model", model.id, who.actor)
             connection.execute(delete(registered_models).where(registered_models.c.id == model.id))
             emit(connection, "model.deleted", model.id, actor=who.actor, project_id=project_id, name=name)
 

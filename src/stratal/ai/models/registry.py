@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import anyio.to_thread
 from sqlalchemy import ColumnElement, Connection, delete, exists, select, update
 
+from stratal.ai.models.lent import home_of, root_lent, version_as_lent
 from stratal.ai.models.model import STAGES, Facts, FileCheck, ModelFile, ModelVersion, State
 from stratal.ai.models.pinning import PROMPT_TAG, NewVersion, location_of, pin, unpin
 from stratal.ai.models.reading import HEAD_BYTES, MAX_BYTES, MAX_HEADS, READ, is_opaque, read_facts
@@ -82,6 +83,7 @@ class Models:
         self._clock = clock
         self._is_held = is_held
         self._followers: list[Follower] = []
+        artifacts.lend(root_lent)
 
     def follow(self, follower: Follower) -> None:
         """Have `follower` told of every version that is made from now on, by whom; it must not raise."""
@@ -187,34 +189,42 @@ class Models:
         return made
 
     async def get(self, who: Principal, project_id: str, name: str, version: str) -> ModelVersion:
-        """A version with its tags and aliases, without its files. Raises `NotFound`."""
+        """A version with its tags and aliases, without its files; also of a shared model. Raises `NotFound`."""
         require(who, "models.read", project_id)
-        return await self._database.read(
-            lambda c: with_labels(c, [find_version(c, project_id, name, version)])[0]
-        )
+
+        def work(connection: Connection) -> ModelVersion:
+            place, there = home_of(connection, project_id, name)
+            found = with_labels(connection, [find_version(connection, place, there, version)])[0]
+            return found if place == project_id else version_as_lent(found, name)
+
+        return await self._database.read(work)
 
     async def of_model(self, who: Principal, project_id: str, name: str) -> list[ModelVersion]:
-        """A model's versions, newest first, without their files. Raises `NotFound`."""
+        """A model's versions, newest first, without their files; also of a shared model. Raises `NotFound`."""
         require(who, "models.read", project_id)
 
         def work(connection: Connection) -> list[ModelVersion]:
-            model = find_model(connection, project_id, name)
+            place, there = home_of(connection, project_id, name)
+            model = find_model(connection, place, there)
             rows = connection.execute(
                 select(model_versions)
                 .where(model_versions.c.model_id == model.id, model_versions.c.deleted_at.is_(None))
                 .order_by(model_versions.c.version.desc())
             )
-            return with_labels(connection, [version_of(row) for row in rows])
+            found = with_labels(connection, [version_of(row) for row in rows])
+            return found if place == project_id else [version_as_lent(one, name) for one in found]
 
         return await self._database.read(work)
 
     async def get_by_alias(self, who: Principal, project_id: str, name: str, alias: str) -> ModelVersion:
-        """The version that an alias names. Raises `NotFound`."""
+        """The version that an alias names, also of a shared model. Raises `NotFound`."""
         require(who, "models.read", project_id)
 
         def work(connection: Connection) -> ModelVersion:
-            number = alias_target(connection, find_model(connection, project_id, name), alias)
-            return with_labels(connection, [find_version(connection, project_id, name, number)])[0]
+            place, there = home_of(connection, project_id, name)
+            number = alias_target(connection, find_model(connection, place, there), alias)
+            found = with_labels(connection, [find_version(connection, place, there, number)])[0]
+            return found if place == project_id else version_as_lent(found, name)
 
         return await self._database.read(work)
 

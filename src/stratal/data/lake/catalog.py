@@ -20,6 +20,7 @@ from sqlalchemy.exc import IntegrityError
 
 from stratal.data.lake import held, iceberg, rows
 from stratal.data.lake.files import Files, lake_bucket, pins
+from stratal.data.lake.lent import lent_table, lent_tables, levels_of
 from stratal.data.lake.model import (
     SEPARATOR,
     AddedSnapshot,
@@ -34,14 +35,17 @@ from stratal.data.lake.model import (
     check_table_name,
     creates_table,
     no_such_table,
+    shared_to_read,
     split_location,
     table_exists,
 )
+from stratal.data.lake.namespaces import exists
 from stratal.data.lake.tables import lakes, tables
 from stratal.data.objects.model import BucketKind, Description
 from stratal.data.objects.service import Objects
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
+from stratal.identity.shares import end_shares, rename_shared
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Internal, Invalid, StratalError, Unavailable
@@ -99,25 +103,61 @@ class Catalog:
     async def find(self, who: Principal, place: Place, name: TableName) -> TableInfo:
         """Raises `NotFound` (``no_such_table``)."""
         require(who, "tables.read", place.id)
-        info = await self._database.read(lambda c: rows.find_table(c, place.id, name))
+        return await self._found(
+            who, name, await self._database.read(lambda c: rows.find_table(c, place.id, name))
+        )
+
+    async def find_readable(self, who: Principal, place: Place, name: TableName) -> TableInfo:
+        """A table of the project, or one that is shared with it. Raises `NotFound` (``no_such_table``)."""
+        require(who, "tables.read", place.id)
+        found = await self._database.read(
+            lambda c: rows.find_table(c, place.id, name) or lent_table(c, place.id, name)
+        )
+        return await self._found(who, name, found)
+
+    async def _found(self, who: Principal, name: TableName, info: TableInfo | None) -> TableInfo:
         if info is None:
             raise no_such_table(name)
         past = await self._lineage.pasts.of(who)
         return info if past is None else held.as_shown(past, info)
 
     async def load(self, who: Principal, place: Place, name: TableName) -> Loaded:
-        """The table with its metadata. Raises `NotFound`."""
-        return held.metadata_as_shown(await self._loaded(place, await self.find(who, place, name)))
+        """The table with its metadata; also one that is shared with the project. Raises `NotFound`."""
+        info = await self.find_readable(who, place, name)
+        return held.metadata_as_shown(await self._loaded(info))
 
     async def all(self, who: Principal, place: Place, namespace: Namespace | None = None) -> list[TableInfo]:
         """The project's tables by name. Raises `NotFound` for a namespace that is not there."""
         require(who, "tables.read", place.id)
-        found = await self._database.read(lambda c: rows.tables_in(c, place.id, namespace))
+        return await self._as_shown(
+            who, await self._database.read(lambda c: rows.tables_in(c, place.id, namespace))
+        )
+
+    async def readable(
+        self, who: Principal, place: Place, namespace: Namespace | None = None
+    ) -> list[TableInfo]:
+        """As `all`, and then the tables that are shared with the project and that it has none of that name itself."""
+        require(who, "tables.read", place.id)
+
+        def work(connection: Connection) -> list[TableInfo]:
+            others = lent_tables(connection, place.id)
+            if namespace is not None:
+                spaces = levels_of(others)
+                others = [info for info in others if info.name.namespace == namespace]
+                if namespace in spaces and not exists(connection, place.id, namespace):
+                    return others
+            own = rows.tables_in(connection, place.id, namespace)
+            taken = {info.name for info in own}
+            return own + [info for info in others if info.name not in taken]
+
+        return await self._as_shown(who, await self._database.read(work))
+
+    async def _as_shown(self, who: Principal, found: list[TableInfo]) -> list[TableInfo]:
         past = await self._lineage.pasts.of(who)
         return found if past is None else [held.as_shown(past, info) for info in found]
 
-    async def _loaded(self, place: Place, info: TableInfo) -> Loaded:
-        _, data = await self._files.read_location(place, info.metadata_location)
+    async def _loaded(self, info: TableInfo) -> Loaded:
+        _, data = await self._files.read_location(Place(info.project_id, ""), info.metadata_location)
         return Loaded(info, data)
 
     # -- making ------------------------------------------------------------------------------
@@ -327,7 +367,14 @@ class Catalog:
         return prepared, unchanged
 
     async def _prepare_one(self, who: Principal, place: Place, change: Change) -> "_Prepared | Loaded":
-        table = await self._database.read(lambda c: rows.find_table(c, place.id, change.table))
+        table, others = await self._database.read(
+            lambda c: (
+                rows.find_table(c, place.id, change.table),
+                lent_table(c, place.id, change.table),
+            )
+        )
+        if table is None and others is not None:
+            raise shared_to_read(change.table)
         if table is None and not creates_table(change.requirements):
             raise no_such_table(change.table)
         if table is None:
@@ -335,7 +382,7 @@ class Catalog:
             check_table_name(change.table.name)
             await self._database.read(lambda c: rows.check_free(c, place, change.table))
         bucket = await self.ensure_bucket(who, place)
-        base = (await self._loaded(place, table)).metadata if table is not None else None
+        base = (await self._loaded(table)).metadata if table is not None else None
         facts = await iceberg.apply(
             base, table.metadata_location if table else None, change.requirements, change.updates
         )
@@ -434,6 +481,7 @@ class Catalog:
             now = self._clock()
             if replaced is not None:
                 _mark_dropped(connection, replaced, now, purge=False)
+                end_shares(connection, "table", replaced.id, who.actor)
             done: list[TableInfo] = []
             for one in prepared:
                 rows.check_location_free(connection, place.id, one.facts.location, one.table_id)
@@ -490,7 +538,7 @@ class Catalog:
         def work(connection: Connection) -> None:
             info = rows.find_table(connection, place.id, source)
             if info is None:
-                raise no_such_table(source)
+                raise _not_own(connection, place, source)
             rows.check_free(connection, place, target)
             connection.execute(
                 update(tables)
@@ -499,6 +547,7 @@ class Catalog:
                     namespace=SEPARATOR.join(target.namespace), name=target.name, updated_at=self._clock()
                 )
             )
+            rename_shared(connection, "table", info.id, str(target))
             self._tell(connection, who, place, "table.renamed", info.id, target, before=str(source))
 
         await self._database.write(work)
@@ -515,8 +564,9 @@ class Catalog:
         def work(connection: Connection) -> TableInfo:
             info = rows.find_table(connection, place.id, name)
             if info is None:
-                raise no_such_table(name)
+                raise _not_own(connection, place, name)
             _mark_dropped(connection, info, self._clock(), purge=purge)
+            end_shares(connection, "table", info.id, who.actor)
             self._tell(connection, who, place, "table.dropped", info.id, name, purge=purge)
             return info
 
@@ -533,6 +583,11 @@ class Catalog:
         **data: object,
     ) -> None:
         emit(connection, kind, table_id, actor=who.actor, project_id=place.id, name=str(name), **data)
+
+
+def _not_own(connection: Connection, place: Place, name: TableName) -> StratalError:
+    shared = lent_table(connection, place.id, name) is not None
+    return shared_to_read(name) if shared else no_such_table(name)
 
 
 def _mark_dropped(connection: Connection, table: TableInfo, now: int, *, purge: bool) -> None:

@@ -9,8 +9,11 @@ from sqlalchemy import Connection, delete, select, update
 from stratal.data.lake import rows
 from stratal.data.lake.catalog import Catalog
 from stratal.data.lake.files import Files, lake_bucket, reader
+from stratal.data.lake.lent import lends, lent_tables, levels_of
 from stratal.data.lake.model import (
     FileVerdict,
+    Namespace,
+    NamespaceInfo,
     Place,
     SnapshotFile,
     SnapshotInfo,
@@ -23,6 +26,7 @@ from stratal.data.lake.snapshots import Snapshots
 from stratal.data.lake.tables import lakes, namespaces, snapshots, table_files, tables
 from stratal.data.objects.service import Objects
 from stratal.identity.model import Principal
+from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.ledger.lineage import Lineage
@@ -40,6 +44,7 @@ class Lake:
         self.namespaces = Namespaces(database, clock)
         self.catalog = Catalog(database, objects, self.files, lineage, clock)
         self.snapshots = Snapshots(database, objects, self.files)
+        objects.lend(lends)
         self._resuming: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -50,6 +55,28 @@ class Lake:
             self._resuming.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._resuming
+
+    # -- namespaces, those of shared tables included --------------------------------------------
+
+    async def namespaces_below(self, who: Principal, place: Place, parent: Namespace = ()) -> list[Namespace]:
+        """The namespaces directly below `parent`: the project's, and those that shared tables are in. Raises `NotFound`."""
+        shared = await self._shared_namespaces(who, place)
+        own: list[Namespace] = []
+        if parent not in shared or await self.namespaces.exists(who, place, parent):
+            own = await self.namespaces.below(who, place, parent)
+        deep = len(parent) + 1
+        return sorted({*own, *(name for name in shared if len(name) == deep and name[:-1] == parent)})
+
+    async def namespace(self, who: Principal, place: Place, name: Namespace) -> NamespaceInfo:
+        """A namespace of the project, or one that shared tables are in. Raises `NotFound`."""
+        shared = name in await self._shared_namespaces(who, place)
+        if shared and not await self.namespaces.exists(who, place, name):
+            return NamespaceInfo(name, {})
+        return await self.namespaces.get(who, place, name)
+
+    async def _shared_namespaces(self, who: Principal, place: Place) -> set[Namespace]:
+        require(who, "tables.read", place.id)
+        return levels_of(await self._database.read(lambda c: lent_tables(c, place.id)))
 
     # -- for explanations ----------------------------------------------------------------------
 

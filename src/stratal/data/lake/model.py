@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stratal.kernel.errors import Conflict, Invalid, NotFound
+from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound
 
 SEPARATOR = "\x1f"
 DEFAULT_NAMESPACE = ("default",)
@@ -221,6 +221,14 @@ def no_such_table(name: TableName | str) -> NotFound:
         f"There is no table {str(name)[:200]!r} in this project.",
         hint="List them with: stratal tables",
         reason="no_such_table",
+    )
+
+
+def shared_to_read(name: TableName | str) -> Denied:
+    return Denied(
+        f"The table {str(name)[:200]!r} is another project's, which shares it to be read.",
+        hint="Write to a table of this project: CREATE TABLE … AS SELECT … FROM it.",
+        reason="shared_read_only",
     )
 
 

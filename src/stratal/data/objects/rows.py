@@ -4,6 +4,7 @@ Statements of the hot path are built once, with bound parameters: building one c
 what running it does, and everybody's writes wait for it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +14,9 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert
 from stratal.data.objects.model import Bucket, BucketKind, Condition, ObjectVersion, VersionState
 from stratal.data.objects.tables import blob_trash, buckets, object_versions, objects, upload_parts, uploads
 from stratal.identity.model import Principal
-from stratal.identity.permissions import require
-from stratal.kernel.errors import NotFound, PreconditionFailed
+from stratal.identity.permissions import may, require
+from stratal.identity.shares import is_lent
+from stratal.kernel.errors import Denied, NotFound, PreconditionFailed
 from stratal.kernel.events import emit
 
 GRACE_MS = 5_000
@@ -63,10 +65,52 @@ def no_such_key(key: str) -> NotFound:
 def find_bucket(connection: Connection, who: Principal, action: str, name: str) -> Bucket:
     """The bucket, when `who` may do `action` in its project. Raises `NotFound`, also for others' buckets."""
     row = connection.execute(_BUCKET, {"name": name}).one_or_none()
-    if row is None or (row.project_id != who.project_id and not who.is_admin):
+    if row is None:
+        raise no_such_bucket(name)
+    if row.project_id != who.project_id and not who.is_admin:
+        if is_lent(connection, who.project_id, "bucket", row.id):
+            raise Denied(
+                f"The bucket {name!r} is another project's, which shares it to be read.",
+                hint="Copy what you need into a bucket of this project.",
+                reason="shared_read_only",
+            )
         raise no_such_bucket(name)
     require(who, action, row.project_id)
     return to_bucket(row)
+
+
+Lender = Callable[[Connection, str, Bucket, str], bool]
+"""May the project (by id) read this one key of another's bucket, though the bucket is not shared with it?"""
+
+
+def find_readable(
+    connection: Connection, who: Principal, name: str, key: str | None = None, lender: Lender | None = None
+) -> Bucket:
+    """The bucket to read: of the caller's project, or shared with it; with `key` also one of which that key is.
+
+    Raises `NotFound`, also for others' buckets.
+    """
+    row = connection.execute(_BUCKET, {"name": name}).one_or_none()
+    if row is None:
+        raise no_such_bucket(name)
+    if row.project_id == who.project_id or who.is_admin:
+        require(who, "objects.read", row.project_id)
+        return to_bucket(row)
+    require(who, "objects.read", who.project_id)
+    bucket = to_bucket(row)
+    if is_lent(connection, who.project_id, "bucket", bucket.id):
+        return bucket
+    if key is not None and lender is not None and lender(connection, who.project_id, bucket, key):
+        return bucket
+    raise no_such_bucket(name)
+
+
+def check_readable(
+    connection: Connection, who: Principal, version: ObjectVersion, lender: Lender | None
+) -> None:
+    """Raises `NotFound` unless the caller may read that version's bytes."""
+    if not may(who, "objects.read", version.project_id):
+        find_readable(connection, who, version.bucket, version.key, lender)
 
 
 def to_bucket(row: Row[Any]) -> Bucket:

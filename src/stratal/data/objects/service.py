@@ -36,7 +36,8 @@ from stratal.data.objects.model import (
 from stratal.data.objects.receiving import Received, receive
 from stratal.data.objects.tables import buckets, object_versions, objects, uploads
 from stratal.identity.model import Principal
-from stratal.identity.permissions import require
+from stratal.identity.permissions import may, require
+from stratal.identity.shares import end_shares
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Denied, Internal, Invalid, NotFound
@@ -63,6 +64,7 @@ class Objects:
         self._lineage = lineage
         self._clock = clock
         self._collector = Collector(database, blobs, clock)
+        self._lender: rows.Lender | None = None
 
     async def start(self) -> None:
         self._collector.start()
@@ -72,6 +74,10 @@ class Objects:
 
     def wake_collector(self) -> None:
         self._collector.wake()
+
+    def lend(self, lender: rows.Lender) -> None:
+        """Have `lender` asked about single keys of buckets that are not shared as a whole (the lake's)."""
+        self._lender = lender
 
     # -- buckets -------------------------------------------------------------------------------
 
@@ -120,6 +126,10 @@ class Objects:
         """Raises `NotFound` (``no_such_bucket``), also for another project's bucket."""
         return await self._database.read(lambda c: rows.find_bucket(c, who, "objects.read", name))
 
+    async def readable_bucket(self, who: Principal, name: str) -> Bucket:
+        """As `bucket`, or one that is shared with the caller's project."""
+        return await self._database.read(lambda c: rows.find_readable(c, who, name))
+
     async def list_buckets(self, who: Principal, *, project_id: str | None = None) -> list[Bucket]:
         """The buckets of the project (default: the caller's own), by name."""
         place = project_id or who.project_id
@@ -145,6 +155,7 @@ class Objects:
                     reason="bucket_not_empty",
                 )
             rows.drop_uploads(connection, uploads.c.bucket_id == bucket.id, self._clock())
+            end_shares(connection, "bucket", bucket.id, who.actor)
             connection.execute(delete(buckets).where(buckets.c.id == bucket.id))
             emit(
                 connection,
@@ -311,14 +322,14 @@ class Objects:
         raw = encode_key(key)
         past = None if version_id is not None else await self._lineage.pasts.of(who)
         if past is not None:
-            held = await self._database.read(lambda c: rows.find_bucket(c, who, "objects.read", bucket))
+            held = await self._database.read(lambda c: rows.find_readable(c, who, bucket, key, self._lender))
             then = await self._shown(past, held, key)
             if then is None:
                 raise rows.no_such_key(key)
             return then
 
         def work(connection: Connection) -> ObjectVersion:
-            place = rows.find_bucket(connection, who, "objects.read", bucket)
+            place = rows.find_readable(connection, who, bucket, key, self._lender)
             if version_id is None:
                 current = rows.current_version(connection, place.id, raw)
                 if current is None:
@@ -340,7 +351,8 @@ class Objects:
         A workload's read is recorded before that. Raises `NotFound` (``no_such_blob``) when the bytes
         were collected since `version` was looked up, `Internal` when the medium has lost a part.
         """
-        require(who, "objects.read", version.project_id)
+        if not may(who, "objects.read", version.project_id):
+            await self._database.read(lambda c: rows.check_readable(c, who, version, self._lender))
         if version.blob_key is None:
             raise NotFound(f"The bytes of {version.id} are gone.", reason="no_such_blob")
         left = version.size - start if length is None else min(length, version.size - start)
@@ -379,7 +391,7 @@ class Objects:
             raise Invalid(f"A page has 0 to {MAX_PAGE} entries.", reason="bad_page")
 
         def work(connection: Connection) -> Listing:
-            place = rows.find_bucket(connection, who, "objects.read", bucket)
+            place = rows.find_readable(connection, who, bucket)
             page = list_page(
                 lambda low, high, count: _scan(connection, place.id, low, high, count),
                 prefix=prefix.encode(),

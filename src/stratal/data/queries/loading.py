@@ -14,7 +14,16 @@ import orjson
 from sqlalchemy import Connection
 
 from stratal.data.lake.lake import Lake
-from stratal.data.lake.model import Change, Loaded, Place, TableInfo, TableName, split_location, table_exists
+from stratal.data.lake.model import (
+    Change,
+    Loaded,
+    Place,
+    TableInfo,
+    TableName,
+    shared_to_read,
+    split_location,
+    table_exists,
+)
 from stratal.data.objects.service import Objects
 from stratal.data.queries.engine import Limits, QueryEngine, QueryPlan, TableInput, WritePlan, Written
 from stratal.data.queries.planning import Planner
@@ -104,6 +113,8 @@ class Loader:
         require(who, "tables.write", place.id)
         for attempt in range(1, _ATTEMPTS + 1):
             present = await self._present(who, place, name)
+            if present is not None and present.info.project_id != place.id:
+                raise shared_to_read(name)
             if present is not None and mode == "create":
                 raise table_exists(name)
             try:
@@ -139,7 +150,7 @@ class Loader:
             limits=limits,
             keys=rows.keys,
             where=rows.where,
-            target=await self._target(place, present, head) if mode in {"upsert", "overwrite"} else None,
+            target=await self._target(present, head) if mode in {"upsert", "overwrite"} else None,
             branch=staging.branch if staging else None,
             properties=staging.properties if staging else {},
         )
@@ -174,10 +185,10 @@ class Loader:
                 return int(ref["snapshot-id"])
         return present.info.snapshot_id
 
-    async def _target(self, place: Place, present: Loaded | None, head: int | None) -> TableInput | None:
+    async def _target(self, present: Loaded | None, head: int | None) -> TableInput | None:
         if present is None:
             return None
-        return await self._planner.input(place, present.info, head, ("stratal_target",))
+        return await self._planner.input(present.info, head, ("stratal_target",))
 
     async def _present(self, who: Principal, place: Place, name: TableName) -> Loaded | None:
         try:

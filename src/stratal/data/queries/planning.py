@@ -57,11 +57,11 @@ class Planner:
         if not statement.tables and not statement.listing:
             return planned
         # One look at the catalogue, so that one statement sees one state of it.
-        infos = await self._lake.catalog.all(who, place)
+        infos = await self._lake.catalog.readable(who, place)
         done: dict[tuple[Names, int | None], Names] = {}
         for reference in statement.tables:
             info = resolve(infos, reference.path)
-            snapshot_id = await self._moment(place, info, reference) if reference.at else info.snapshot_id
+            snapshot_id = await self._moment(info, reference) if reference.at else info.snapshot_id
             path = reference.path
             if reference.at:
                 path = (*path[:-1], f"{path[-1]}@{snapshot_id}")
@@ -69,7 +69,7 @@ class Planner:
             if (path, snapshot_id) in done:
                 continue
             done[(path, snapshot_id)] = path
-            contents = await self._contents(place, info, snapshot_id)
+            contents = await self._contents(info, snapshot_id)
             planned.tables.append(
                 TableInput(str(info.name), path, contents.fields, contents.files, contents.names)
             )
@@ -79,19 +79,19 @@ class Planner:
             planned.listing.extend((_sql_path(info), info.fields) for info in infos)
         return planned
 
-    async def input(self, place: Place, info: TableInfo, snapshot_id: int | None, path: Names) -> TableInput:
+    async def input(self, info: TableInfo, snapshot_id: int | None, path: Names) -> TableInput:
         """One snapshot of a table as the input called `path`. Raises as `plan`."""
-        contents = await self._contents(place, info, snapshot_id)
+        contents = await self._contents(info, snapshot_id)
         return TableInput(str(info.name), path, contents.fields, contents.files, contents.names)
 
-    async def _contents(self, place: Place, info: TableInfo, snapshot_id: int | None) -> _Contents:
+    async def _contents(self, info: TableInfo, snapshot_id: int | None) -> _Contents:
         if snapshot_id is None:
             return _Contents([dict(field) for field in info.fields], {}, [])
         key = (info.id, snapshot_id)
         schema_is_current = snapshot_id == info.snapshot_id and not info.of_past
         known = self._known.get(key)
         if known is None:
-            known = await self._look(place, info, snapshot_id)
+            known = await self._look(info, snapshot_id)
             self._known[key] = known
             if len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
@@ -103,9 +103,9 @@ class Planner:
             known.files,
         )
 
-    async def _look(self, place: Place, info: TableInfo, snapshot_id: int) -> _Contents:
+    async def _look(self, info: TableInfo, snapshot_id: int) -> _Contents:
         snapshot = await self._lake.snapshots.get(info.id, snapshot_id)
-        _, metadata = await self._lake.files.read_location(place, info.metadata_location)
+        _, metadata = await self._lake.files.read_location(Place(info.project_id, ""), info.metadata_location)
         fields, names = await iceberg.schema_of(metadata, snapshot.schema_id)
         files = await self._lake.snapshots.files(info, snapshot, metadata=metadata)
         deletes = [file for file in files if file.kind in {"position deletes", "equality deletes"}]
@@ -142,11 +142,11 @@ class Planner:
 
     # -- time travel -------------------------------------------------------------------------
 
-    async def _moment(self, place: Place, info: TableInfo, reference: Reference) -> int:
+    async def _moment(self, info: TableInfo, reference: Reference) -> int:
         """The snapshot that ``AT (VERSION => …)`` or ``AT (TIMESTAMP => …)`` means."""
         assert reference.at is not None
         unit, value = reference.at
-        _, data = await self._lake.files.read_location(place, info.metadata_location)
+        _, data = await self._lake.files.read_location(Place(info.project_id, ""), info.metadata_location)
         metadata = orjson.loads(data)
         if unit == "VERSION":
             return _version(info, metadata, value)

@@ -25,6 +25,7 @@ from stratal.data.lake.model import (
     TableName,
     check_namespace,
     check_table_name,
+    shared_to_read,
     split_location,
 )
 from stratal.data.lake.snapshots import resolve
@@ -204,12 +205,11 @@ class Warehouse:
     async def _plan(self, who: Principal, place: Place, statement: Statement) -> Planned:
         planned = await self._planner.plan(who, place, statement)
         if statement.kind != "explain":
-            for read in planned.reads:
-                require(who, "tables.read", read.table.project_id)
+            for read in planned.reads:  # what is another project's was found by its share
                 if read.snapshot_id is not None:
                     await self._lineage.record(
                         who, "read", "snapshot", f"{read.table.id}@{read.snapshot_id}",
-                        project_id=place.id, name=str(read.table.name),
+                        project_id=read.table.project_id, name=str(read.table.name),
                     )  # fmt: skip
         return planned
 
@@ -254,7 +254,10 @@ class Warehouse:
     async def _target(self, who: Principal, place: Place, statement: Statement) -> TableName:
         """The table written to: one that is there, however its name's case, or for CREATE a new name."""
         try:
-            return resolve(await self._lake.catalog.all(who, place), statement.target).name
+            found = resolve(await self._lake.catalog.readable(who, place), statement.target)
+            if found.project_id != place.id:
+                raise shared_to_read(found.name)
+            return found.name
         except NotFound:
             if statement.kind == "insert":
                 raise

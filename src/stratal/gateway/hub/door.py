@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from stratal.ai.models.commits import Commits
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
 from stratal.gateway.hub import errors
@@ -38,7 +39,9 @@ class HubDoor:
         revisions: Revisions,
         files: Files,
         datasets: DataSets,
+        commits: Commits,
     ) -> None:
+        self._commits = commits
         self._datasets = datasets
         self._bearer = authenticate
         self._addresses = addresses
@@ -187,6 +190,9 @@ class HubDoor:
             raise NotFound("A repository is called PROJECT/NAME.", reason="no_such_model")
         if parts[0] == who.project:
             return who.project_id, who.project, parts[1]
+        shared = ".".join(parts)
+        if await self._commits.is_lent(who, who.project_id, shared):
+            return who.project_id, parts[0], shared
         place = await self._projects.get(who, parts[0])
         return place.id, place.name, parts[1]
 

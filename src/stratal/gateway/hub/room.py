@@ -34,4 +34,5 @@ def furnish(
         Revisions(names, commits),
         Files(commits, addresses),
         DataSets(objects),
+        commits,
     )

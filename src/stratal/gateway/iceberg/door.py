@@ -209,7 +209,7 @@ class _Call:
             case ["namespaces", namespace, "tables", table, "credentials"] if method == "GET":
                 return await self._credentials(TableName(wire.namespace_of(namespace), table))
             case ["namespaces", namespace, "tables", table, "metrics"] if method == "POST":
-                await self._lake.catalog.find(
+                await self._lake.catalog.find_readable(
                     self._who, self._place, TableName(wire.namespace_of(namespace), table)
                 )
                 return Response(status_code=204)
@@ -235,7 +235,7 @@ class _Call:
 
     async def _list_namespaces(self) -> Response:
         parent = self._request.query_params.get("parent")
-        found = await self._lake.namespaces.below(
+        found = await self._lake.namespaces_below(
             self._who, self._place, wire.namespace_of(parent) if parent else ()
         )
         names = ["\x1f".join(name) for name in found]
@@ -256,7 +256,7 @@ class _Call:
             return Response(status_code=204)
         if method not in {"GET", "HEAD"}:
             raise Unsupported(f"{method} is not offered here.")
-        info = await self._lake.namespaces.get(self._who, self._place, name)
+        info = await self._lake.namespace(self._who, self._place, name)
         if method == "HEAD":
             return Response(status_code=204)
         return _json({"namespace": info.name, "properties": info.properties})
@@ -280,7 +280,7 @@ class _Call:
             return await self._create_table(text)
         if method != "GET":
             raise Unsupported(f"{method} is not offered here.")
-        found = await self._lake.catalog.all(self._who, self._place, namespace)
+        found = await self._lake.catalog.readable(self._who, self._place, namespace)
         names = [info.name.name for info in found]
         some, token = wire.page(names, names, self._request)
         listed = [{"namespace": namespace, "name": name} for name in some]
@@ -313,7 +313,7 @@ class _Call:
                 refs_only = self._request.query_params.get("snapshots") == "refs"
                 return wire.table_answer(loaded, self._storage, refs_only=refs_only)
             case "HEAD":
-                await self._lake.catalog.find(self._who, self._place, name)
+                await self._lake.catalog.find_readable(self._who, self._place, name)
                 return Response(status_code=204)
             case "POST":
                 body = await wire.body(self._request, wire.CommitTable)
@@ -328,7 +328,7 @@ class _Call:
                 raise Unsupported(f"{method} is not offered here.")
 
     async def _credentials(self, name: TableName) -> Response:
-        info = await self._lake.catalog.find(self._who, self._place, name)
+        info = await self._lake.catalog.find_readable(self._who, self._place, name)
         return _json({"storage-credentials": wire.storage_credentials(info.location, self._storage)})
 
     async def _rename(self) -> Response:

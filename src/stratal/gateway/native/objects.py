@@ -49,6 +49,13 @@ def router(projects: Projects, objects: Objects) -> APIRouter:
             )
         return bucket
 
+    async def readable(who: Principal, project: str, name: str) -> Bucket:
+        """Also one that is shared with the project."""
+        place = await projects.get(who, project)
+        if place.id != who.project_id or who.is_admin:
+            return await bucket_of(who, project, name)
+        return await objects.readable_bucket(who, name)
+
     @api.get("/projects/{project}/buckets")
     async def list_buckets(who: Who, project: str) -> dict[str, object]:
         place = await projects.get(who, project)
@@ -75,7 +82,7 @@ def router(projects: Projects, objects: Objects) -> APIRouter:
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
     ) -> dict[str, object]:
         """One page, in the order of the keys' UTF-8; the next begins `after` this one's `next_after`."""
-        place = await bucket_of(who, project, bucket)
+        place = await readable(who, project, bucket)
         page = await objects.list(
             who, place.name, prefix=prefix, delimiter=delimiter, after=after, limit=limit
         )
@@ -88,7 +95,7 @@ def router(projects: Projects, objects: Objects) -> APIRouter:
     @api.get("/projects/{project}/buckets/{bucket}/object")
     async def get_object(who: Who, project: str, bucket: str, key: Key) -> Response:
         """The object's bytes, as a download."""
-        place = await bucket_of(who, project, bucket)
+        place = await readable(who, project, bucket)
         version = await objects.head(who, place.name, key)
         body = objects.read(who, version)
         first = await anext(body, b"")

@@ -52,8 +52,8 @@ def router(projects: Projects, lake: Lake, warehouse: Warehouse) -> APIRouter:
     @api.get("/projects/{project}/tables/{name}")
     async def get_table(who: Who, project: str, name: str) -> dict[str, object]:
         """A table with its columns and its snapshots, newest first."""
-        info = await lake.catalog.find(who, await place_of(who, project), parse_table_name(name))
-        found = await lake.snapshots.of_table(who, info)
+        info = await lake.catalog.find_readable(who, await place_of(who, project), parse_table_name(name))
+        found = await lake.snapshots.of_table(info)
         return {
             **_table(info),
             "location": info.location,
@@ -65,7 +65,7 @@ def router(projects: Projects, lake: Lake, warehouse: Warehouse) -> APIRouter:
     async def snapshot_of(
         who: Principal, project: str, name: str, snapshot: str | None
     ) -> tuple[TableInfo, SnapshotInfo]:
-        info = await lake.catalog.find(who, await place_of(who, project), parse_table_name(name))
+        info = await lake.catalog.find_readable(who, await place_of(who, project), parse_table_name(name))
         if snapshot is not None and not re.fullmatch("-?[0-9]{1,20}", snapshot):
             raise Invalid("A snapshot's id is a number.", reason="bad_snapshot")
         wanted = int(snapshot) if snapshot is not None else info.snapshot_id

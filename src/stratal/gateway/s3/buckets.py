@@ -45,7 +45,7 @@ async def create_bucket(call: Call) -> Answer:
 
 
 async def head_bucket(call: Call) -> Answer:
-    await call.objects.bucket(call.who, call.request.bucket)
+    await call.objects.readable_bucket(call.who, call.request.bucket)
     return empty(200, [(b"x-amz-bucket-region", REGION.encode()), (b"content-type", b"application/xml")])
 
 
@@ -56,13 +56,13 @@ async def delete_bucket(call: Call) -> Answer:
 
 async def get_location(call: Call) -> Answer:
     """GetBucketLocation; us-east-1 is spelt as nothing."""
-    await call.objects.bucket(call.who, call.request.bucket)
+    await call.objects.readable_bucket(call.who, call.request.bucket)
     return xml(document("LocationConstraint"))
 
 
 async def get_versioning(call: Call) -> Answer:
     """GetBucketVersioning: never enabled."""
-    await call.objects.bucket(call.who, call.request.bucket)
+    await call.objects.readable_bucket(call.who, call.request.bucket)
     return xml(document("VersioningConfiguration"))
 
 
