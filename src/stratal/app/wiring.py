@@ -50,6 +50,7 @@ from stratal.collab.runs import Runs
 from stratal.collab.talk.room import furnish_talk
 from stratal.collab.workspaces.records import held_environments as held_by_workspaces
 from stratal.collab.workspaces.room import furnish_workspaces
+from stratal.compute.departures import Departures
 from stratal.compute.engine import Capacity
 from stratal.compute.room import furnish
 from stratal.console.app import Console
@@ -265,6 +266,9 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(budgets.look)
     starts.append(compute.start)
     closes.append(compute.close)
+    departures = Departures(events, compute.jobs)
+    starts.append(departures.start)
+    closes.append(departures.close)
     for source in compute.running:
         meter.follow(source)
     budgets.heed(compute.jobs.heed)

@@ -5,7 +5,7 @@ over its successor: it gets `Superseded`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -16,6 +16,7 @@ from stratal.compute.engine import Usage
 from stratal.compute.model import ACTIVE, Held, Job, JobState, RankLog, before, pause_ms
 from stratal.compute.tables import attempts, jobs, rank_logs
 from stratal.identity.keys import Keys
+from stratal.identity.members import role_now
 from stratal.kernel.events import emit
 from stratal.ledger import metering
 
@@ -95,7 +96,8 @@ def claim(c: Connection, keys: Keys, job_id: int, gpus: Sequence[str], lease: Ro
         return False
     held = records.held_of(held_rows(c, [job_id])[0])
     job = held.job
-    credential = keys.insert_for_workload(c, held.creator, job.project_id, job.workload)
+    creator = replace(held.creator, role=role_now(c, held.creator, job.project_id))
+    credential = keys.insert_for_workload(c, creator, job.project_id, job.workload)
     c.execute(update(jobs).where(jobs.c.id == job_id).values(key_id=credential.id))
     c.execute(
         insert(attempts).values(

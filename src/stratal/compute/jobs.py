@@ -23,8 +23,9 @@ from stratal.compute.submission import array_indices, complete
 from stratal.compute.tables import arrays, attempts, environments, jobs, quotas, rank_logs
 from stratal.compute.waits import Wait, waits
 from stratal.compute.workloads import Workloads
-from stratal.identity.model import Principal
+from stratal.identity.model import Principal, system_principal
 from stratal.identity.permissions import require
+from stratal.identity.tables import keys
 from stratal.kernel.blobs import BlobStore
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
@@ -205,6 +206,38 @@ class Jobs:
         if self._used_up - used_up.keys():  # what waits for a budget may start now
             self._reconciler.kick()
         self._used_up = set(used_up)
+
+    async def stop_without_credential(self) -> None:
+        """Stop what runs though its credential was ended: whoever started it lost access to the project."""
+        why = "whoever started it has no access to the project any more"
+        ended = select(keys.c.id).where(keys.c.revoked_at.is_not(None))
+        running = jobs.c.state.in_([state.value for state in ACTIVE]) & jobs.c.stop_requested_at.is_(None)
+        query = select(jobs.c.id).where(running, jobs.c.key_id.in_(ended))
+
+        def stop(c: Connection) -> list[int]:
+            found = list(c.execute(query).scalars())
+            values = {"stop_requested_at": self._clock(), "stopped_by": "system", "stop_cause": why}
+            c.execute(update(jobs).where(jobs.c.id.in_(found)).values(values))
+            return found
+
+        if await self._database.read(lambda c: c.execute(query).first()):
+            for job_id in await self._database.write(stop):
+                self._reconciler.stop(job_id, why)
+
+    async def stop_waiting_of(self, project_id: str, accounts: Sequence[str]) -> None:
+        """Stop jobs of the project that wait and that these (by id) have queued."""
+        query = select(jobs.c.id).where(
+            jobs.c.project_id == project_id,
+            jobs.c.state == JobState.QUEUED.value,
+            jobs.c.creator_id.in_(list(accounts)),
+        )
+        who = system_principal(project_id, "")
+
+        def stop(c: Connection) -> None:
+            for job_id in list(c.execute(query).scalars()):
+                self._stop_now(c, who, _find(c, project_id, job_id))
+
+        await self._database.write(stop)
 
     async def stop_array(self, who: Principal, project_id: str, array_id: int) -> Array:
         """Stop every member of an array, as `stop` does. Raises `NotFound`, `Denied`."""

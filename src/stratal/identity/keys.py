@@ -59,6 +59,16 @@ class Credential:
         return f"{self.id}.{self.secret}"
 
 
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """What ended with somebody's membership: `keys`, how many; `accounts`, as whom they started jobs (their own id,
+    and their service accounts' names); `actors`, what the records call these."""
+
+    keys: int
+    accounts: tuple[str, ...]
+    actors: tuple[str, ...]
+
+
 class Keys:
     """Makes, checks and revokes keys.
 
@@ -235,11 +245,32 @@ class Keys:
         """Revoke every key of a project, in the caller's write transaction."""
         self._revoke_where(connection, keys.c.project_id == project_id)
 
-    def revoke_of_person(self, connection: Connection, project_id: str, person_id: str, actor: str) -> int:
-        """End every key of the project that speaks for a person or was made by them (as `actor`); how many."""
+    def revoke_of_person(
+        self, connection: Connection, project_id: str, person_id: str, actor: str
+    ) -> "Departed":
+        """End every key of the project that speaks for a person or was made by them (as `actor`), keys made by such
+        keys included, and the credentials of jobs that they started by any of these.
+
+        A service account stays of which somebody else made a key that is good still.
+        """
+        here = keys.c.project_id == project_id
+        service = here & (keys.c.kind == Kind.SERVICE.value)
+        living = keys.c.revoked_at.is_(None)
         theirs = (keys.c.kind == Kind.PERSON.value) & (keys.c.principal_id == person_id)
-        made = (keys.c.kind == Kind.SERVICE.value) & (keys.c.created_by == actor)
-        return self._revoke_where(connection, (keys.c.project_id == project_id) & (theirs | made))
+        ended = self._revoke_where(connection, here & theirs)
+        actors, accounts, makers = [actor], list[str](), [actor]
+        while makers:
+            made = service & keys.c.created_by.in_(makers)
+            names = set(connection.execute(select(keys.c.name).where(made, living)).scalars())
+            ended += self._revoke_where(connection, made)
+            stay = connection.execute(select(keys.c.name).where(service, living, keys.c.name.in_(names)))
+            gone = sorted(names - set(stay.scalars()) - set(accounts))
+            makers = [f"{Kind.SERVICE}:{name}" for name in gone]
+            accounts += gone
+            actors += makers
+        started = keys.c.principal_id.in_([person_id, *accounts]) & keys.c.workload.startswith("job:")
+        self._revoke_where(connection, here & (keys.c.kind == Kind.WORKLOAD.value) & started)
+        return Departed(ended, (person_id, *accounts), tuple(actors))
 
     def revoke_beyond_membership(self, connection: Connection, person_id: str) -> int:
         """End a person's own keys of projects that they are no member of (an admin's of old); how many."""
@@ -249,13 +280,15 @@ class Keys:
         return self._revoke_where(connection, theirs & beyond)
 
     def weaken(self, connection: Connection, project_id: str, person_id: str, role: Role) -> int:
-        """Take from a person's own keys of the project what goes beyond `role`; how many had more."""
+        """Take from a person's own keys of the project, and from jobs of theirs that run, what goes beyond `role`;
+        how many had more."""
         above = [other.value for other in Role if RANK[other] > RANK[role]]
         changed = connection.execute(
             update(keys)
             .where(
                 keys.c.project_id == project_id,
-                keys.c.kind == Kind.PERSON.value,
+                (keys.c.kind == Kind.PERSON.value)
+                | ((keys.c.kind == Kind.WORKLOAD.value) & keys.c.workload.startswith("job:")),
                 keys.c.principal_id == person_id,
                 keys.c.role.in_(above),
                 keys.c.revoked_at.is_(None),

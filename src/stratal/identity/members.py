@@ -86,7 +86,7 @@ class Members:
                 if before is Role.OWNER and role is not Role.OWNER and not who.is_admin:
                     _check_not_last(c, project_id, person_id)
                 c.execute(update(members).where(*_is(project_id, person_id)).values(role=role.value))
-            weaker = self._keys.weaken(c, project_id, person_id, role)
+            weaker = weaken(c, self._keys, project_id, person_id, person, role)
             kind = "member.added" if before is None else "member.changed"
             emit(c, kind, person_id, actor=who.actor, project_id=project_id, name=person, role=role.value)
             return weaker
@@ -96,7 +96,8 @@ class Members:
     async def remove(self, who: Principal, project_id: str, person: str) -> int:
         """Take somebody out of the project; returns how many keys ended with that, all at once and at every door.
 
-        These are the keys that speak for the person, and those that the person made: they know their secrets.
+        These are the keys that speak for the person, and those that the person made: they know their secrets. For
+        the same reason the invitations end that they made. Jobs of theirs lose their credentials, and are stopped.
         Raises `NotFound`, `Conflict` for the last owner (an admin may).
         """
         require(who, "members.manage", project_id)
@@ -109,18 +110,7 @@ class Members:
             self._not_above(who, project_id, before)
             if before is Role.OWNER and not who.is_admin:
                 _check_not_last(c, project_id, person_id)
-            c.execute(delete(members).where(*_is(project_id, person_id)))
-            ended = self._keys.revoke_of_person(c, project_id, person_id, f"{Kind.PERSON}:{person}")
-            emit(
-                c,
-                "member.removed",
-                person_id,
-                actor=who.actor,
-                project_id=project_id,
-                name=person,
-                keys=ended,
-            )
-            return ended
+            return take_out(c, self._keys, project_id, person_id, person, by=who.actor)
 
         return await self._database.write(work)
 
@@ -237,6 +227,36 @@ class Members:
         own = who.role_in(project_id)
         if own is None or RANK[role] > RANK[own]:
             raise Denied(f"Only an owner says who is {role.value}.")
+
+
+def take_out(c: Connection, keys: Keys, project_id: str, person_id: str, name: str, *, by: str) -> int:
+    """End somebody's membership with all that it gave them, in the caller's transaction; how many keys ended."""
+    c.execute(delete(members).where(*_is(project_id, person_id)))
+    departed = keys.revoke_of_person(c, project_id, person_id, f"{Kind.PERSON}:{name}")
+    made = invitations.c.created_by.in_(departed.actors)
+    c.execute(delete(invitations).where(invitations.c.project_id == project_id, made))
+    told = {"name": name, "keys": departed.keys, "accounts": list(departed.accounts)}
+    emit(c, "member.removed", person_id, actor=by, project_id=project_id, **told)
+    return departed.keys
+
+
+def weaken(c: Connection, keys: Keys, project_id: str, person_id: str, name: str, role: Role) -> int:
+    """Take from somebody's keys, jobs and invitations what goes beyond `role`; how many keys had more."""
+    above = [other.value for other in Role if RANK[other] > RANK[role]]
+    c.execute(
+        delete(invitations).where(
+            invitations.c.project_id == project_id,
+            invitations.c.created_by == f"{Kind.PERSON}:{name}",
+            invitations.c.role.in_(above),
+        )
+    )
+    return keys.weaken(c, project_id, person_id, role)
+
+
+def role_now(c: Connection, who: Principal, project_id: str) -> Role:
+    """What a principal that was written down may now: a member never more than their membership says."""
+    found = _role(c, project_id, who.id)
+    return who.role if found is None or who.is_admin or RANK[who.role] <= RANK[found] else found
 
 
 def _is(project_id: str, person_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -15,6 +15,7 @@ from stratal.app.tables import metadata
 from stratal.identity.founding import found
 from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
+from stratal.identity.members import role_now
 from stratal.identity.model import Principal, Role
 from stratal.identity.people import NeedsCode
 from stratal.identity.permissions import may
@@ -147,6 +148,52 @@ def test_a_person_who_is_removed_loses_every_key_at_once(town: Town) -> None:
     assert not may(again, "project.read", town.lab)
     with pytest.raises(NotFound):
         town.do(town.folk.members.remove(ada, town.lab, "bob"))
+
+
+def test_whoever_leaves_leaves_no_way_back(town: Town) -> None:
+    """Neither by keys that their keys made, nor by an invitation of theirs, nor by a job of theirs."""
+    ada = town.join("ada", Role.OWNER)
+    eve = town.join("eve", Role.OWNER)
+    first = town.do(town.keys.create(ada, town.lab, name="robot", role=Role.OWNER))
+    robot = town.do(town.keys.principal_of(first.id))
+    second = town.do(town.keys.create(robot, town.lab, name="robot-2", role=Role.OWNER))
+    shared = town.do(town.keys.create(ada, town.lab, name="shared", role=Role.OWNER))
+    kept = town.do(town.keys.create(eve, town.lab, name="shared", role=Role.OWNER))
+    by_shared = town.do(
+        town.keys.create(town.do(town.keys.principal_of(kept.id)), town.lab, name="third", role=Role.VIEWER)
+    )
+    _, invitation = town.do(town.folk.members.invite(robot, town.lab, Role.OWNER, ""))
+    _, other = town.do(town.folk.members.invite(eve, town.lab, Role.VIEWER, ""))
+    jobs = [
+        town.database.write_now(
+            lambda c, who=who, n=n: town.keys.insert_for_workload(c, who, town.lab, f"job:{n}")
+        )
+        for n, who in enumerate((ada, robot, eve))
+    ]
+    stays = town.database.write_now(lambda c: town.keys.insert_for_workload(c, ada, town.lab, "workspace:1"))
+    assert town.do(town.folk.members.remove(town.admin, town.lab, "ada")) == 3
+    for credential in (first, second, shared, *jobs[:2]):
+        with pytest.raises(Unauthenticated):
+            town.do(town.keys.principal_of(credential.id))
+    for credential in (kept, by_shared, jobs[2], stays):  # what is another's, and what is the project's
+        town.do(town.keys.principal_of(credential.id))
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.members.invitation(invitation))
+    assert town.do(town.folk.members.invitation(other)).role is Role.VIEWER
+
+
+def test_a_lower_role_holds_for_jobs_and_invitations_too(town: Town) -> None:
+    ada = town.join("ada", Role.OWNER)
+    _, invitation = town.do(town.folk.members.invite(ada, town.lab, Role.OWNER, ""))
+    _, harmless = town.do(town.folk.members.invite(ada, town.lab, Role.VIEWER, ""))
+    job = town.database.write_now(lambda c: town.keys.insert_for_workload(c, ada, town.lab, "job:1"))
+    assert town.do(town.keys.principal_of(job.id)).role is Role.EDITOR
+    town.do(town.folk.members.put(town.admin, town.lab, "ada", Role.VIEWER))
+    assert town.do(town.keys.principal_of(job.id)).role is Role.VIEWER
+    assert town.database.read_now(lambda c: role_now(c, ada, town.lab)) is Role.VIEWER
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.members.invitation(invitation))
+    town.do(town.folk.members.invitation(harmless))
 
 
 def test_a_lower_role_holds_for_keys_at_once(town: Town) -> None:

@@ -16,10 +16,11 @@ from stratal.identity.federation.provider import Gone, Provider, Told
 from stratal.identity.federation.tables import federated, federated_logins
 from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
+from stratal.identity.members import take_out, weaken
 from stratal.identity.model import Kind
 from stratal.identity.people import insert_person
 from stratal.identity.sessions import Sessions, hashed
-from stratal.identity.tables import members, people, projects, sessions
+from stratal.identity.tables import login_links, members, people, projects, sessions
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import StratalError, Unauthenticated, Unavailable
@@ -176,18 +177,14 @@ class Federation:
                 emit(c, "member.added", person_id, **told)
             elif row.added_by == BY and row.role != role.value:
                 c.execute(update(members).where(*_is(project_id, person_id)).values(role=role.value))
-                self._keys.weaken(c, project_id, person_id, role)
+                weaken(c, self._keys, project_id, person_id, str(person.name), role)
                 emit(c, "member.changed", person_id, **told)
         for project_id, row in present.items():
             if row.added_by == BY and project_id not in wanted:
                 self._out(c, project_id, person)
 
     def _out(self, c: Connection, project_id: str, person: Row[tuple[object, ...]]) -> None:
-        c.execute(delete(members).where(*_is(project_id, str(person.id))))
-        ended = self._keys.revoke_of_person(c, project_id, str(person.id), f"{Kind.PERSON}:{person.name}")
-        emit(
-            c, "member.removed", str(person.id), actor=BY, project_id=project_id, name=person.name, keys=ended
-        )
+        take_out(c, self._keys, project_id, str(person.id), str(person.name), by=BY)
 
     # -- asking again --------------------------------------------------------------------------
 
@@ -240,6 +237,7 @@ class Federation:
         person = c.execute(select(people).where(people.c.id == person_id)).one()
         c.execute(update(people).where(people.c.id == person_id).values(admin=0, password=None, totp=None))
         c.execute(delete(sessions).where(sessions.c.person_id == person_id))
+        c.execute(delete(login_links).where(login_links.c.person_id == person_id))
         for project_id in list(
             c.execute(select(members.c.project_id).where(members.c.person_id == person_id)).scalars()
         ):
