@@ -94,7 +94,7 @@ class Records:
     async def by_workload(self, workload: str) -> Job:
         return JOBS[workload]
 
-    async def of(self, workload: str) -> list[Any]:
+    async def of(self, workload: str, project_id: str = "") -> list[Any]:
         return []
 
     async def step(self, workload: str) -> list[Any]:
