@@ -204,6 +204,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def doze(self, attempt_id: str, *, dozing: bool) -> None:
+        """Say that a running attempt only waits to be needed: it counts as something kept warm. Said again now and then.
+
+        Once it is not `dozing` any more, its usage is counted anew from that moment.
+        """
+        ...
+
     async def adopt(self) -> Sequence[WorkloadStatus]:
         """Every attempt the engine still knows of, running or ended: called after a restart of the server.
 

@@ -8,6 +8,7 @@ import pytest
 
 from platform_server import PlatformServer, wait_until
 from registered_models import register
+from stratal.engines.local.probe import try_bubblewrap
 
 
 class Canary:
@@ -95,6 +96,9 @@ def test_woken_from_zero_every_request_is_answered(canary: Canary, times: int) -
         timeout=60 * times,
     )
     assert (told["times"], told["failures"]) == (times, [])
+    box = try_bubblewrap()
+    if box.users and box.network:  # else there are no zygotes
+        assert told["dozed"] == times
     assert [e["name"] for e in canary.stratal("endpoint", "ls")["endpoints"]] == ["m"], "it removed its own"
 
 

@@ -490,6 +490,48 @@ async def test_with_its_launcher_a_fork_dies_and_its_end_is_unknown(nursery: Nur
     await until(lambda: processes(marker) == [])
 
 
+async def test_what_dozes_is_metered_from_its_waking_and_goes_with_its_zygote(nursery: Nursery) -> None:
+    engine = nursery.bench.engine
+    code = (
+        "import os, time\nend = time.process_time() + 0.25\nwhile time.process_time() < end: pass\n"
+        "print('up', flush=True)\nwhile not os.path.exists('gate'): time.sleep(0.02)\nos._exit(4)"
+    )
+    woken, left = nursery.spec(code), nursery.spec(code)
+    for spec in (woken, left):
+        await nursery.forked(spec)
+        await engine.doze(spec.attempt_id, dozing=True)
+        await nursery.bench.said(spec.attempt_id, "up")
+    counted = nursery.bench.run_dir / "attempts" / woken.attempt_id / "usage.json"
+    await until(counted.exists)
+    before = counted.stat().st_mtime_ns
+    await engine.doze(woken.attempt_id, dozing=False)
+    await until(
+        lambda: (
+            counted.stat().st_mtime_ns != before
+            and json.loads(counted.read_bytes())["usage"]["wall_seconds"] < 0.25
+        )
+    )
+    (zygote,) = nursery.living()
+    os.kill(zygote, signal.SIGKILL)
+    assert (await nursery.bench.ended(left.attempt_id)).reason == "let go with what it was forked from"
+    (woken.cwd / "gate").touch()
+    status = await nursery.bench.ended(woken.attempt_id)
+    assert status.exit_code == 4
+    assert status.usage.cpu_seconds < 0.2
+
+
+async def test_a_zygote_that_lacks_modules_is_followed_by_one_that_has_them(nursery: Nursery) -> None:
+    spec = nursery.spec("import heavy")
+    await nursery.warm(spec)
+    (before,) = nursery.living()
+    asked = dataclasses.replace(spec, imports=["heavy", "tuned"])
+    assert not await nursery.bench.engine.warm(asked), "a better one is on its way"
+    await nursery.forked(spec)  # by the first, or the second: nothing starts cold meanwhile
+    await nursery.warm(asked)
+    await until(lambda: nursery.living() not in ([before], []))
+    assert "tuned" in zygotes(nursery.bench.run_dir)[0].imports
+
+
 async def test_unused_and_oversized_zygotes_go(nursery: Nursery) -> None:
     bench = nursery.bench
     spec = nursery.spec("print(1)")

@@ -43,6 +43,9 @@ class HandEngine:
         self.stopped: list[str] = []
         self.doing: dict[str, GpuSample] = {}
         self.warmed: list[tuple[WorkloadSpec, bool]] = []
+        self.forks = False
+        """It has interpreters warm, and forks what it starts."""
+        self.dozing: set[str] = set()
         self.refuse: StratalError | None = None
         self._news = asyncio.Event()
 
@@ -67,7 +70,10 @@ class HandEngine:
 
     async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
         self.warmed.append((spec, renew))
-        return False
+        return self.forks
+
+    async def doze(self, attempt_id: str, *, dozing: bool) -> None:
+        (self.dozing.add if dozing else self.dozing.discard)(attempt_id)
 
     async def gpu_samples(self, uuids: Sequence[str]) -> dict[str, GpuSample]:
         return {uuid: self.doing[uuid] for uuid in uuids if uuid in self.doing}
@@ -78,7 +84,7 @@ class HandEngine:
         if spec.attempt_id not in self.statuses:
             self.starts.append(spec.attempt_id)
             self.specs[spec.attempt_id] = spec
-            fences = Isolation("bubblewrap", spec.network)
+            fences = Isolation("bubblewrap", spec.network, start="forked" if self.forks else "cold")
             self.statuses[spec.attempt_id] = WorkloadStatus(
                 spec.attempt_id, "running", 1, 1, isolation=fences
             )

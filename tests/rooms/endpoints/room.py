@@ -177,7 +177,10 @@ class HandRuntime:
             raise Invalid("No runtime here serves that.", reason="unservable")
         return Plan("hand", {})
 
-    def command(self, plan: Plan, python: Path, model: Path, folder: Path) -> Command:
+    def command(
+        self, plan: Plan, python: Path, model: Path, folder: Path, doze: Sequence[str] | None = None
+    ) -> Command:
+        assert doze is None  # its replicas tell no modules
         return Command([str(python), str(model)], {"plan.json": b"{}"}, [model])
 
     async def connect(self, folder: Path) -> HandReplica:

@@ -1,6 +1,7 @@
 """What a service is told of a revision: how its replicas are started, connected to and looked at."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import anyio.to_thread
@@ -11,6 +12,7 @@ from stratal.ai.endpoints.model import Revision, Wishes
 from stratal.ai.endpoints.runtime import Command, Replica, Runtime
 from stratal.compute.engine import WorkloadSpec
 from stratal.compute.environments import Environment, Environments
+from stratal.compute.services.port import Dozer
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Internal
 
@@ -38,17 +40,26 @@ class ModelBlueprint:
         self._told = (revision.interface, revision.loaded)
 
     async def spec(self, attempt_id: str, folder: Path) -> WorkloadSpec:
+        return await self._ready(attempt_id, folder, None)
+
+    async def doze(self, attempt_id: str, folder: Path, modules: Sequence[str]) -> WorkloadSpec:
+        return await self._ready(attempt_id, folder, modules)
+
+    async def _ready(self, attempt_id: str, folder: Path, doze: Sequence[str] | None) -> WorkloadSpec:
         revision = self._revision
         if revision.environment_id is None:
             raise Internal(f"Revision {revision.seq} has no environment.")
         environment = await self._environments.get(revision.environment_id)
         model = await self._layouts.ensure(revision)
-        command = self._runtime.command(revision.plan, environment.python, model, folder)
+        command = self._runtime.command(revision.plan, environment.python, model, folder, doze)
         await anyio.to_thread.run_sync(_lay_out, folder, command)
         return _spec(attempt_id, folder, environment, command, self._wishes)
 
     async def connect(self, folder: Path) -> Replica:
         return await self._runtime.connect(folder)
+
+    async def meet(self, folder: Path) -> Dozer[Replica]:
+        return await self._runtime.meet(folder)
 
     async def welcome(self, replica: Replica) -> None:
         """What the replica read must be what was pinned. Raises `Internal`; the layout is then made anew next time."""

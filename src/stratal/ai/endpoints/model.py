@@ -185,6 +185,8 @@ class ServedRevision:
     replicas: Sequence[ReplicaState]
     waiting: int
     deaths: int
+    dozes: bool
+    """Asleep, with a replica that waits, without its model, for the next request."""
     recent: Summary
 
 

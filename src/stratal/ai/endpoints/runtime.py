@@ -103,13 +103,25 @@ class Runtime(Protocol):
         """How to load the model with these MLflow flavors, signature and files. Raises `Invalid` when nothing here can."""
         ...
 
-    def command(self, plan: Plan, python: Path, model: Path, folder: Path) -> Command:
-        """What to run so that a replica of the model whose files lie in `model` listens in `folder`."""
+    def command(
+        self, plan: Plan, python: Path, model: Path, folder: Path, doze: Sequence[str] | None = None
+    ) -> Command:
+        """What to run so that a replica of the model whose files lie in `model` listens in `folder`.
+
+        `doze`: it imports these modules, and reads no file of the model until it is woken.
+        """
         ...
 
     async def connect(self, folder: Path) -> Replica:
         """Connect to the replica that listens in `folder` and wait for its greeting.
 
         Raises `OSError` while nobody listens, `CannotLoad`, and `Broken` when it goes away before greeting.
+        """
+        ...
+
+    async def meet(self, folder: Path) -> services.Dozer[Replica]:
+        """Connect to the replica that dozes in `folder`, and hear that it has loaded what it could.
+
+        Raises `OSError` while nobody listens, and `Broken` when it goes away.
         """
         ...

@@ -434,6 +434,7 @@ def _served(kept: Kept, revision: Revision, percent: int) -> ServedRevision:
         replicas=kept.service.states(),
         waiting=kept.service.waiting,
         deaths=kept.service.deaths,
+        dozes=kept.service.dozes,
         recent=kept.recent.summary(time.time()),
     )
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from stratal.compute.engine import WorkloadSpec
 
@@ -37,6 +37,7 @@ class Replica(Protocol):
 
 
 R = TypeVar("R", bound=Replica)
+R_co = TypeVar("R_co", bound=Replica, covariant=True)
 
 
 class Blueprint(Protocol[R]):
@@ -58,4 +59,32 @@ class Blueprint(Protocol[R]):
 
     async def welcome(self, replica: R) -> None:
         """Look at a replica that greeted, before its first request. Raises `StratalError` to refuse it."""
+        ...
+
+
+class Dozer(Protocol[R_co]):
+    """A connected replica that dozes: it has begun nothing, and ends when this connection does."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    async def wait_closed(self) -> None: ...
+
+    async def wake(self) -> R_co:
+        """Have it begin, and hear its greeting. Raises as `Blueprint.connect` does once somebody listens."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class Dozes(Blueprint[R], Protocol[R]):
+    """A blueprint whose replicas can be started before they are needed, without a credential and without any work."""
+
+    async def doze(self, attempt_id: str, folder: Path, modules: Sequence[str]) -> WorkloadSpec:
+        """As `spec`, of a replica that loads these `modules` and then waits until its first connection wakes it."""
+        ...
+
+    async def meet(self, folder: Path) -> Dozer[R]:
+        """Connect to the replica of this folder once it dozes. Raises `OSError` while nobody listens, `Broken`."""
         ...

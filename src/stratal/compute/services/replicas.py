@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import logging
-import shutil
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic
@@ -13,12 +12,14 @@ from typing import Any, Generic
 import anyio.to_thread
 from sqlalchemy import Connection
 
-from stratal.compute.engine import WorkloadSpec, WorkloadStatus
+from stratal.compute.engine import WorkloadStatus
 from stratal.compute.records import isolation_json, usage_json
 from stratal.compute.services import records
+from stratal.compute.services.folders import remove
 from stratal.compute.services.metered import Payers
 from stratal.compute.services.model import Needs, ServiceName
 from stratal.compute.services.port import Blueprint, Broken, CannotStart, R
+from stratal.compute.services.warmth import Dozing, Warmth
 from stratal.compute.workloads import Workloads
 from stratal.kernel.blobs import BlobStore
 from stratal.kernel.clock import Clock
@@ -35,7 +36,6 @@ START_SECONDS = 300.0
 GRACE_SECONDS = 30.0
 _FIRST_POLL, _LONGEST_POLL = 0.001, 0.02
 _LOG_BYTES = 1 << 20
-_WARM_SECONDS = 100.0
 _TAIL = 600
 
 InUse = Callable[[Connection], tuple[float, int]]
@@ -81,7 +81,9 @@ class Replicas:
         self._in_use = in_use
         self._freed = freed
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._warm: dict[ServiceName, WorkloadSpec] = {}
+        self.warmth = Warmth(workloads, root, self._new_id, self._ending)
+        self._made: set[str] | None = set()
+        """Ids that this server gave out, while it clears away what an earlier one had dozing."""
 
     # -- starting ------------------------------------------------------------------------------
 
@@ -91,14 +93,19 @@ class Replicas:
         Raises `CannotStart` when it ends or says that it cannot, `NoRoom`, and `StratalError` when it does
         not get so far.
         """
-        attempt_id = f"{PREFIX}{name.kind}-{random_token(10)}"
+        dozing = self.warmth.take(name)
+        if dozing is not None:
+            woken = await self._wake(name, blueprint, needs, dozing)
+            if woken is not None:
+                return woken
+        attempt_id = self._new_id(name)
         folder = self._root / attempt_id
         await anyio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
         try:
             spec = await blueprint.spec(attempt_id, folder)
             await self._reserve(attempt_id, name, needs)
         except BaseException:
-            await asyncio.shield(anyio.to_thread.run_sync(_remove, folder))
+            await asyncio.shield(anyio.to_thread.run_sync(remove, folder))
             raise
         ended: asyncio.Task[WorkloadStatus] | None = None
         try:
@@ -110,34 +117,41 @@ class Replicas:
             if isinstance(error, (Broken, TimeoutError)):
                 raise CannotStart(await self._last_words(attempt_id, ended)) from None
             raise
-        if replica.modules:
-            kept = name in self._warm
-            self._warm[name] = replace(spec, imports=replica.modules)
-            self._background(self._warm_up(name) if kept else self._keep_warm(name))
+        self.warmth.started(name, blueprint, spec, replica)
         ready = {"ready_at": self._clock(), "isolation": isolation_json(status.isolation)}
         return Running(attempt_id, replica, ended, self._follow(attempt_id, ended, **ready))
 
-    async def _keep_warm(self, name: ServiceName) -> None:
-        """Have the engine ready for the service's next replica, for as long as the service is kept."""
-        await self._warm_up(name)
-        try:
-            while name in self._warm:
-                await asyncio.sleep(_WARM_SECONDS)
-                if not await self._warm_up(name, renew=True):
-                    return  # until one is started again
-        finally:
-            self._warm.pop(name, None)
+    def _new_id(self, name: ServiceName) -> str:
+        attempt_id = f"{PREFIX}{name.kind}-{random_token(10)}"
+        if self._made is not None:
+            self._made.add(attempt_id)
+        return attempt_id
 
-    async def _warm_up(self, name: ServiceName, *, renew: bool = False) -> bool:
-        spec = self._warm.get(name)
+    async def _wake(
+        self, name: ServiceName, blueprint: Blueprint[R], needs: Needs, dozing: Dozing[R]
+    ) -> Running[R] | None:
+        """Have the dozing replica begin; None when it is gone, so that another has to be started. Raises as `start`."""
+        attempt_id = dozing.attempt_id
+        reserving = asyncio.ensure_future(self._reserve(attempt_id, name, needs))
         try:
-            return spec is not None and await self._workloads.engine.warm(spec, renew=renew)
-        except StratalError:  # it is a service's convenience: what starts cold is as good
-            return False
-
-    def cool(self, name: ServiceName) -> None:
-        """Nothing more will be started for this service."""
-        self._warm.pop(name, None)
+            async with asyncio.timeout(START_SECONDS):
+                replica = await dozing.dozer.wake()
+                await blueprint.welcome(replica)
+            await reserving  # it answers nobody before its row is there
+        except BaseException as error:
+            dozing.dozer.close()
+            await asyncio.shield(asyncio.gather(reserving, return_exceptions=True))
+            self._give_up(attempt_id, dozing.ended)
+            if isinstance(error, Broken):
+                log.info("the dozing replica %s was gone", attempt_id)
+                return None
+            if isinstance(error, TimeoutError):
+                raise CannotStart(await self._last_words(attempt_id, dozing.ended)) from None
+            raise
+        self.warmth.awake(attempt_id)
+        self.warmth.woke(name, replica)
+        ready = {"ready_at": self._clock(), "isolation": isolation_json(dozing.status.isolation)}
+        return Running(attempt_id, replica, dozing.ended, self._follow(attempt_id, dozing.ended, **ready))
 
     async def adopt(self, blueprint: Blueprint[R], attempt_id: str) -> Running[R] | None:
         """Take over a replica that an earlier server started; None when it does not live or does not answer."""
@@ -233,6 +247,26 @@ class Replicas:
                 continue
             self._give_up(attempt_id, self._ending(attempt_id))
 
+    async def clear(self, running: Collection[str]) -> None:
+        """Leave nothing of what an earlier server had dozing: what the engine knows besides the `running`."""
+        for attempt_id, status in (await self._workloads.adopted()).items():
+            if (
+                attempt_id.startswith(PREFIX)
+                and attempt_id not in running
+                and attempt_id not in (self._made or ())
+            ):
+                ended = self._ending(attempt_id)
+                if status.state == "running":
+                    with contextlib.suppress(StratalError):
+                        await self._workloads.engine.stop(attempt_id, 0)
+                        await ended
+                await self._workloads.forget(attempt_id)
+                await anyio.to_thread.run_sync(remove, self._root / attempt_id)
+        self._made = None
+
+    def begin_clearing(self, running: Collection[str]) -> None:
+        self._background(self.clear(running))
+
     def _give_up(self, attempt_id: str, ended: "asyncio.Task[WorkloadStatus] | None") -> None:
         """Stop it in the background and record its end."""
 
@@ -280,7 +314,7 @@ class Replicas:
             await self._blobs.delete(key)
         self._freed()
         await self._workloads.forget(attempt_id)
-        await anyio.to_thread.run_sync(_remove, self._root / attempt_id)
+        await anyio.to_thread.run_sync(remove, self._root / attempt_id)
 
     def _ending(self, attempt_id: str) -> "asyncio.Task[WorkloadStatus]":
         ended = asyncio.create_task(self._workloads.ended(attempt_id), name=f"{attempt_id}: end")
@@ -300,7 +334,8 @@ class Replicas:
             log.error("the end of a replica was not recorded", exc_info=task.exception())
 
     async def close(self) -> None:
-        """Give up what is being recorded: the next start does it. Replicas go on."""
+        """Give up what is being recorded: the next start does it. Replicas go on, but for those that doze."""
+        await self.warmth.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -324,7 +359,3 @@ class Replicas:
 
 def _said(cpus: float, memory_bytes: int) -> str:
     return f"{cpus:g} processors and {memory_bytes / 2**30:.2f} GiB of memory"
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)

@@ -257,6 +257,11 @@ class Service(Generic[R]):
         return len(self._members)
 
     @property
+    def dozes(self) -> bool:
+        """Asleep, with a replica that waits to be woken."""
+        return self._replicas.warmth.dozes(self.name)
+
+    @property
     def one(self) -> R | None:
         """One that answers, for what it told of itself."""
         return self._members[0].replica if self._members else None
@@ -308,7 +313,7 @@ class Service(Generic[R]):
 
     async def close(self, *, stop: bool) -> None:
         """End the upkeep. `stop`: end the replicas too, after what they were asked is answered; else they go on alone."""
-        self._replicas.cool(self.name)
+        self._replicas.warmth.cool(self.name)
         if stop:
             self._quiet = asyncio.Event()
             if self.load:
@@ -449,6 +454,8 @@ class Service(Generic[R]):
         finally:
             if member in self._draining:
                 self._draining.remove(member)
+        if self.condition is Condition.ASLEEP and not self._draining and not self._halted:
+            self._replicas.warmth.sleeps(self.name)
 
     # -- starting ------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Services:
     async def start(self) -> None:
         await self._workloads.start()
         self._left = await self._database.read(records.running)
+        self._replicas.begin_clearing([replica.id for replica in self._left])
 
     async def close(self) -> None:
         for service in list(self._kept.values()):

@@ -101,6 +101,9 @@ class LocalEngine(Linked):
         answer = await self._link.ask("warm", spec=await self._asked(spec), renew=renew)
         return bool(answer["warm"])
 
+    async def doze(self, attempt_id: str, *, dozing: bool) -> None:
+        await self._link.ask("doze", attempt_id=attempt_id, dozing=dozing)
+
     # -- what goes to the keeper -----------------------------------------------------------------
 
     async def _asked(self, spec: WorkloadSpec) -> dict[str, Any]:

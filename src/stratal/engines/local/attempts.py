@@ -40,6 +40,8 @@ class Attempt:
         self.ended = False
         self.lost = False
         self.refusal: tuple[str, str] | None = None
+        self.dozing = False
+        """It only waits to be needed, and counts as a part of its zygote."""
         self.seed: dict[str, Any] | None = None
         """What a zygote for workloads like it would be made from."""
         self._start: dict[str, Any] = {}
@@ -114,6 +116,15 @@ class Attempt:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGTERM)
             elif process.lives(self.pid, self.started):
                 os.kill(self.pid, signal.SIGTERM)
+
+    def wake(self) -> None:
+        """It dozes no more: have its launcher count anew what it uses."""
+        self.dozing = False
+        with contextlib.suppress(ProcessLookupError):
+            if self.pidfd >= 0:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGUSR1)
+            elif process.lives(self.pid, self.started):
+                os.kill(self.pid, signal.SIGUSR1)
 
     def strays(self) -> list[int]:
         """Processes of its tree that still live although their launcher does not."""

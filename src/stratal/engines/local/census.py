@@ -31,6 +31,8 @@ class Census:
         self.peak = 0
         self.byte_seconds = 0.0
         self.live_cpu = 0.0
+        self._earlier = 0.0
+        """Processor seconds that are not counted."""
         self.members: list[int] = []
         self.due = self._began + _SHORTEST
 
@@ -51,6 +53,14 @@ class Census:
             pause = min(pause, max(_SHORTEST, (self._limit - memory) / _GROWTH))
         self.due = now + pause
 
+    def begin_again(self) -> None:
+        """Count from now on: what was used before is nobody's."""
+        self.look()
+        self._earlier = self._processor_seconds(self.live_cpu)
+        self._began = self._last
+        self.byte_seconds, self.peak = 0.0, self.memory
+        self._pause = _SHORTEST
+
     def over_limit(self) -> bool:
         return self._limit is not None and self.memory > self._limit
 
@@ -62,16 +72,21 @@ class Census:
         spent = resource.getrusage(resource.RUSAGE_CHILDREN)
         now = time.monotonic()
         peak = max(self.peak, spent.ru_maxrss * 1024) if ended else self.peak
-        cpu = spent.ru_utime + spent.ru_stime
+        live = self.live_cpu if not ended else 0.0 if apart is None else max(self.live_cpu, apart[0])
+        cpu = max(0.0, self._processor_seconds(live) - self._earlier)
         if apart is not None:
-            cpu += max(self.live_cpu, apart[0])
             peak = max(self.peak, apart[1])
         integral = self.byte_seconds + self.memory * (now - self._last)
         if ended and integral == 0:  # it was over before it could be looked at
             integral = peak * (now - self._began)
         return {
-            "cpu_seconds": round(cpu if ended else cpu + self.live_cpu, 4),
+            "cpu_seconds": round(cpu, 4),
             "peak_memory_bytes": peak,
             "wall_seconds": round(now - self._began, 4),
             "memory_byte_seconds": round(integral, 1),
         }
+
+    def _processor_seconds(self, live: float) -> float:
+        """Of the children that ended, and the `live` ones."""
+        spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return spent.ru_utime + spent.ru_stime + live

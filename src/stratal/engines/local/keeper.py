@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-PROTOCOL = 2
+PROTOCOL = 3
 BUSY = 75
 """Exit code of a keeper that found another one in its place (EX_TEMPFAIL)."""
 _LINE_LIMIT = 32 << 20
@@ -124,7 +124,7 @@ class Keeper:
         self._leaving: tuple[_Client, int] | None = None
         self._stuck_at = 0.0
         self._done = False
-        self._nursery = Nursery(run_dir, self._on, self._off)
+        self._nursery = Nursery(run_dir, self._on, self._off, self._dozing)
 
     def run(self) -> None:
         wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -305,6 +305,18 @@ class Keeper:
         if seed is not None:
             self._nursery.want(seed, spec["imports"], renew=bool(request.get("renew")))
         return {"possible": seed is not None, "warm": self._nursery.is_warm(seed)}
+
+    def _doze(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
+        attempt = self._attempts.get(request["attempt_id"])
+        if attempt is not None and attempt.alive and not attempt.starting:
+            if request["dozing"]:
+                attempt.dozing = True
+            else:
+                attempt.wake()
+        return {}
+
+    def _dozing(self) -> list[Attempt]:
+        return [attempt for attempt in self._attempts.values() if attempt.dozing and attempt.alive]
 
     def _stop(self, client: _Client, number: int, request: dict[str, Any]) -> dict[str, Any]:
         attempt = self._attempts.get(request["attempt_id"])
@@ -511,6 +523,7 @@ _OPERATIONS: dict[str, Callable[[Keeper, _Client, int, dict[str, Any]], Any]] = 
     "watch": Keeper._watch,
     "start": Keeper._start,
     "warm": Keeper._warm,
+    "doze": Keeper._doze,
     "stop": Keeper._stop,
     "release": Keeper._release,
     "shutdown": Keeper._shutdown,

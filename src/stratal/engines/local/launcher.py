@@ -45,7 +45,7 @@ _SHORTLY = 0.02
 _LAST_WORDS_SECONDS = 5.0
 _FILES = 65536
 _SHELLS = frozenset(("sh", "dash", "bash", "zsh", "ash", "ksh", "busybox"))
-_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO}
+_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO, signal.SIGUSR1}
 
 
 def launch(folder: str, nonce: str, status: int, offer: Offer | None) -> None:
@@ -367,7 +367,10 @@ class Launcher:
                 *(t for t in (wall_at, self.kill_at) if t is not None),
             ]
             told = signal.sigtimedwait(_SIGNALS, max(0.0, min(alarms) - time.monotonic()))
-            if told is not None and told.si_signo not in (signal.SIGCHLD, signal.SIGIO):
+            if told is not None and told.si_signo == signal.SIGUSR1:
+                census.begin_again()  # it dozed until now
+                self._report(census)
+            elif told is not None and told.si_signo not in (signal.SIGCHLD, signal.SIGIO):
                 self._asked_to_stop()
         self._end_tree()
 

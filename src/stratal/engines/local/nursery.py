@@ -3,10 +3,12 @@
 One per environment and start variables, in a box of its own (without bubblewrap there are none), started when a
 workload asked for it in vain, with what workloads of that environment import. `offer` gives a launcher what it
 needs to have its workload forked; a zygote that is not warm yet offers nothing, and the workload starts cold.
-Zygotes go when they were not used for a while, when all
-together hold more memory than allowed (the longest unused first), and with the keeper, whose socket is
-their lifeline. What they forked lives on. A folder per zygote, for its log, its report and its private files, is
-what the next keeper finds and clears away. Standard library only.
+One that lacks modules is replaced once the next is warm, so that nothing starts cold meanwhile.
+
+Zygotes go when they were not used for a while, when all together hold more memory than allowed (the longest unused
+first), and with the keeper, whose socket is their lifeline. What they forked lives on; but what only dozes counts as a
+part of its zygote and goes with it. A folder per zygote, for its log, its report and its private files, is what the
+next keeper finds and clears away. Standard library only.
 """
 
 from __future__ import annotations
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from typing import Any
 
-_MOST_NAMES, _LONGEST_NAME = 1500, 80
-"""All of them fit into one message."""
+    from stratal.engines.local.attempts import Attempt
+
+_NAMES_BYTES, _LONGEST_NAME = 100_000, 80
+"""All of them fit into one message; beyond that those are forgotten that were not asked for the longest."""
 _MOST_ZYGOTES, _MOST_KINDS = 12, 200
 _TICK_SECONDS = 5.0
 _PATIENCE = 150.0
@@ -56,10 +60,24 @@ class Kind:
         self.mismatched: dict[str, int] = {}
         self.unfit: set[str] = set()
         self.zygote: Zygote | None = None
+        self.next: Zygote | None = None
+        """Loads what the present one lacks, to take its place."""
         self.not_before = 0.0
         self.wanted_until = 0.0
         self.rests_until = 0.0
         """Until then none is started only because one is wanted."""
+
+    def remember(self, names: Iterable[str]) -> None:
+        """Workloads import these."""
+        for name in names:
+            if _is_name(name):
+                self.imports.pop(name, None)
+                self.imports[name] = None
+        spare = _NAMES_BYTES - sum(len(name) + 4 for name in self.imports)
+        while spare < 0:
+            oldest = next(iter(self.imports))
+            del self.imports[oldest]
+            spare += len(oldest) + 4
 
 
 class Zygote:
@@ -92,13 +110,20 @@ class Offer:
 
 
 class Nursery:
+    """`dozing` tells which attempts only wait to be needed."""
+
     def __init__(
-        self, run_dir: str, listen: Callable[[int, Callable[[], None]], None], deaf: Callable[[int], None]
+        self,
+        run_dir: str,
+        listen: Callable[[int, Callable[[], None]], None],
+        deaf: Callable[[int], None],
+        dozing: Callable[[], Iterable[Attempt]] = tuple,
     ) -> None:
         self._root = f"{run_dir}/zygotes"
         os.makedirs(self._root, mode=0o700, exist_ok=True)
         self._listen = listen
         self._deaf = deaf
+        self._dozing = dozing
         self._kinds: dict[str, Kind] = {}
         self._leaving: list[tuple[str, int, int]] = []
         """Folder, outer process, its start: let go, to be cleared away once nobody lives there."""
@@ -145,38 +170,44 @@ class Nursery:
 
     def is_warm(self, seed: dict[str, Any] | None) -> bool:
         kind = None if seed is None else self._kinds.get(_key(seed))
-        return kind is not None and kind.zygote is not None and kind.zygote.report is not None
+        if kind is None or kind.zygote is None or kind.zygote.report is None:
+            return False
+        return kind.next is None  # else a better one is nearly there
 
     def want(self, seed: dict[str, Any], names: Iterable[str], *, renew: bool) -> None:
         """See that a zygote is there and stays for workloads that may be started, importing `names`."""
         now = time.monotonic()
         kind = self._kinds.get(_key(seed))
         if not renew or kind is None or (kind.zygote is None and now >= kind.rests_until):
-            self.learn(seed, names, {})
+            self.learn(seed, names, {}, patient=False)
         if renew:
             self._kinds[_key(seed)].wanted_until = now + _WANTED_SECONDS
 
-    def learn(self, seed: dict[str, Any], names: Iterable[str], told: Mapping[str, Any]) -> None:
+    def learn(
+        self, seed: dict[str, Any], names: Iterable[str], told: Mapping[str, Any], *, patient: bool = True
+    ) -> None:
         """A workload of this kind was started, importing `names`: see that a zygote is there for the next.
 
-        `told`: what its launcher says of a fork that was offered (``differs``: a variable, ``failed``: why).
+        `told`: what its launcher says of a fork that was offered (``differs``: a variable, ``failed``: why). `patient`:
+        there may soon be more to learn.
         """
         self._limits = seed["engine"]["zygotes"]
         key = _key(seed)
+        names = list(names)
         kind = self._kinds.setdefault(key, Kind(seed))
         for old in [k for k, other in self._kinds.items() if other is not kind and other.zygote is None][
             :-_MOST_KINDS
         ]:
             del self._kinds[old]
-        for name in names:
-            if len(kind.imports) < _MOST_NAMES and name not in kind.imports and _is_name(name):
-                kind.imports[name] = None
+        kind.remember(names)
         self._heed(kind, told)
         zygote = kind.zygote
         if zygote is not None and zygote.report is not None:
             zygote.used = time.monotonic()
-            if set(kind.imports) - set(zygote.asked) and zygote.used - zygote.born > _REPLACE_SECONDS:
-                self._dismiss(zygote)
+            settled = zygote.used - zygote.born > _REPLACE_SECONDS
+            wanted = set(kind.imports) if settled else set() if patient else set(names) & set(kind.imports)
+            if kind.next is None and wanted - set(zygote.asked):
+                self._start(kind)
         if kind.zygote is None:
             self._start(kind)
 
@@ -188,7 +219,9 @@ class Nursery:
             kind.mismatched[differs] = kind.mismatched.get(differs, 0) + 1
             if kind.mismatched[differs] == 2 and kind.zygote is not None:  # no single odd one
                 kind.varying.add(differs)
-                self._dismiss(kind.zygote)
+                for zygote in [kind.zygote, kind.next]:
+                    if zygote is not None:
+                        self._dismiss(zygote)
         if kind.zygote is None or "failed" not in told:
             return
         kind.zygote.failures += 1
@@ -201,7 +234,7 @@ class Nursery:
 
     def _start(self, kind: Kind) -> None:
         now = time.monotonic()
-        living = [other.zygote for other in self._kinds.values() if other.zygote is not None]
+        living = self._all()
         if now < kind.not_before or not os.path.exists(kind.seed["python"]):
             return
         if len(living) >= _MOST_ZYGOTES:
@@ -218,7 +251,11 @@ class Nursery:
                 kind.not_before = now + _GIVE_UP_SECONDS
                 print(f"zygote of {kind.seed['python']}: {error}", flush=True)
                 return
-        zygote = kind.zygote = Zygote(kind, path, ours, pid)
+        zygote = Zygote(kind, path, ours, pid)
+        if kind.zygote is None:
+            kind.zygote = zygote
+        else:
+            kind.next = zygote
         self._record(zygote)
         names = [name for name in kind.imports if not _is_part_of(name, kind.unfit)]
         varying = [*kind.varying, *kind.seed["varying"]]
@@ -267,6 +304,8 @@ class Nursery:
         zygote.report = {**lists, "env": {**kind.seed["env"], "HOME": sandbox.HOME}}
         zygote.used = time.monotonic()
         self._record(zygote)
+        if kind.next is zygote and kind.zygote is not None:
+            self._dismiss(kind.zygote)
         self._weigh()
 
     def _record(self, zygote: Zygote) -> None:
@@ -286,7 +325,7 @@ class Nursery:
     def tick(self) -> float | None:
         """Let go of what is idle, too large or gone. Returns the seconds until the next call; None: none is needed."""
         now = time.monotonic()
-        zygotes = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
+        zygotes = self._all()
         if not zygotes and not self._leaving:
             self._next = 0.0
             return None
@@ -305,11 +344,12 @@ class Nursery:
 
     def _weigh(self) -> None:
         """Measure the zygotes, and let the longest unused go while they hold too much in all."""
-        zygotes = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
+        zygotes = self._all()
         for zygote in zygotes:
-            if zygote.pid or zygote.outer:
-                pids = [zygote.outer, *process.descendants(zygote.outer)] if not zygote.pid else [zygote.pid]
-                zygote.memory = sum(process.proportional(pid) for pid in pids)
+            pids = [zygote.pid] if zygote.pid else _family(zygote.outer)
+            for attempt in self._dozing_of(zygote):
+                pids += _family(attempt.pid) + (_family(attempt.shepherd()) if attempt.shepherd() else [])
+            zygote.memory = sum(process.proportional(pid) for pid in pids)
         zygotes.sort(key=lambda zygote: zygote.used)
         total = sum(zygote.memory for zygote in zygotes)
         for zygote in zygotes:
@@ -323,8 +363,7 @@ class Nursery:
     def _rest(self) -> None:
         """Of those that are wanted but were not used for a while, keep as many as a part of the memory holds."""
         now = time.monotonic()
-        found = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
-        resting = [zygote for zygote in found if now - zygote.used > self._limits["idle_seconds"]]
+        resting = [zygote for zygote in self._all() if now - zygote.used > self._limits["idle_seconds"]]
         resting.sort(key=lambda zygote: -zygote.used)
         held = 0
         for zygote in resting:
@@ -341,8 +380,13 @@ class Nursery:
         for fd in zygote.box:
             os.close(fd)
         zygote.box = []
-        if zygote.kind.zygote is zygote:
-            zygote.kind.zygote = None
+        for attempt in self._dozing_of(zygote):  # without it, it would hold that memory alone
+            attempt.ask_to_stop(0, "let go with what it was forked from")
+        kind = zygote.kind
+        if kind.zygote is zygote:
+            kind.zygote, kind.next = kind.next, None
+        elif kind.next is zygote:
+            kind.next = None
         if zygote.report is None:  # it may be importing for long, and hear nothing
             process.signal_all(_family(zygote.outer), signal.SIGKILL)
         else:
@@ -351,6 +395,15 @@ class Nursery:
             )
         self._leaving.append((zygote.path, zygote.outer, zygote.outer_started))
         self._next = time.monotonic() + min(_TICK_SECONDS, 0.5)
+
+    def _all(self) -> list[Zygote]:
+        pairs = [(kind.zygote, kind.next) for kind in self._kinds.values()]
+        return [zygote for pair in pairs for zygote in pair if zygote is not None]
+
+    def _dozing_of(self, zygote: Zygote) -> list[Attempt]:
+        if zygote.kind.zygote is not zygote:
+            return []  # nothing was forked from it yet
+        return [a for a in self._dozing() if a.seed is not None and _key(a.seed) == _key(zygote.kind.seed)]
 
     def _clear(self) -> None:
         still = []
@@ -377,9 +430,8 @@ class Nursery:
 
     def end(self) -> list[int]:
         """End all, with everything that lives in their boxes; returns the processes to wait for."""
-        for kind in self._kinds.values():
-            if kind.zygote is not None:
-                self._dismiss(kind.zygote)
+        for zygote in self._all():
+            self._dismiss(zygote)
         living = [outer for _, outer, started in self._leaving if process.lives(outer, started)]
         for outer in living:
             process.signal_all(reversed(_family(outer)), signal.SIGKILL)
@@ -388,8 +440,7 @@ class Nursery:
 
     def members(self) -> set[int]:
         """The keeper's own children among them."""
-        zygotes = [kind.zygote for kind in self._kinds.values() if kind.zygote is not None]
-        return {zygote.outer for zygote in zygotes} | {outer for _, outer, _ in self._leaving}
+        return {zygote.outer for zygote in self._all()} | {outer for _, outer, _ in self._leaving}
 
 
 def _is_name(name: object) -> bool:

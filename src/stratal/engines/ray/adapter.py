@@ -109,6 +109,9 @@ class RayEngine(Linked):
     async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
         return False
 
+    async def doze(self, attempt_id: str, *, dozing: bool) -> None:
+        """Nothing dozes where nothing is kept warm."""
+
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
         home = Path(self._settings.home)
         await asyncio.to_thread(check, spec, (home, self._run_dir))

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from stratal.ai.endpoints.runtime import Command, Plan
-from stratal.engines.runtimes.link import ReplicaLink, connect
+from stratal.engines.runtimes.link import ReplicaLink, connect, meet
 from stratal.kernel.errors import Invalid
 
 _PROGRAM = Path(__file__).parent / "replica"
@@ -64,13 +64,20 @@ class Runtimes:
             reason="unservable",
         )
 
-    def command(self, plan: Plan, python: Path, model: Path, folder: Path) -> Command:
+    def command(
+        self, plan: Plan, python: Path, model: Path, folder: Path, doze: Sequence[str] | None = None
+    ) -> Command:
         wanted = {"runtime": plan.runtime, "model": str(model), **plan.options}
+        if doze is not None:
+            wanted["doze"] = list(doze)
         argv = [str(python), "-I", "-B", "-u", str(_PROGRAM / "__main__.py"), str(folder)]
         return Command(argv, {"plan.json": orjson.dumps(wanted)}, [_PROGRAM, model])
 
     async def connect(self, folder: Path) -> ReplicaLink:
         return await connect(folder)
+
+    async def meet(self, folder: Path) -> ReplicaLink:
+        return await meet(folder)
 
 
 def _task(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:

@@ -32,11 +32,28 @@ class ReplicaLink(asyncio.Protocol):
         self._waiting: dict[int, tuple[float, asyncio.Future[tuple[int, memoryview]]]] = {}
         self._pieces: dict[int, asyncio.Queue[Mapping[str, Any]]] = {}
         self.hello: asyncio.Future[Greeting] = self._loop.create_future()
+        self.dozing: asyncio.Future[None] = self._loop.create_future()
         self._lost: asyncio.Future[None] = self._loop.create_future()
         self._last_word = 0.0
         self.modules: Sequence[str] = ()
         self._writable = asyncio.Event()
         self._writable.set()
+
+    async def greeted(self) -> "ReplicaLink":
+        """Wait until it greets. Closed when it does not."""
+        try:
+            self.greeting = await self.hello
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    async def wake(self) -> "ReplicaLink":
+        """Have a replica that dozes load its model and greet."""
+        if self._transport is None or self._lost.done():
+            raise Broken
+        self._transport.write(frames.pack(0, frames.WAKE, b""))
+        return await self.greeted()
 
     # -- the port ------------------------------------------------------------------------------
 
@@ -162,6 +179,8 @@ class ReplicaLink(asyncio.Protocol):
             )
         elif kind == frames.FAILED and not self.hello.done():
             self.hello.set_exception(CannotLoad(str(orjson.loads(body)["message"])[:2000]))
+        elif kind == frames.DOZING and not self.dozing.done():
+            self.dozing.set_result(None)
         elif kind == frames.PIECE:
             if (pieces := self._pieces.get(number)) is not None:
                 pieces.put_nowait(_mapping(orjson.loads(body)))
@@ -179,6 +198,7 @@ class ReplicaLink(asyncio.Protocol):
         if not self.hello.done():
             self.hello.set_exception(Broken())
             self.hello.exception()  # looked at: nobody need wait for it
+        self.dozing.cancel()
         if not self._lost.done():
             self._lost.set_result(None)
 
@@ -220,7 +240,25 @@ def _tensors(body: memoryview) -> list[Tensor]:
 
 
 async def connect(folder: Path) -> ReplicaLink:
-    """Connect to the socket in `folder`, however long that path is (sun_path holds 107 bytes), and be greeted."""
+    """Connect to the socket in `folder`, and be greeted."""
+    return await (await _dial(folder)).greeted()
+
+
+async def meet(folder: Path) -> ReplicaLink:
+    """Connect to the replica that dozes in `folder`, and hear that it does. Raises `Broken` when it ends instead."""
+    link = await _dial(folder)
+    try:
+        await asyncio.wait([link.dozing])
+        if link.dozing.cancelled():
+            raise Broken
+    except BaseException:
+        link.close()
+        raise
+    return link
+
+
+async def _dial(folder: Path) -> ReplicaLink:
+    """Connect to the socket in `folder`, however long that path is (sun_path holds 107 bytes)."""
     descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -232,9 +270,4 @@ async def connect(folder: Path) -> ReplicaLink:
         raise
     finally:
         os.close(descriptor)
-    try:
-        link.greeting = await link.hello
-    except BaseException:
-        link.close()
-        raise
     return link

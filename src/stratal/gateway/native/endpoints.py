@@ -313,6 +313,7 @@ def _served(served: ServedRevision) -> dict[str, object]:
         "failure": served.failure,
         "waiting": served.waiting,
         "deaths": served.deaths,
+        "dozes": served.dozes,
         "replicas": [
             {"id": r.id, "in_flight": r.in_flight, "answered": r.answered, "draining": r.draining}
             for r in served.replicas

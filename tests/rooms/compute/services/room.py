@@ -1,7 +1,7 @@
 """Services over a real database and disk, with an engine and replicas that do what the test says."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy import select
@@ -71,6 +71,7 @@ class World:
     def __init__(self, cpus: float = 4, memory: int = 8 << 30) -> None:
         self.engine = HandEngine(cpus, memory)
         self.replicas: dict[str, Hand] = {}
+        self.dozers: dict[str, HandDozer] = {}
         self.loading = asyncio.Event()
         self.loading.set()
         self.shut = False
@@ -113,6 +114,42 @@ class HandBlueprint:
     async def welcome(self, replica: Hand) -> None:
         if self.world.unwelcome:
             raise CannotStart(self.world.unwelcome)
+
+
+class HandDozer:
+    """A connected replica that dozes; its process ends when it is let go."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world = world
+        self.folder = folder
+        self.gone = asyncio.Event()
+
+    @property
+    def closed(self) -> bool:
+        return self.gone.is_set()
+
+    async def wait_closed(self) -> None:
+        await self.gone.wait()
+
+    async def wake(self) -> Hand:
+        if self.closed or self.folder.name not in self.world.running:
+            raise Broken
+        return await HandBlueprint(self.world).connect(self.folder)
+
+    def close(self) -> None:
+        self.gone.set()
+        if self.folder.name in self.world.running and self.folder.name not in self.world.replicas:
+            self.world.engine.end(self.folder.name, 0, "")
+
+
+class DozingBlueprint(HandBlueprint):
+    async def doze(self, attempt_id: str, folder: Path, modules: Sequence[str]) -> WorkloadSpec:
+        assert tuple(modules) == Hand.modules
+        return await self.spec(attempt_id, folder)
+
+    async def meet(self, folder: Path) -> HandDozer:
+        dozer = self.world.dozers[folder.name] = HandDozer(self.world, folder)
+        return dozer
 
 
 def named(owner: str = "fn_1", version: str = "1", kind: str = "function") -> ServiceName:

@@ -7,10 +7,11 @@ import pytest
 
 from stratal.compute.services.model import Condition, Needs, Scaling, check_scaling
 from stratal.compute.services.port import Broken
+from stratal.compute.services.service import Service
 from stratal.kernel.errors import Busy, Invalid, NotFound, OverBudget, Unavailable
 from stratal.ledger.budgets import Budget, Standing
 
-from .room import Hand, Room, ask, named, until
+from .room import DozingBlueprint, Hand, Room, ask, named, until
 
 Tell = Callable[..., None]
 
@@ -29,7 +30,7 @@ def test_at_zero_requests_wait_for_one_waking_and_all_are_answered(tell: Tell) -
         assert service.condition is Condition.AWAKE
         assert len(room.world.engine.starts) == 1
         await until(lambda: room.world.engine.warmed)  # the engine may get ready for the next one
-        ((spec, renew),) = room.world.engine.warmed
+        spec, renew = room.world.engine.warmed[0]
         assert (spec.imports, renew) == (Hand.modules, False)
 
     tell(story)
@@ -377,3 +378,96 @@ def test_where_a_budget_is_used_up_nobody_is_answered_and_by_choice_no_replica_i
         assert await ask(service)
 
     tell(story)
+
+
+# -- dozing ----------------------------------------------------------------------------------------
+
+
+async def asleep(room: Room, **scaling: object) -> Service[Hand]:
+    """A service that was awake once and sleeps now, with a replica that dozes."""
+    room.world.engine.forks = True
+    wishes = Scaling(**{"idle_seconds": 0.05, **scaling})  # type: ignore[arg-type]
+    service = room.services.keep(named(), DozingBlueprint(room.world), wishes)
+    await ask(service)
+    await until(lambda: service.dozes and room.world.engine.dozing)
+    assert service.condition is Condition.ASLEEP
+    return service
+
+
+def test_a_service_that_sleeps_has_a_replica_doze_which_the_next_request_wakes(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = await asleep(room)
+        engine = room.world.engine
+        (dozing,) = engine.dozing
+        assert room.world.running == [dozing]
+        assert engine.specs[dozing].imports == Hand.modules
+        assert dozing not in {r.id for r in await room.services.replicas("function", "fn_1")}, "it has no row"
+        assert await ask(service) == dozing
+        await until(lambda: not engine.dozing)  # from now on it is metered
+        (row,) = [r for r in await room.services.replicas("function", "fn_1") if r.id == dozing]
+        assert row.ended_at is None
+        await until(lambda: service.dozes)
+        assert engine.starts[:2] == [*{engine.starts[0]}, dozing]
+        assert len(engine.starts) == 3
+        await room.services.end(service)
+        await until(lambda: not room.world.running)
+
+    async def after(room: Room) -> None:
+        assert not list(room.sockets.iterdir())
+
+    tell(story, after)
+
+
+def test_a_dozing_replica_that_is_gone_is_not_waited_for(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = await asleep(room)
+        (dozing,) = room.world.engine.dozing
+        room.world.engine.end(dozing, 137, "killed")  # its connection has not heard of that yet
+        answered = await ask(service)
+        assert answered != dozing
+        await until(lambda: dozing not in {path.name for path in room.sockets.iterdir()})
+
+    tell(story)
+
+
+def test_without_warm_interpreters_nothing_dozes_any_more(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = await asleep(room)
+        (dozing,) = room.world.engine.dozing
+        room.world.engine.forks = False
+        room.world.dozers[dozing].close()  # as the engine ends it with what it was forked from
+        await until(lambda: not service.dozes)
+        await until(lambda: not room.world.running)
+        assert await ask(service) != dozing
+
+    tell(story)
+
+
+def test_what_dozes_dies_with_its_server_and_the_next_one_clears_it_away(tell: Tell) -> None:
+    async def crashes(room: Room) -> None:
+        await asleep(room)
+        warmth = room.services._replicas.warmth
+        warmth._kept.clear()  # nobody says good-bye to it
+        for task in warmth._tasks:
+            task.cancel()
+
+    async def after(room: Room) -> None:
+        await until(lambda: not room.world.running)
+        await until(lambda: not list(room.sockets.iterdir()))
+        await until(lambda: not room.world.engine.statuses)
+
+    tell(crashes, after)
+
+
+def test_to_be_woken_takes_room_on_the_machine(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        service = await asleep(room)
+        (dozing,) = room.world.engine.dozing
+        other = room.keep(named("fn_2"), needs=Needs(memory_bytes=900 << 20), idle_seconds=0)
+        await until(lambda: other.awake)
+        with pytest.raises(Unavailable) as refused:
+            await ask(service)
+        assert "no room" in refused.value.message
+        await until(lambda: dozing not in room.world.running)
+
+    tell(story, memory=1 << 30)

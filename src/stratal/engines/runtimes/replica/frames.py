@@ -4,7 +4,8 @@ A frame is ``u32 length, u32 request id, u8 kind`` (little-endian; the length co
 the first eight bytes) and a body. The body of `INFER` and `ANSWER` is ``u32 header length``, a JSON
 header, then the tensors' bytes one behind the other, as the header lists them; of the other kinds
 it is JSON alone. A `GENERATE` is answered by any number of `PIECE` and one `END` (or `ERROR`); `CANCEL`,
-with its request id, asks for the end to come now.
+with its request id, asks for the end to come now. A replica that dozes says
+`DOZING` once it has loaded all but its model; `WAKE` has it begin, and then it greets.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 HELLO, FAILED, INFER, ANSWER, ERROR = 0, 1, 2, 3, 4
 GENERATE, PIECE, END, CANCEL = 5, 6, 7, 8
+DOZING, WAKE = 9, 10
 LIMIT = 256 << 20
 """No frame is longer, in bytes."""
 

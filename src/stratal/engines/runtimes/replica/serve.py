@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 
-from . import frames
+from . import doze, frames
 from .batches import Asked, Batches, one_line
 from .texts import Texts
 
@@ -46,16 +46,21 @@ def main(folder: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with open(f"{folder}/{PLAN}", "rb") as file:  # noqa: PTH123
         plan = json.load(file)
+    woken = None
+    if "doze" in plan:
+        woken = doze.until_woken(listener, wakeup, plan.pop("doze"), f"{__package__}.{plan['runtime']}_model")
+        if woken is None:
+            sys.exit(0)
     started = time.monotonic()
     try:
         model = _load(plan)
     except ImportError as error:
         traceback.print_exc()
-        _say_failed(listener, f"The model's environment lacks what it needs: {one_line(error)}")
+        _say_failed(listener, woken, f"The model's environment lacks what it needs: {one_line(error)}")
         sys.exit(1)
     except Exception as error:
         traceback.print_exc()
-        _say_failed(listener, f"The model cannot be loaded: {one_line(error)}")
+        _say_failed(listener, woken, f"The model cannot be loaded: {one_line(error)}")
         sys.exit(1)
     seconds = time.monotonic() - started
     print(f"loaded {plan['model']} in {seconds:.2f} s", flush=True)
@@ -67,7 +72,10 @@ def main(folder: str) -> None:
         "pid": os.getpid(),
         "modules": [name for name in sys.modules if not name.startswith(("replica", "__"))],
     }
-    _Server(listener, wakeup, model, frames.pack(0, frames.HELLO, json.dumps(hello).encode())).run()
+    server = _Server(listener, wakeup, model, frames.pack(0, frames.HELLO, json.dumps(hello).encode()))
+    if woken is not None:
+        server.greet(woken)
+    server.run()
     print("drained", flush=True)
 
 
@@ -90,11 +98,11 @@ def _listen(folder: str) -> socket.socket:
     return listener
 
 
-def _say_failed(listener: socket.socket, message: str) -> None:
-    """Tell whoever connects within a while why there will be no answers."""
+def _say_failed(listener: socket.socket, woken: socket.socket | None, message: str) -> None:
+    """Tell whoever woke it, or connects within a while, why there will be no answers."""
     listener.settimeout(20)
     with contextlib.suppress(OSError):
-        connection, _ = listener.accept()
+        connection = woken if woken is not None else listener.accept()[0]
         connection.sendall(frames.pack(0, frames.FAILED, json.dumps({"message": message}).encode()))
         connection.close()
 
@@ -117,7 +125,7 @@ class _Server:
             ready = self._selector.select(0 if at_once else None)
             for key, _ in ready:
                 if key.fileobj is self._listener:
-                    self._greet()
+                    self.greet(self._listener.accept()[0])
                 elif key.fileobj is self._wakeup:
                     self._stop_listening()
                 else:
@@ -129,8 +137,7 @@ class _Server:
             if self._texts.waiting:
                 self._answer(self._texts.go_on())
 
-    def _greet(self) -> None:
-        connection, _ = self._listener.accept()
+    def greet(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError):
             connection.sendall(self._hello)
         self._selector.register(connection, selectors.EVENT_READ, frames.Splitter())
