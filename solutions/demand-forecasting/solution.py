@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import downloads
 import generator
 import lightgbm as lgb
 import numpy as np
@@ -20,6 +21,9 @@ def ingest(study: Study) -> None:
     sales = generator.generate(generator.SIZES[study.size])
     study.source_frame("sales", sales)
     study.write("retail.sales", sales)
+    if study.download:
+        study.downloaded("m4_train", suffix=".csv")
+        study.downloaded("m4_test", suffix=".csv")
     real = _real_series()
     study.source_frame("series", real)
     study.write("retail.series", real)
@@ -135,6 +139,8 @@ def evaluate(study: Study, trials: list[Trial]) -> tuple[Any, Any]:
         badge="generated",
     )
     _real(study)
+    if study.download:
+        _competition(study)
     _draw(study, trials)
     return candidate, baseline
 
@@ -223,6 +229,22 @@ def _without_future(study: Study, first: int) -> None:
     study.fault(
         "a feature of last week, four weeks ahead", checks.truncation(*week, what="the test days' features")
     )
+
+
+def _competition(study: Study) -> None:
+    """The hourly series of the M4 competition: its seasonal naive forecast as it published it, and trees of ours."""
+    past, future = (downloads.hourly(study.fetch(f"raw/m4_{part}.csv")) for part in ("train", "test"))
+    simple = downloads.mase(past, future, {name: downloads.naive(past[name]) for name in future})
+    x, y = downloads.rows(past)
+    found = []
+    for seed in study.seeds:
+        model = lgb.LGBMRegressor(
+            objective="l1", n_estimators=60 if study.tiny else 300, learning_rate=0.05, num_leaves=48,
+            subsample=0.7, subsample_freq=1, colsample_bytree=0.8, random_state=seed, n_jobs=1, verbosity=-1,
+        )  # fmt: skip
+        found.append(downloads.mase(past, future, downloads.forecast(model.fit(x, y), past)))
+    study.number("m4_naive", simple)
+    study.number("m4_mase", found, baseline=[simple] * len(found))
 
 
 def _real_series() -> pd.DataFrame:

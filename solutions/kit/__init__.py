@@ -5,7 +5,7 @@ the platform by environment variables. It measures and never judges: what is mea
 solution's bucket, and ``stratal solutions`` holds it against the gates in ``solution.toml``.
 """
 
-from kit import checks, evidence, plots
+from kit import checks, evidence, fetching, plots
 from kit.study import Study, Trial
 
-__all__ = ["Study", "Trial", "checks", "evidence", "plots"]
+__all__ = ["Study", "Trial", "checks", "evidence", "fetching", "plots"]

@@ -21,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kit import checks, evidence
+from kit import checks, evidence, fetching
 
 Json = dict[str, Any]
 LEAK = "planted_leak"
@@ -86,6 +86,17 @@ class Study:
         self._put(f"raw/{name}{suffix}", data)
         self._check_source(name, checks.sha256(data), len(data), rows, expected)
         self._check_fault(checks.sha256(data[:-1] + bytes([data[-1] ^ 1])), checks.sha256(data))
+
+    def downloaded(self, name: str, *, suffix: str = "") -> bytes:
+        """Fetch a source from the address that ``solution.toml`` declares, and keep it as `source` does.
+
+        Raises `fetching.NotFetched`. Bytes of another edition are kept, too; then the run is refused, and says so.
+        """
+        declared = next(s for s in self.manifest["sources"] if s["name"] == name)
+        self.say(f"fetching {declared['url']}")
+        data = fetching.fetched(str(declared["url"]))
+        self.source(name, data, suffix=suffix)
+        return data
 
     def source_frame(self, name: str, frame: pd.DataFrame) -> None:
         """As `source`, for a table that a library or a generator made: the checksum is of its values, column by column."""

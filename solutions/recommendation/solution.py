@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import downloads
 import generator
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ def ingest(study: Study) -> None:
     events = generator.generate(generator.SIZES[study.size])
     study.source_frame("events", events)
     study.write("shop.events", events)
+    if study.download:
+        study.write("shop.movielens", downloads.picks(study.downloaded("movielens", suffix=".zip")))
 
 
 def train(study: Study, seed: int) -> Trial:
@@ -68,6 +71,8 @@ def evaluate(study: Study, trials: list[Trial]) -> tuple[Any, Any]:
     study.baseline_knows_something(
         lambda a, b: float(stats.spearmanr(a, b).statistic), counts, baseline.counts, better="higher"
     )
+    if study.download:
+        _films(study)
     study.number("other_ndcg", [t.keep[6] for t in trials])
     activity = np.asarray(seen.sum(1)).ravel()[asked]
     thirds = pd.qcut(activity, 3, labels=["little", "some", "much"])
@@ -132,6 +137,30 @@ def evaluate(study: Study, trials: list[Trial]) -> tuple[Any, Any]:
     popular = Popular.fit(study.read("shop.events"), size.days, size)
     final.fallback = popular.counts
     return final, popular
+
+
+def _films(study: Study) -> None:
+    """The same models on films that people liked, everybody's past before a moment and what they picked after it."""
+    events = study.pristine("shop.movielens").sort_values(["time", "person", "item"], kind="stable")
+    size = Shape(int(events.person.max()) + 1, int(events.item.max()) + 1)
+    found, simple = [], []
+    for seed, share in zip(study.seeds, np.linspace(0.7, 0.9, len(study.seeds)), strict=True):
+        at = int(len(events) * share)
+        seen = _matrix(events.iloc[:at], size)
+        truth = (_matrix(events.iloc[at:], size).toarray() > 0) & (seen.toarray() == 0)
+        asked = np.flatnonzero(truth.any(1) & (np.asarray(seen.sum(1)).ravel() > 0))
+        allowed = seen[asked].toarray() == 0
+        popular = np.asarray(seen.sum(0)).ravel()
+        scores = Items.fit(seen, seed).scores(seen[asked])
+        found.append(_measures(truth[asked], _top(np.where(allowed, scores, -np.inf)))["ndcg"])
+        simple.append(_measures(truth[asked], _top(np.where(allowed, popular, -np.inf)))["ndcg"])
+    study.number("films_ndcg", found, baseline=simple)
+
+
+@dataclass(frozen=True)
+class Shape:
+    people: int
+    items: int
 
 
 def _matrix(events: pd.DataFrame, size: Any) -> Any:

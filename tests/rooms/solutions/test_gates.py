@@ -209,3 +209,17 @@ def test_the_example_must_be_answered_as_declared() -> None:
     assert not as_expected(GOOD, served, [{"p": [0.5, 1.0]}])["passed"]
     assert not as_expected(GOOD, served, [{"label": "malignant"}])["passed"]
     assert as_expected(BAD, served, [{}]) == BAD
+
+
+def test_a_gate_that_needs_a_download_is_judged_with_one_only() -> None:
+    solution = _with(
+        Gate("threshold", "On films", {"metric": "films", "at_least": 0.5, "needs_download": True})
+    )
+    last = judge(solution, evidence(), tiny=False)[-1]
+    assert (last.status, last.said) == (NOT_JUDGED, "it needs what --download fetches")
+    assert judge(solution, evidence(), tiny=False, downloaded=True)[-1].status == FAILED, (
+        "it was not measured"
+    )
+    found = evidence()
+    found["numbers"]["films"] = {"candidate": told(0.6, 0.5, 0.7)}
+    assert judge(solution, found, tiny=False, downloaded=True)[-1].status == PASSED

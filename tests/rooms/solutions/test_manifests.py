@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from stratal.ai.solutions.catalogue import Catalogue
-from stratal.ai.solutions.manifest import read
+from stratal.ai.solutions.manifest import Solution, read
 from stratal.ai.solutions.shown import shown
 from stratal.kernel.errors import Invalid, NotFound
 
@@ -56,6 +56,12 @@ GOOD = (CATALOGUE.root / "disease-diagnosis" / "solution.toml").read_text()
         ("disclaimer = ", "disclaimers = ", "'disclaimer' is missing"),
         ('metric = "brier"', 'metric = "brie"', "not declared"),
         ("[run]", "[run", "cannot be read"),
+        (
+            "[run]",
+            '[[pulls]]\nname = "m"\nsource = "hf:a/b@main"\nlicence = "MIT"\n[run]',
+            "does not name one commit",
+        ),
+        ('kind = "bundled"', 'kind = "downloaded"\nurl = "ftp://example.org/x"', "is no https address"),
     ],
 )
 def test_a_broken_declaration_is_refused_and_says_what_is_wrong(
@@ -77,10 +83,22 @@ def test_a_file_of_the_folder_is_sent_in_base64_and_no_other_file_is(tmp_path: P
     example = GOOD[: GOOD.index("[example]")] + "[example]\nexpect = [{}]\n"
     (folder / "solution.toml").write_text(example + 'request = [{ image = { file = "scene.png" } }]\n')
     assert read(folder).request == [{"image": "iVBORw=="}]
+    assert read(folder).files == {"image": "scene.png"}
     for other in ("../secret", "absent.png"):
         (folder / "solution.toml").write_text(example + f'request = [{{ image = {{ file = "{other}" }} }}]\n')
         with pytest.raises(Invalid, match="is not in the folder"):
             read(folder)
+
+
+@pytest.mark.parametrize("solution", SOLUTIONS, ids=lambda s: s.name)
+def test_what_is_downloaded_has_one_address_and_a_gate_that_waits_for_it(solution: Solution) -> None:
+    fetched = [source for source in solution.sources if source.kind == "downloaded"]
+    waiting = [gate for gate in solution.gates if gate.terms.get("needs_download")]
+    assert bool(waiting) == bool(fetched or solution.pulls)
+    for source in fetched:
+        assert "/master/" not in source.url
+        assert "/main/" not in source.url
+        assert source.licence
 
 
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:

@@ -42,6 +42,20 @@ class Source:
     sha256: str
     personal_data: str
     origin: str
+    url: str = ""
+    """Where a downloaded one is fetched."""
+    terms: str = ""
+    """What whoever downloads it agrees to; empty where its licence says enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """A model of the hub that the server is set to, at one commit, that --download makes one of the project's."""
+
+    name: str
+    source: str
+    licence: str
+    pickles: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +133,9 @@ class Solution:
     documentation: bool = False
     """Do its jobs get the platform's own pages, in the folder ``documentation``?"""
     indexes: Sequence[Indexed] = ()
+    pulls: Sequence[Pulled] = ()
+    files: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """The example's columns that are pictures or other files, with the file's name."""
     refusal: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     mechanics_only: str = ""
     """Why a run without --download shows that the parts work and no more; empty when it shows more."""
@@ -186,8 +203,15 @@ def _solution(folder: Path, said: Mapping[str, Any]) -> Solution:
         gates=gates,
         request=[{name: _value(folder, value) for name, value in row.items()} for row in example["request"]],
         expect=list(example["expect"]),
+        files={
+            name: str(value["file"])
+            for row in reversed(example["request"])
+            for name, value in row.items()
+            if isinstance(value, dict)
+        },
         has_target="target" in said,
         documentation=bool(run.get("documentation", False)),
+        pulls=[_pulled(one) for one in said.get("pulls", [])],
         indexes=[Indexed(str(one["name"]), str(one["objects"])) for one in said.get("indexes", [])],
         refusal=dict(said.get("refusal", {})),
         mechanics_only=str(said.get("mechanics_only", "")),
@@ -205,7 +229,16 @@ def _value(folder: Path, said: Any) -> Any:
     return base64.b64encode(path.read_bytes()).decode()
 
 
+def _pulled(said: Mapping[str, Any]) -> Pulled:
+    source = str(said["source"])
+    if not re.fullmatch(r"hf:[^@\s]+@[0-9a-f]{40}", source):
+        raise ValueError(f"{source!r} does not name one commit: hf:org/name@<40 hexadecimal digits>")
+    return Pulled(str(said["name"]), source, str(said["licence"]), bool(said.get("pickles", False)))
+
+
 def _source(said: Mapping[str, Any]) -> Source:
+    if said["kind"] == "downloaded" and not str(said["url"]).startswith(("https://", "http://127.0.0.1:")):
+        raise ValueError(f"{said['url']!r} is no https address")
     return Source(
         name=str(said["name"]),
         title=str(said["title"]),
@@ -214,6 +247,8 @@ def _source(said: Mapping[str, Any]) -> Source:
         sha256=str(said.get("sha256", "") if said["kind"] == "platform" else said["sha256"]),
         personal_data=str(said["personal_data"]),
         origin=str(said["origin"]),
+        url=str(said.get("url", "")),
+        terms=str(said.get("terms", "")),
     )
 
 
@@ -255,6 +290,8 @@ def _gate(said: Mapping[str, Any], metrics: set[str], references: set[str]) -> G
         )
     if kind in {"threshold", "calibration"} and not {"at_least", "at_most"} & set(terms):
         raise ValueError(f"the gate {title!r} says neither at_least nor at_most")
+    if not isinstance(terms.get("needs_download", False), bool):
+        raise ValueError(f"the gate {title!r} says needs_download = {terms['needs_download']!r}")
     return Gate(kind, title, terms)
 
 

@@ -63,6 +63,8 @@ def show(name: str, as_json: bool) -> None:
         click.echo(
             f"Data:     {source.title} ({source.kind}; {source.licence}; personal data: {source.personal_data})"
         )
+    for pulled in found.pulls:
+        click.echo(f"Model:    {pulled.source} ({pulled.licence}), with --download")
     for reference in found.references:
         click.echo(
             f"Published: {reference.title}: {reference.value:g} ± {reference.tolerance:g}. {reference.source}"
@@ -80,9 +82,12 @@ def show(name: str, as_json: bool) -> None:
 )
 @click.option("--full", "size", flag_value="full", help="As the default, on all of the data there is.")
 @click.option("--download", is_flag=True, help="Also use data that must be downloaded, under its own terms.")
+@click.option("--accept-terms", is_flag=True, help="You agree to the terms of what --download fetches.")
 @click.option("--plant", type=click.Choice(_FAULTS), help="Plant a fault that a gate must notice.")
 @json_option
-def run(name: str, size: str | None, download: bool, plant: str | None, as_json: bool) -> None:
+def run(
+    name: str, size: str | None, download: bool, accept_terms: bool, plant: str | None, as_json: bool
+) -> None:
     """Run solution NAME in a project of its own: data, model, gates, endpoint, report.
 
     Starts the platform if it is not running. A candidate that fails a gate is not promoted: the report is
@@ -92,8 +97,8 @@ def run(name: str, size: str | None, download: bool, plant: str | None, as_json:
 
     catalogue = Catalogue()
     solution = catalogue.get(name)
-    if download and not any(source.kind == "downloaded" for source in solution.sources):
-        raise click.UsageError(f"{name} has nothing to download.")
+    if download:
+        _may_download(solution, accept_terms)
     wanted = Wanted(size or "default", download, plant or "")
     runner = Runner(
         catalogue, solution, wanted, home_directory(), lambda text: click.echo(f"· {text}", err=True)
@@ -104,6 +109,17 @@ def run(name: str, size: str | None, download: bool, plant: str | None, as_json:
     else:
         _show(solution, result)
     raise SystemExit(exit_code(result["verdict"]))
+
+
+def _may_download(solution: Solution, accepted: bool) -> None:
+    """Say no to --download where there is nothing to fetch, or where terms are still to be agreed to."""
+    fetched = [source for source in solution.sources if source.kind == "downloaded"]
+    if not fetched and not solution.pulls:
+        raise click.UsageError(f"{solution.name} has nothing to download.")
+    terms = [source for source in fetched if source.terms]
+    if terms and not accepted:
+        said = "\n".join(f"{one.title} ({one.origin}): {one.terms}" for one in terms)
+        raise click.UsageError(f"{said}\nIf you agree to that, add --accept-terms.")
 
 
 def _show(solution: Solution, result: dict[str, Any]) -> None:

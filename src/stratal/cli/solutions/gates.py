@@ -32,12 +32,19 @@ class Verdict:
         return asdict(self)
 
 
-def judge(solution: Solution, found: Mapping[str, Any], *, tiny: bool) -> list[Verdict]:
-    """Every gate's verdict on what was measured (`found`: the steps' evidence, checks, served answers, usage)."""
+def judge(
+    solution: Solution, found: Mapping[str, Any], *, tiny: bool, downloaded: bool = False
+) -> list[Verdict]:
+    """Every gate's verdict on what was measured (`found`: the steps' evidence, checks, served answers, usage).
+
+    Gates that say ``needs_download`` are judged in runs with --download only.
+    """
     verdicts = list(_mechanical(solution, found))
     for gate in solution.gates:
         if tiny:
             verdicts.append(Verdict(gate.kind, gate.title, NOT_JUDGED, "a tiny run is too small to judge it"))
+        elif gate.terms.get("needs_download") and not downloaded:
+            verdicts.append(Verdict(gate.kind, gate.title, NOT_JUDGED, "it needs what --download fetches"))
         else:
             verdicts.append(_statistical(gate, solution, found))
     return verdicts

@@ -77,6 +77,7 @@ class Runner:
     def run(self) -> Json:
         """The run's result, which is also kept in the bucket beside its report. Raises `ApiError`, `Internal`."""
         client = self._prepare()
+        self._pull(client)
         found: Json = {}
         with tempfile.TemporaryDirectory(prefix="stratal-solution-") as scratch:
             code = self._copy(Path(scratch))
@@ -105,6 +106,16 @@ class Runner:
         if all(bucket["name"] != self.project for bucket in client.get(client.path("/buckets"))["buckets"]):
             client.post(client.path("/buckets"), {"name": self.project})
         return client
+
+    def _pull(self, client: Client) -> None:
+        """With --download, the declared models of a hub, each at its commit, as `stratal models pull` gets them."""
+        for wanted in self._solution.pulls if self._wanted.download else ():
+            self._say(f"pull: {wanted.source} ({wanted.licence})")
+            body = {"source": wanted.source, "name": wanted.name, "allow_pickle": wanted.pickles}
+            made = client.request(
+                "POST", client.path("/catalog/pulls"), json=body, timeout=asking.PULL_SECONDS
+            )
+            self._say(f"pull: {made['uri']} at commit {made['commit']}, {made['files']} files")
 
     def _copy(self, folder: Path) -> Path:
         """The solution's code and the kit in a repository of their own: jobs have a commit, the same for the same code."""
@@ -218,7 +229,7 @@ class Runner:
             if not self._wanted.plant:
                 found["answer"] = serving.as_expected(found["answer"], asked.answers, self._solution.expect)
         found["why"] = doors.why(asked.prediction_id)
-        verdicts = judge(self._solution, found, tiny=self._wanted.tiny)
+        verdicts = judge(self._solution, found, tiny=self._wanted.tiny, downloaded=self._wanted.download)
         verdict = self._verdict(verdicts)
         role = "candidate" if verdict in {PROMOTED, MECHANICS} else "baseline"
         version = str(models[role]["version"])

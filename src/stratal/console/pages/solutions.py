@@ -57,7 +57,10 @@ async def solution(view: View) -> Response:
         ),
         solution=one,
         numbers=_numbers(one, result),
-        inputs=[{"name": key, "value": value, "kind": _kind(value)} for key, value in row.items()],
+        inputs=[
+            {"name": key, "value": value, "kind": _kind(value), "file": one["files"].get(key)}
+            for key, value in row.items()
+        ],
         outputs=json.dumps(result["served"]["answers"], indent=1) if result else "",
         **found,
     )

@@ -9,8 +9,48 @@ const READ = {
   text: String,
 };
 
+const MOST_BYTES = 8 * 2 ** 20;
+const PICTURES = { iVBORw0KGgo: "image/png", "/9j/": "image/jpeg", R0lGOD: "image/gif" };
+
+/** The address that shows a picture in base64, told by its first bytes; null when it is none. */
+function picture(text) {
+  const known = Object.keys(PICTURES).find((start) => text.startsWith(start));
+  return known ? `data:${PICTURES[known]};base64,${text}` : null;
+}
+
+// What was chosen in place of the example's pictures, in base64, by the input's name.
+const chosen = new Map();
+
+form?.querySelectorAll("input[type=file]").forEach((input) => {
+  input.addEventListener("change", () => {
+    const [file] = input.files;
+    input.setCustomValidity("");
+    chosen.delete(input.name);
+    if (!file) return shown(input, input.dataset.example);
+    if (file.size > MOST_BYTES) {
+      input.setCustomValidity("At most 8 MiB, please.");
+      input.reportValidity();
+      return undefined;
+    }
+    const reader = new FileReader();
+    reader.addEventListener("load", () => {
+      chosen.set(input.name, reader.result.slice(reader.result.indexOf(",") + 1));
+      shown(input, chosen.get(input.name));
+    });
+    return reader.readAsDataURL(file);
+  });
+});
+
+function shown(input, text) {
+  const image = input.parentElement.querySelector("img");
+  const address = picture(text);
+  if (address) image.src = address;
+  else image.removeAttribute("src");
+}
+
 function body() {
   const read = [...form.querySelectorAll("input")].map((input) => {
+    if (input.type === "file") return [input.name, chosen.get(input.name) ?? input.dataset.example, false];
     const value = READ[input.dataset.kind](input.value);
     const bad = typeof value === "number" && !Number.isFinite(value);
     input.setAttribute("aria-invalid", String(bad));
@@ -50,7 +90,14 @@ async function ask() {
     const term = document.createElement("dt");
     term.textContent = name;
     const said = document.createElement("dd");
-    said.textContent = typeof value === "string" ? value : JSON.stringify(value);
+    const address = typeof value === "string" ? picture(value) : null;
+    if (address) {
+      const image = document.createElement("img");
+      image.className = "thumb";
+      image.alt = name;
+      image.src = address;
+      said.append(image);
+    } else said.textContent = typeof value === "string" ? value : JSON.stringify(value);
     list.append(term, said);
   }
   const why = document.createElement("a");
