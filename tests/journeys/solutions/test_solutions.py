@@ -100,6 +100,10 @@ def test_what_cannot_be_run_says_so(server: PlatformServer) -> None:
     nothing = server.cli("solutions", "run", PLANTED, "--download", check=False)
     assert nothing.returncode == 2
     assert "nothing to download" in nothing.stderr
+    terms = server.cli("solutions", "run", "recommendation", "--download", check=False)
+    assert terms.returncode == 2
+    assert "no redistribution" in terms.stderr
+    assert "--accept-terms" in terms.stderr
 
 
 @pytest.mark.soak
@@ -130,5 +134,6 @@ def test_every_default_run_ends_as_it_declares(server: PlatformServer, name: str
     declared = Catalogue().get(name)
     expected = "refused, as declared" if declared.refusal else "promoted"
     assert result["verdict"] == ("mechanics only" if declared.mechanics_only else expected)
-    assert gates(result, "not judged") == []
+    waiting = [gate.kind for gate in declared.gates if gate.terms.get("needs_download")]
+    assert gates(result, "not judged") == waiting
     server.json("solutions", "remove", name)

@@ -232,6 +232,11 @@ def test_a_solution_is_tried_and_reported_where_it_was_run() -> None:
     page = Browser(Native(told)).get("/projects/default/solutions/s").text
     assert 'data-url="/api/v1/projects/other/endpoints/flu/invocations"' in page
     assert re.search(r'<iframe[^>]* sandbox src="/api/v1/projects/other/solution/report"', page)
+    one = told["/api/v1/solutions/s"]
+    one["request"], one["files"] = [{"image": "iVBORw==", "other": ""}], {"image": "a.png", "other": "b.png"}
+    page = Browser(Native(told)).get("/projects/default/solutions/s").text
+    assert page.count('type="file"') == 2, "a picture can be chosen in place of the example's"
+    assert page.count('src="data:image/png;base64,iVBORw=="') == 1
     gallery = Browser(Native(told)).get("/projects/default/solutions").text
     assert gallery.count('src="/api/v1/projects/other/solution/picture"') == 1
     assert gallery.count("Not run here yet") == 1

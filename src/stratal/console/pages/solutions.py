@@ -58,7 +58,7 @@ async def solution(view: View) -> Response:
         solution=one,
         numbers=_numbers(one, result),
         inputs=[
-            {"name": key, "value": value, "kind": _kind(value), "file": one["files"].get(key)}
+            {"name": key, "value": value, "kind": _kind(value), "file": (one.get("files") or {}).get(key)}
             for key, value in row.items()
         ],
         outputs=json.dumps(result["served"]["answers"], indent=1) if result else "",
