@@ -100,6 +100,7 @@ from stratal.gateway.mlflow.tracking import Tracking
 from stratal.gateway.native import audit as native_audit
 from stratal.gateway.native import budgets as native_budgets
 from stratal.gateway.native import catalog as native_catalog
+from stratal.gateway.native import chat as native_chat
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
@@ -515,6 +516,7 @@ def wire(settings: Settings, database: Database) -> Platform:
                 Upstream(*hub_upstream(), registered, commits),
             ),
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
+            native_chat.router(serving.serving, projects),
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
             native_predictions.router(serving.predictions),
             native_talk.router(talk, projects),

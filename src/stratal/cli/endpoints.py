@@ -1,6 +1,8 @@
 """``stratal endpoints`` and ``endpoint``: looking at what was deployed, and steering it."""
 
+import json
 import shlex
+import sys
 from typing import Any
 from urllib.parse import quote
 
@@ -8,7 +10,7 @@ import click
 
 from stratal.cli.output import json_option, print_json, print_table, project_option
 from stratal.cli.shown import Shares
-from stratal.sdk import Client
+from stratal.sdk import ApiError, Client
 
 
 def model_of(revision: dict[str, Any]) -> str:
@@ -273,6 +275,55 @@ def rollback(name: str, to: str | None, wait: bool, project: str | None, as_json
         click.echo(
             f"Endpoint {name} serves {model_of(made['active'])} (revision {made['revision']}) alone again."
         )
+
+
+@endpoint.command(
+    "chat",
+    epilog='Examples: stratal endpoint chat writer "What is a lake?" · stratal endpoint chat writer < letter.txt',
+)
+@click.argument("name")
+@click.argument("text", required=False)
+@click.option("--system", help="What the model is told before.")
+@click.option("--max-tokens", type=click.IntRange(1), help="How long the answer may be. Default: 256.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=1.0, show_default=True)
+@project_option
+@json_option
+def chat(
+    name: str,
+    text: str | None,
+    system: str | None,
+    max_tokens: int | None,
+    temperature: float,
+    project: str | None,
+    as_json: bool,
+) -> None:
+    """Ask a language model; its answer is shown as it is written. Ctrl-C stops the model."""
+    client = Client(project=project)
+    question = text if text is not None else sys.stdin.read()
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": question})
+    asked = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature}
+    told: list[str] = []
+    end: dict[str, Any] = {}
+    with client.stream("POST", address_of(client, name, "/chat"), json=asked) as answer:
+        for line in answer.iter_lines():
+            if not line.startswith("data: "):
+                continue
+            piece = json.loads(line.removeprefix("data: "))
+            if "error" in piece:
+                error = piece["error"]
+                raise ApiError(500, error["code"], error["message"], error["hint"] or "")
+            if "finish" in piece:
+                end = piece
+                continue
+            told.append(piece["text"])
+            if not as_json:
+                click.echo(piece["text"], nl=False)
+    if as_json:
+        print_json({"text": "".join(told), **end})
+        return
+    click.echo()
+    click.echo(click.style(f"prediction {end.get('prediction_id', '')}", dim=True), err=True)
 
 
 @endpoint.command("stop")

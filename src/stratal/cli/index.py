@@ -196,7 +196,8 @@ def ask(name: str, question: str, model: str | None, project: str | None, as_jso
         return
     click.echo(told["answer"])
     for one in told["citations"]:
-        click.echo(click.style(f"[{one['number']}] {_place(one)}", dim=True))
+        doubtful = "" if one["supported"] else ": does not bear it out"
+        click.echo(click.style(f"[{one['number']}] {_place(one)}{doubtful}", dim=True))
     click.echo(click.style(told["note"], dim=True), err=True)
 
 

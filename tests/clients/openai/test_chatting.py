@@ -156,6 +156,25 @@ def test_it_streams_counts_stops_and_holds_to_schemas_and_tools(chat: Chat) -> N
     assert told["images"] == ["BadRequestError", "needs_model", "model"]
 
 
+def test_the_command_line_and_the_native_api_chat_as_well(chat: Chat) -> None:
+    given = ("--project", chat.project)
+    told = chat.server.json("endpoint", "chat", "parrot", "hello", "--max-tokens", "12", *given)
+    assert (told["finish"], told["completion_tokens"]) == ("length", 12)
+    why = chat.server.json("why", told["prediction_id"], check=False)
+    assert {link["kind"]: link["status"] for link in why["chain"]}["model version"] == "verified"
+    with chat.server.http() as http:
+        path = f"/api/v1/projects/{chat.project}/endpoints/parrot/chat"
+        answer = http.post(path, json={"messages": [{"role": "user", "content": "x"}], "max_tokens": 5})
+        events = [json.loads(part.removeprefix("data: ")) for part in answer.text.strip().split("\n\n")]
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert "".join(one.get("text", "") for one in events)
+        assert events[-1]["completion_tokens"] == 5
+        for wrong in ({"messages": []}, {"messages": [{"role": "tool", "content": "x"}]}, {"messages": "x"}):
+            assert http.post(path, json=wrong).status_code == 400
+        long = http.post(path, json={"messages": [{"role": "user", "content": "x" * 20_000}]})
+        assert (long.status_code, long.json()["error"]["code"]) == (400, "bad_input")
+
+
 def test_a_stream_that_the_client_closes_stops_the_model(chat: Chat) -> None:
     """It would write 16,000 tokens; what was written until it stopped is recorded, and it answers others at once."""
     chat.run(

@@ -266,6 +266,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ),
     ("POST", f"{P}/endpoints/{{name}}/stop"): Route("editor", f"{P}/endpoints/ep/stop", 404),
     ("POST", f"{P}/endpoints/{{name}}/start"): Route("editor", f"{P}/endpoints/ep/start", 404),
+    ("POST", f"{P}/endpoints/{{name}}/chat"): Route(
+        "viewer", f"{P}/endpoints/ep/chat", 404, json={"messages": [{"role": "user", "content": "x"}]}
+    ),
     ("POST", f"{P}/endpoints/{{name}}/invocations"): Route(
         "viewer", f"{P}/endpoints/ep/invocations", 404, json={"inputs": [[1.0]]}
     ),

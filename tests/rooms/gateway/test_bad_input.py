@@ -439,7 +439,7 @@ def check_dialect(asked: Asked, answer: Answer) -> None:
     if kind.startswith("text/html"):  # a path that is no door's is answered as a page to who asks for pages
         assert "text/html" in asked.headers.get("accept", ""), (asked, answer)
         return
-    assert kind.startswith("application/json"), (asked, answer)
+    assert kind.startswith(("application/json", "application/vnd.git-lfs+json")), (asked, answer)
     told = answer.json()
     if "error_code" in told:
         assert isinstance(told["message"], str)

@@ -121,6 +121,28 @@ def test_only_passages_that_there_are_count_as_cited() -> None:
     assert "[2] 2.md\ntwo" in answers.prompt("q", found)[1]["content"]
 
 
+def test_a_citation_is_held_against_the_sentences_that_cite_it() -> None:
+    found = [
+        passage(1, "Every employee has 25 days of paid leave a year. It is asked for in the portal."),
+        passage(2, "The canteen serves lunch from noon."),
+    ]
+    borne_out = answers.cited("You have 25 days of leave a year. [1] Lunch is served from noon [2].", found)
+    assert [(one.number, one.supported, one.quote) for one in borne_out] == [
+        (1, True, "Every employee has 25 days of paid leave a year."),
+        (2, True, "The canteen serves lunch from noon."),
+    ]
+    assert answers.note_of(borne_out) == answers.GENERATED
+    for wrong in (
+        "You have 30 days of leave a year [1].",  # another number
+        "Trains of the second class are paid for [2].",  # other words
+        "You have 25 days of leave [1]. Flights are booked by the office alone [1].",  # one of two
+    ):
+        (one,) = answers.cited(wrong, found)
+        assert not one.supported
+        assert f"[{one.number}]" in answers.note_of([one])
+    assert answers.note_of([]) == answers.UNCITED
+
+
 def test_a_source_names_a_bucket() -> None:
     assert split_source("s3://b/docs/**") == ("b", "docs/**")
     assert split_source("s3://b/") == ("b", "**")

@@ -66,6 +66,9 @@ def read_facts(
         flavors["stratal"] = catalogued
     if "transformers" not in flavors and (config := _transformers(texts.get(CONFIG, b""))):
         flavors["transformers"] = config
+    onnx = [path for path in paths if path.endswith(".onnx")]
+    if len(onnx) == 1 and not set(flavors) - {"transformers"} and not _has_safetensors(paths):
+        flavors["onnx"] = {"data": onnx[0]}
     if ggufs := _first_ggufs(paths):
         flavors["gguf"] = {"files": ggufs}
     pickled = (
@@ -110,6 +113,10 @@ def _transformers(data: bytes) -> dict[str, object]:
         return {}
     kept = {key: config[key] for key in ("model_type", "architectures", "auto_map") if key in config}
     return _plain(kept) if "model_type" in kept or "architectures" in kept else {}
+
+
+def _has_safetensors(paths: Sequence[str]) -> bool:
+    return any(path.endswith(".safetensors") for path in paths)
 
 
 def _first_ggufs(paths: Sequence[str]) -> list[str]:

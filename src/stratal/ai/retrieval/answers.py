@@ -9,6 +9,7 @@ from stratal.ai.retrieval.terms import asked_terms, terms_of
 EXTRACTED = "No generating model was asked: these are sentences of the documents."
 ABSTAINED = "These documents do not seem to answer that."
 UNCITED = "The model cited none of the passages: take what it wrote as its own words."
+DOUBTFUL = "Written by a model. The passages do not bear out what it cites them for: {}. Look there before you rely on it."
 GENERATED = "Written by a model from the passages that it cites."
 MOST_SENTENCES = 60
 _SHOWN = 2
@@ -69,10 +70,49 @@ def prompt(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:
 
 
 def cited(text: str, passages: Sequence[Passage]) -> list[Citation]:
-    """The passages that the text cites, in the order in which it does; numbers that name none are left out."""
-    numbers = dict.fromkeys(int(number) for number in _CITED.findall(text))
-    return [
-        Citation(number, passages[number - 1], passages[number - 1].text[:_QUOTE])
-        for number in numbers
-        if 1 <= number <= len(passages)
-    ]
+    """The passages that the text cites, in the order in which it does; numbers that name none are left out.
+
+    Each is held against the sentences that cite it: their numbers, and half of their telling words, must stand in it.
+    """
+    claims: dict[int, list[str]] = {}
+    for sentence in _sentences_with_marks(text):
+        for number in _CITED.findall(sentence):
+            claims.setdefault(int(number), []).append(_CITED.sub(" ", sentence))
+    found = []
+    for number, sentences in claims.items():
+        if 1 <= number <= len(passages):
+            passage = passages[number - 1]
+            supported = all(_bears_out(passage.text, sentence) for sentence in sentences)
+            found.append(Citation(number, passage, _telling(passage.text, sentences), supported))
+    return found
+
+
+def note_of(citations: Sequence[Citation]) -> str:
+    """What is said of a written answer with these citations."""
+    if not citations:
+        return UNCITED
+    doubtful = [f"[{one.number}]" for one in citations if not one.supported]
+    return DOUBTFUL.format(", ".join(doubtful)) if doubtful else GENERATED
+
+
+def _sentences_with_marks(text: str) -> list[str]:
+    """Sentences; the mark of a passage that stands behind a sentence's end belongs to it."""
+    whole = re.sub(r"([.!?])((?:\s*\[\d{1,2}\])+)", r"\2\1", text)
+    return [part for part in _SENTENCE.split(whole) if part.strip()]
+
+
+def _bears_out(passage: str, sentence: str) -> bool:
+    said = set(asked_terms(sentence))
+    if not said:
+        return True
+    there = set(terms_of(passage))
+    numbers = {term for term in said if any(sign.isdigit() for sign in term)}
+    return numbers <= there and len(said & there) >= len(said) / 2
+
+
+def _telling(passage: str, sentences: Sequence[str]) -> str:
+    """The sentence of the passage that shares most words with those that cite it."""
+    said = {term for sentence in sentences for term in asked_terms(sentence)}
+    parts = [" ".join(part.split()) for part in _SENTENCE.split(passage) if part.strip()]
+    best = max(parts, key=lambda part: len(said & set(terms_of(part))), default=passage)
+    return best[:_QUOTE]

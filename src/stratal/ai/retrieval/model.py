@@ -103,11 +103,15 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A passage that an answer rests on; `quote` is what of it stands in the answer, or the passage's beginning."""
+    """A passage that an answer rests on; `quote` is what of it stands in the answer, or what says most of it.
+
+    `supported`: does the passage bear out the sentences that cite it, by their words and numbers?
+    """
 
     number: int
     passage: Passage
     quote: str
+    supported: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,7 @@ class Search:
                 parts.append(str(piece["text"]))
         text = "".join(parts)
         citations = answers.cited(text, found.passages)
-        note = answers.GENERATED if citations else answers.UNCITED
+        note = answers.note_of(citations)
         return replace(known, text=text, mode="generated", note=note, citations=citations, usage=end)
 
     async def embed(

@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -57,15 +58,19 @@ def _wait(client: Client, address: str) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def ask(client: Client, entry: dict[str, Any], rows: list[str]) -> dict[str, Any]:
-    """The predictions for the rows, in their order, and the last one's id."""
+def ask(
+    client: Client, entry: dict[str, Any], rows: list[str], beside: Mapping[str, str | float] | None = None
+) -> dict[str, Any]:
+    """The predictions for the rows, in their order, and the last one's id; `beside` is said with each."""
     name = entry["inputs"][0]["name"]
     address = client.path(f"/endpoints/{quote(entry['name'], safe='')}/invocations")
     predictions: list[Any] = []
     prediction_id = ""
     step = _ROWS if name == "text" else _FILES
     for start in range(0, len(rows), step):
-        answer = client.post(address, {"inputs": {name: rows[start : start + step]}})
+        some = rows[start : start + step]
+        more = {key: [value] * len(some) for key, value in (beside or {}).items()}
+        answer = client.post(address, {"inputs": {name: some, **more}})
         predictions += answer["predictions"]
         prediction_id = answer["prediction_id"]
     return {"predictions": predictions, "prediction_id": prediction_id}
@@ -75,6 +80,8 @@ def shown(task: str, question: str, told: Any) -> str:
     """One answer, for people."""
     if task == "sentiment":
         return f"{told['label']} ({told['score']:+.2f}): {question}"
+    if task == "sort":
+        return f"{told['label']} ({told['score']:.0%}): {question}"
     if task == "language":
         return f"{told['language']} ({told['score']:.0%}): {question}"
     if task == "ocr":
@@ -89,6 +96,22 @@ def shown(task: str, question: str, told: Any) -> str:
     if task == "embed":
         return f"[{', '.join(f'{value:.3f}' for value in told[:4])}, … {len(told)} numbers]: {question}"
     return str(told)
+
+
+def said_beside(entry: dict[str, Any], given: Sequence[str]) -> dict[str, str | float]:
+    """NAME=VALUE as the entry's options take it. Raises `click.UsageError`."""
+    kinds = {port["name"]: port["datatype"] for port in entry.get("options") or ()}
+    found: dict[str, str | float] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in kinds:
+            known = ", ".join(kinds) or "nothing"
+            raise click.UsageError(f"--with {one!r}: this model takes {known} beside, as NAME=VALUE.")
+        try:
+            found[name] = value if kinds[name] == "BYTES" else float(value)
+        except ValueError:
+            raise click.UsageError(f"{name} is a number.") from None
+    return found
 
 
 def keep_sounds(sounds: list[str]) -> None:

@@ -19,8 +19,8 @@ def measure(task: str, given: dict[str, Any], ask: Ask) -> dict[str, Any]:
     """`metric`, `value`, `count` and what was missed."""
     if task == "embed":
         return _closer(given["triples"], ask)
-    if task in {"sentiment", "language"}:
-        key = {"sentiment": "label", "language": "language"}[task]
+    if task in {"sentiment", "language", "sort"}:
+        key = "language" if task == "language" else "label"
         told = [one[key] for one in ask([text for _, text in given["texts"]])]
         misses = [
             f"{said} for {wanted}: {text}"

@@ -128,9 +128,14 @@ def deploy(name: str, endpoint: str | None, wait: bool, project: str | None, as_
 )
 @click.argument("name", metavar="ENTRY|TASK")
 @click.argument("given", metavar="[TEXT|FILE]...", nargs=-1)
+@click.option(
+    "--with", "beside", metavar="NAME=VALUE", multiple=True, help="Said beside: labels=news,sport · voice=de."
+)
 @project_option
 @json_option
-def try_(name: str, given: tuple[str, ...], project: str | None, as_json: bool) -> None:
+def try_(
+    name: str, given: tuple[str, ...], beside: tuple[str, ...], project: str | None, as_json: bool
+) -> None:
     """Ask a model of the catalogue about your text or file, or about the sample that comes with it.
 
     Deploys it to the endpoint of its name when there is none yet; the endpoint sleeps when nobody asks.
@@ -144,8 +149,9 @@ def try_(name: str, given: tuple[str, ...], project: str | None, as_json: bool) 
         rows = [read_sample(sample["file"])] if "file" in sample else sample["inputs"]
         if not as_json:
             click.echo(f"Asking about {sample['about']}.", err=True)
+    said = asking.said_beside(entry, beside) or ({} if given else sample.get("beside", {}))
     asking.ensure(client, entry, quiet=as_json)
-    answer = asking.ask(client, entry, rows)
+    answer = asking.ask(client, entry, rows, said)
     if as_json:
         expected = None if given else sample.get("expected")
         print_json({"task": task, "model": entry["name"], "expected": expected, **answer})
@@ -180,7 +186,8 @@ def bench(name: str, project: str | None, as_json: bool) -> None:
         asking.ensure(client, hears, quiet=as_json)
 
     def ask(rows: list[str]) -> list[Any]:
-        told: list[Any] = asking.ask(client, entry, rows)["predictions"]
+        beside = {"labels": sets["sort"]["labels"]} if entry["task"] == "sort" else None
+        told: list[Any] = asking.ask(client, entry, rows, beside)["predictions"]
         return told if hears is None else asking.ask(client, hears, told)["predictions"]
 
     found = measure(entry["task"], sets[entry["task"]], ask)

@@ -3,6 +3,7 @@
 from stratal.console.pages import (
     audit,
     catalog,
+    chat,
     cost,
     endpoints,
     functions,
@@ -51,6 +52,7 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/functions/{function}/invocations/{invocation}": functions.invocation,
     "/projects/{project}/gallery": catalog.gallery,
     "/projects/{project}/gallery/{entry}": catalog.entry,
+    "/projects/{project}/chat": chat.chat,
     "/projects/{project}/indexes": indexes.indexes,
     "/projects/{project}/indexes/{index}": indexes.index,
     "/projects/{project}/runs": runs.runs,

@@ -12,7 +12,13 @@ from stratal.console.view import View
 
 _GROUPS = (
     ("Pictures", ("ocr", "faces", "classify-image", "detect")),
-    ("Texts", ("embed", "sentiment", "language", "entities", "translate", "summarise", "chat")),
+    (
+        "Texts",
+        (
+            *("embed", "sentiment", "language", "sort", "entities"),
+            *("answer", "translate", "summarise", "chat"),
+        ),
+    ),
     ("Sounds", ("transcribe", "voice", "say")),
 )
 EXAMPLES = {
@@ -20,8 +26,10 @@ EXAMPLES = {
     "sentiment": "What a wonderful surprise, I am delighted!\nThe delivery was late and the box was broken.",
     "language": "Morgen fahren wir mit dem Zug in die Berge.\nOù est la gare, s'il vous plaît ?",
     "say": "Good morning. The train leaves at nine.",
+    "sort": "The orchestra plays its last concert of the year.\nThe bakery sells rye bread on Thursdays.",
 }
 """What stands in the form at first; every line is a text of its own, but for speech."""
+BESIDE = {"voice": "en-us", "speed": "1", "labels": "food, music, politics"}
 
 
 async def gallery(view: View) -> Response:
@@ -63,6 +71,7 @@ async def entry(view: View) -> Response:
         entry=told,
         takes=takes,
         example=EXAMPLES.get(str(told["task"]), ""),
+        beside=BESIDE,
         endpoint=None if isinstance(endpoint, Refused) else endpoint,
     )
 

@@ -45,7 +45,7 @@ function answered(question, told) {
   entry.append(made("h3", question), made("p", told.answer, told.mode === "abstained" ? "muted" : ""));
   const list = made("ol", "", "citations");
   for (const one of told.citations) {
-    const item = made("li");
+    const item = made("li", "", one.supported ? "" : "doubtful");
     item.value = one.number;
     item.append(place(one), marked(one.quote, question));
     list.append(item);

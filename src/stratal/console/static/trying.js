@@ -176,9 +176,9 @@ async function ask() {
   if (form.dataset.deployed !== "yes") await deploy();
   say("Asking …");
   const inputs = { [form.dataset.takes]: given };
-  if (form.dataset.task === "say") {
-    inputs.voice = [document.querySelector("#voice").value];
-    inputs.speed = [Number(document.querySelector("#speed").value) || 1];
+  for (const field of form.querySelectorAll("[data-option]")) {
+    const value = field.dataset.option === "BYTES" ? field.value : Number(field.value);
+    if (field.value.trim()) inputs[field.id] = given.map(() => value);
   }
   const told = await call("POST", `/endpoints/${encodeURIComponent(form.dataset.name)}/invocations`, { inputs });
   const why = made("a", `Why? ${told.prediction_id}`, "link");
@@ -257,6 +257,9 @@ const SHOW = {
   },
   sentiment: (found, given) => [
     table(["Text", "Sentiment", "Score"], found.map((one, i) => [toned(given[i], one.label), one.label, one.score.toFixed(2)])),
+  ],
+  sort: (found, given) => [
+    table(["Text", "Class", "Share"], found.map((one, i) => [given[i], one.label, `${(one.score * 100).toFixed(0)} %`])),
   ],
   language: (found, given) => [
     table(["Text", "Language", "Probability"], found.map((one, i) => [given[i], one.language, `${(one.score * 100).toFixed(0)} %`])),

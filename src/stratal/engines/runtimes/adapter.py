@@ -15,12 +15,33 @@ from stratal.kernel.errors import Invalid
 _PROGRAM = Path(__file__).parent / "replica"
 TASKS = (
     *("minilm", "vader", "py3langid", "rapidocr", "haar", "pocketsphinx", "espeak", "silero"),
-    *("minilm-classifier", "minilm-projection"),
+    *("minilm-classifier", "minilm-projection", "minilm-sorter"),
 )
 """What answers for models of the catalogue (the replica's `task_model` has the same names)."""
 LANGUAGE_PACKAGES = "llguidance>=1.9\nnumpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntransformers>=5\n"
 """What a language model's replica needs where the model does not say."""
 GGUF_PACKAGES = "gguf>=0.19\nllguidance>=1.9\nnumpy>=2\nxllamacpp>=2026.10\n"
+HUB_PACKAGES = "numpy>=2\nsafetensors>=0.4\nsentencepiece>=0.2\ntorch>=2.4\ntransformers>=5\n"
+ONNX_PACKAGES = "numpy>=2\nonnxruntime>=1.20\n"
+PICTURE_PACKAGES = "pillow>=11\n"
+_LOOKING = ("classify-image", "detect")
+_BY_ENDING = {
+    "ForSequenceClassification": "classify",
+    "ForTokenClassification": "entities",
+    "ForQuestionAnswering": "answer",
+    "ForImageClassification": "classify-image",
+    "ForObjectDetection": "detect",
+    "ForCTC": "transcribe",
+    "ForSpeechSeq2Seq": "transcribe",
+}
+_LISTENING = ("WhisperForConditionalGeneration", "Speech2TextForConditionalGeneration")
+_REWRITING = frozenset(
+    {
+        *("t5", "mt5", "umt5", "longt5", "bart", "mbart", "marian", "pegasus", "pegasus_x", "m2m_100"),
+        *("led", "bigbird_pegasus", "blenderbot", "blenderbot-small", "prophetnet", "plbart"),
+    }
+)
+"""Kinds of models (`model_type`) that make a text of a text."""
 _FORMATS = ("skops", "cloudpickle", "pickle")
 
 
@@ -48,7 +69,7 @@ class Runtimes:
                 return Plan("sklearn", {**options, "signature": signature, "predict_fn": predict})
         onnx = flavors.get("onnx")
         if isinstance(onnx, Mapping):
-            return Plan("onnx", {**_onnx(onnx, files), "signature": signature})
+            return Plan("onnx", {**_onnx(onnx, files), "signature": signature}, ONNX_PACKAGES)
         language = flavors.get("transformers")
         gguf = flavors.get("gguf")
         if isinstance(gguf, Mapping) and not any(path.endswith(".safetensors") for path in files):
@@ -105,14 +126,30 @@ def _transformers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
             hint="Save it with save_pretrained(…) and upload that.",
             reason="unservable",
         )
-    kinds = flavor.get("architectures") or []
-    if not any(str(kind).endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+    kinds = [str(kind) for kind in flavor.get("architectures") or []]
+    if any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+        return Plan("transformers", {}, LANGUAGE_PACKAGES)
+    task = next((found for kind in kinds if (found := _task_of(kind, flavor, files)) is not None), None)
+    if task is None:
         raise Invalid(
-            f"Served are language models that generate text; this one is {', '.join(map(str, kinds)) or 'unknown'}.",
-            hint="Wrap another model with mlflow (pyfunc) and register that.",
+            f"Nothing here serves {', '.join(kinds) or 'a model that names no architecture'}.",
+            hint="Served are models that write, translate, summarise, classify, name entities, answer, embed, "
+            "look and listen (docs/pretrained.md); wrap another one with mlflow (pyfunc) and register that.",
             reason="unservable",
         )
-    return Plan("transformers", {}, LANGUAGE_PACKAGES)
+    return Plan("hub", {"task": task}, HUB_PACKAGES + PICTURE_PACKAGES * (task in _LOOKING))
+
+
+def _task_of(kind: str, flavor: Mapping[str, Any], files: Sequence[str]) -> str | None:
+    """What a model of this architecture does, of the tasks that `replica.hub_model` knows."""
+    for ending, task in _BY_ENDING.items():
+        if kind.endswith(ending):
+            return task
+    if kind in _LISTENING:
+        return "transcribe"
+    if flavor.get("model_type") in _REWRITING:
+        return "rewrite"
+    return "embed" if kind.endswith("Model") and "modules.json" in files else None
 
 
 def _gguf(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:

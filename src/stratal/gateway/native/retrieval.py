@@ -207,4 +207,5 @@ def shown(answer: Answer) -> dict[str, Any]:
 
 
 def _citation(citation: Citation) -> dict[str, object]:
-    return {"number": citation.number, "quote": citation.quote, **_passage(citation.passage)}
+    said = {"number": citation.number, "quote": citation.quote, "supported": citation.supported}
+    return {**said, **_passage(citation.passage)}

@@ -19,7 +19,7 @@ from stratal.ai.endpoints.tensors import Tensor, nested, pack
 from stratal.gateway.bodies import read_body
 from stratal.gateway.openai import wire
 from stratal.identity.model import Principal
-from stratal.kernel.errors import Internal, Invalid, Unsupported
+from stratal.kernel.errors import Internal, Invalid
 
 MAX_SOUND = 25 << 20
 _FORMATS = ("json", "text", "verbose_json")
@@ -63,7 +63,10 @@ class Audio:
             raise wire.bad("No times are told here.", "timestamp_granularities")
         if str(form.get("stream") or "").lower() in {"true", "1"}:
             raise wire.bad("A sound is answered in one piece: leave stream out.", "stream")
-        text, prediction = await self._heard(who, request, name, sound)
+        takes = {port.get("name") for port in (served.interface or {}).get("beside") or []}
+        language = str(form.get("language") or "")
+        beside = {"language": language} if language and "language" in takes else {}
+        text, prediction = await self._heard(who, request, name, sound, **beside)
         headers = {"X-Stratal-Prediction-Id": prediction}
         if shape == "text":
             return PlainTextResponse(text + "\n", headers=headers)
@@ -74,21 +77,34 @@ class Audio:
         return _json({"text": text, "usage": {"type": "duration", "seconds": seconds}}, headers)
 
     async def translate(self, who: Principal, request: Request) -> Response:
-        """Honest: what listens here writes down what was said, in the language in which it was said."""
+        """What was said, in English, by a model that translates speech; others write down the language that was spoken."""
         form = await read_form(request)
-        name, _ = _asked(form)
+        name, sound = _asked(form)
         served = self._serving.describe(who, who.project_id, name)
         if not (served.interface or {}).get("translates"):
             raise wire.bad(
-                f"The model of endpoint {name!r} does not translate speech, and no model of the catalogue does.",
+                f"The model of endpoint {name!r} does not translate speech, and no model of the catalogue does; "
+                "one of Whisper's kind from a hub does.",
                 "model",
             )
-        raise Unsupported("Speech is not translated here.", reason="needs_model")
+        shape = str(form.get("response_format") or "json")
+        if shape not in ("json", "text"):
+            raise wire.bad("response_format must be json or text: no times are told.", "response_format")
+        text, prediction = await self._heard(who, request, name, sound, task="translate")
+        headers = {"X-Stratal-Prediction-Id": prediction}
+        return (
+            PlainTextResponse(text + "\n", headers=headers)
+            if shape == "text"
+            else _json({"text": text}, headers)
+        )
 
-    async def _heard(self, who: Principal, request: Request, name: str, sound: bytes) -> tuple[str, str]:
-        tensor = Tensor("audio", "BYTES", (1,), len(sound).to_bytes(4, "little") + sound)
+    async def _heard(
+        self, who: Principal, request: Request, name: str, sound: bytes, **beside: str
+    ) -> tuple[str, str]:
+        tensors = [Tensor("audio", "BYTES", (1,), len(sound).to_bytes(4, "little") + sound)]
+        tensors += [Tensor(key, "BYTES", (1,), pack("BYTES", [value])) for key, value in beside.items()]
         answer = await self._serving.infer(
-            who, who.project_id, name, Inputs([tensor]), ["text"],
+            who, who.project_id, name, Inputs(tensors), ["text"],
             request_id=request.scope["state"]["request_id"],
         )  # fmt: skip
         return str(nested(answer.outputs[0])[0]), answer.prediction_id

@@ -19,6 +19,17 @@ MAX_PIXELS = 40_000_000
 
 def read_picture(data: bytes) -> NDArray[Any]:
     """The picture, upright, blue-green-red. Raises `Invalid` for what is none, or larger than 40 megapixels."""
+    check_picture(data)
+    import cv2
+
+    picture: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise Invalid("The picture cannot be read: it is damaged or breaks off.")
+    return picture
+
+
+def check_picture(data: bytes) -> None:
+    """Look at the size that it says it has. Raises `Invalid` as `read_picture`."""
     size = _size(data)
     if size is None:
         raise Invalid("The picture is neither PNG nor JPEG.")
@@ -26,12 +37,6 @@ def read_picture(data: bytes) -> NDArray[Any]:
         raise Invalid(
             f"The picture has {size[0]} × {size[1]} pixels; at most {MAX_PIXELS // 1_000_000} million are read."
         )
-    import cv2
-
-    picture: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if picture is None:
-        raise Invalid("The picture cannot be read: it is damaged or breaks off.")
-    return picture
 
 
 def _size(data: bytes) -> tuple[int, int] | None:

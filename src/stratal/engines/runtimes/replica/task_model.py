@@ -51,11 +51,17 @@ _TASKS: dict[str, tuple[str, str, list[tuple[str, str, list[int]]]]] = {
         "text",
         [("embedding", "FP32", [-1, 384]), ("tokens", "INT64", [-1])],
     ),
+    "minilm-sorter": (
+        "task_sorting",
+        "text",
+        [("label", "BYTES", [-1]), ("score", "FP64", [-1]), ("scores", "BYTES", [-1])],
+    ),
     "espeak": ("task_say", "text", [("audio", "BYTES", [-1])]),
     "silero": ("task_voice", "audio", [("segments", "BYTES", [-1]), ("share", "FP64", [-1])]),
 }
 # implementation → what may be said beside each row: (name, datatype, what it is otherwise)
 _BESIDE: dict[str, list[tuple[str, str, Any]]] = {
+    "minilm-sorter": [("labels", "BYTES", "")],
     "espeak": [("voice", "BYTES", "en-us"), ("speed", "FP64", 1.0)],
 }
 

@@ -1,0 +1,110 @@
+"""Models of every task, tiny and with random weights, made by a job, published by the Hub's client, deployed and asked."""
+
+import base64
+import io
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from platform_server import PlatformServer
+
+TESTS = Path(__file__).parents[2]
+SAMPLES = TESTS.parent / "src" / "stratal" / "cli" / "catalog" / "samples"
+NEEDS = "numpy>=2\npillow>=11\nsafetensors>=0.4\nsentencepiece>=0.2\ntorch==2.13.0\ntransformers>=5\n"
+PUBLISH = """
+import runpy, shutil, sys
+from pathlib import Path
+from huggingface_hub import HfApi
+
+sys.argv = ["tiny_hub.py", "made"]
+runpy.run_path("tiny_hub.py", run_name="__main__")
+for folder in sorted(Path("made").iterdir()):
+    shutil.copy("requirements.txt", folder)
+    HfApi().create_repo(folder.name)
+    HfApi().upload_folder(repo_id=folder.name, folder_path=folder)
+"""
+WORDS = "Ada met Bob in Rome."
+
+
+@pytest.mark.soak
+def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says(
+    server: PlatformServer, tmp_path: Path
+) -> None:
+    project = server.project()
+    (tmp_path / "tiny_hub.py").write_text((TESTS / "tiny_hub.py").read_text())
+    (tmp_path / "publish.py").write_text(PUBLISH)
+    (tmp_path / "requirements.txt").write_text(NEEDS)
+    asked = ("run", "--requirements", "requirements.txt", "--project", project, "--", "python", "publish.py")
+    server.cli(*asked, timeout=1800, PWD=str(tmp_path))
+    picture = base64.b64encode((SAMPLES / "ocr.png").read_bytes()).decode()
+    sound = base64.b64encode((SAMPLES / "speech.wav").read_bytes()).decode()
+
+    def ask(name: str, **inputs: Any) -> Any:
+        server.cli("deploy", f"models:/{name}/1", "--name", name, "--project", project, timeout=1800)
+        with server.http() as http:
+            address = f"/api/v1/projects/{project}/endpoints/{name}/invocations"
+            told = http.post(address, json={"inputs": inputs}, timeout=120)
+            assert told.status_code == 200, (name, told.text)
+            return told.json()["predictions"]
+
+    (one,) = ask("classify", text=[WORDS])
+    assert one["label"] in {"negative", "neutral", "positive"}
+    assert abs(sum(one["probabilities"]) - 1) < 1e-6
+    (one,) = ask("sort", text=[WORDS], labels=["news, sport"])
+    assert one["label"] in {"news", "sport"}
+    (told,) = ask("entities", text=[WORDS])
+    assert all(WORDS[one["start"] : one["end"]] == one["text"] for one in json.loads(told))
+    (one,) = ask("answer", text=[WORDS], question=["Where?"])
+    assert WORDS[one["start"] : one["end"]] == one["answer"]
+    (vector,) = ask("embed", text=[WORDS])
+    assert abs(sum(value * value for value in vector) - 1) < 1e-4
+    assert isinstance(ask("rewrite", text=[WORDS], max_tokens=[4])[0], str)
+    (one,) = ask("classify-image", image=[picture])
+    assert one["label"] in {"cat", "dog"}
+    objects = json.loads(ask("detect", image=[picture], threshold=[0.0])[0])
+    assert objects
+    assert {"label", "score", "x", "y", "width", "height"} == set(objects[0])
+    assert isinstance(ask("transcribe", audio=[sound])[0], str)
+    assert isinstance(ask("translate", audio=[sound], task=["translate"], language=["de"])[0], str)
+    with server.http() as http:
+        key = {"Authorization": "Bearer " + server.env(project)["OPENAI_API_KEY"]}
+
+        def openai(path: str, **body: Any) -> Any:
+            answer = http.post(f"/v1/{path}", headers=key, timeout=120, **body)
+            return answer.status_code, answer.json()
+
+        assert (
+            openai("audio/translations", files={"file": ("a.wav", tone())}, data={"model": "translate"})[0]
+            == 200
+        )
+        refused = openai(
+            "audio/translations", files={"file": ("a.wav", tone())}, data={"model": "transcribe"}
+        )
+        assert (refused[0], refused[1]["error"]["param"]) == (400, "model")
+        assert (
+            len(openai("embeddings", json={"model": "embed", "input": WORDS})[1]["data"][0]["embedding"])
+            == 16
+        )
+        judged = openai("moderations", json={"model": "classify", "input": WORDS})[1]["results"][0]
+        assert set(judged["categories"]) == {"negative", "positive"}
+        for name, inputs in {
+            "sort": {"text": [WORDS], "labels": ["one"]},
+            "answer": {"text": [WORDS]},
+            "detect": {"image": [base64.b64encode(b"GIF89a").decode()]},
+            "translate": {"audio": [sound], "language": ["xx"]},
+        }.items():
+            address = f"/api/v1/projects/{project}/endpoints/{name}/invocations"
+            assert http.post(address, json={"inputs": inputs}, timeout=120).status_code == 400
+
+
+def tone() -> bytes:
+    out = io.BytesIO()
+    with wave.open(out, "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16_000)
+        file.writeframes(b"\1\2" * 16_000)
+    return out.getvalue()
