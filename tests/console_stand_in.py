@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from html import escape
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -491,6 +492,16 @@ def answers(word: str) -> dict[str, Any]:
         "created_at": at,
         "ended_at": None,
     }
+    report = {
+        "name": word,
+        "id": word,
+        "title": word,
+        "version": 3,
+        "created_at": at,
+        "created_by": word,
+        "updated_at": at,
+        "updated_by": word,
+    }
     return {
         f"{BASE}/sweeps": {"sweeps": [sweep]},
         f"{BASE}/sweeps/4": {**sweep, "tried": tried},
@@ -718,6 +729,13 @@ def answers(word: str) -> dict[str, Any]:
             "diff_cut": True,
         },
         f"{BASE}/workspaces": {"workspaces": [workspace]},
+        f"{BASE}/reports": {"reports": [report]},
+        f"{BASE}/reports/r": {**report, "text": word, "html": f"<p>{escape(word)}</p>"},
+        f"{BASE}/reports/r/links": {
+            "links": [
+                {"id": word, "shows": word, "created_at": at, "created_by": word, "expires_at": at},
+            ]
+        },
         f"{BASE}/workspaces/w": workspace,
         f"{BASE}/workspaces/w/saves": {"saves": [save], "next": 3},
         f"{BASE}/functions": {"functions": [function]},
@@ -988,6 +1006,9 @@ def every_page(word: str) -> list[str]:
         "/functions",
         "/workspaces",
         "/workspaces/w",
+        "/reports",
+        "/reports/r",
+        "/reports/r/edit",
         "/functions/f",
         "/functions/f/invocations/inv_1",
     ]

@@ -8,6 +8,7 @@ from stratal.ai.retrieval import tables as retrieval
 from stratal.ai.sweeps import tables as sweeps
 from stratal.app import database as instance
 from stratal.collab import tables as collab
+from stratal.collab.reports import tables as reports
 from stratal.collab.repositories import tables as repositories
 from stratal.collab.talk import tables as talk
 from stratal.collab.workspaces import tables as workspaces
@@ -40,6 +41,7 @@ ROOMS = (
     endpoints,
     repositories,
     talk,
+    reports,
     sweeps,
     functions,
     retrieval,

@@ -28,6 +28,7 @@ from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
 from stratal.ai.sweeps.room import furnish as furnish_sweeps
 from stratal.app.client_env import REGION, client_env
+from stratal.app.reporting import furnish_reports
 from stratal.app.settings import (
     Settings,
     fake_gpus,
@@ -117,6 +118,7 @@ from stratal.gateway.native import predictions as native_predictions
 from stratal.gateway.native import projects as native_projects
 from stratal.gateway.native import quotas as native_quotas
 from stratal.gateway.native import replays as native_replays
+from stratal.gateway.native import reports as native_reports
 from stratal.gateway.native import repositories as native_repositories
 from stratal.gateway.native import retrieval as native_retrieval
 from stratal.gateway.native import runs as native_runs
@@ -132,6 +134,7 @@ from stratal.gateway.native import workspaces as native_workspaces
 from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
 from stratal.gateway.openai.room import furnish as furnish_openai
 from stratal.gateway.operations.door import OperationsDoor
+from stratal.gateway.reports.door import ReportsDoor
 from stratal.gateway.s3.door import S3Door
 from stratal.gateway.traffic import count_traffic
 from stratal.gateway.workspaces.door import WorkspacesDoor
@@ -411,6 +414,9 @@ def wire(settings: Settings, database: Database) -> Platform:
         Inputs(lineage, objects, lake, pipelines.runs, projects.name_of),
     )
 
+    tellings = Tellings(database, lake, pipelines.runs)
+    reports = furnish_reports(database, runs, warehouse, lake, tellings.columns, why, clock)
+
     talk = furnish_talk(
         database,
         master,
@@ -448,6 +454,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     # what removing a project means in each room, highest first
     purges: list[Purge] = [
         shares.purge,
+        reports.purge,
         talk.purge,
         replaying.replays.purge,
         sweeping.sweeps.purge,
@@ -491,6 +498,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_projects.router(keys, projects, removal, sessions, events),
             native_people.router(folk, projects, settings.url.partition("://")[2]),
             native_shares.router(projects, shares),
+            native_reports.router(projects, reports, settings.url),
             native_audit.router(audit, projects),
             native_cost.router(projects, costs, prices),
             native_budgets.router(projects, budgets),
@@ -524,7 +532,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_why.router(
                 why,
                 Impact(database, serving.predictions),
-                Tellings(database, lake, pipelines.runs),
+                tellings,
                 projects,
             ),
             native_replays.router(replaying.replays, projects),
@@ -568,6 +576,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         ),
         GitDoor(bearer, projects, shelf.traffic, LfsRoutes(projects, shelf.lfs)),
         agents,
+        ReportsDoor(reports),
         FunctionsDoor(bearer, functions.registry, functions.calling, functions.invocations),
         ConsoleDoor(console),  # last: it answers whatever nobody else does
     ]

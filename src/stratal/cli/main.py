@@ -96,6 +96,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stratal.cli.index",
         "Documents searched by meaning and words, and answered from with citations.",
     ),
+    "report": ("stratal.cli.report", "Reports: Markdown with live charts, tables and lineage."),
     "share": ("stratal.cli.share", "Let other projects read single things of this one."),
     "budget": ("stratal.cli.budget", "What a project may spend in a month."),
     "sql": ("stratal.cli.sql", "Run SQL over the project's tables."),

@@ -444,3 +444,62 @@ def test_large_files_go_with_git_lfs_and_only_editors_push_them(owner: Person, v
     before = owner.api("GET", "/repositories").json()["used_bytes"]
     assert owner.api("DELETE", "/repositories/heavy").status_code == 204
     assert before - owner.api("GET", "/repositories").json()["used_bytes"] > len(data)
+
+
+@pytest.mark.soak
+def test_a_repository_of_five_thousand_files(owner: Person, viewer: Person) -> None:
+    address = owner.made("many")
+    owner.git("init", "-q", "-b", "main", "many")
+    place = owner.folder / "many"
+    for number in range(5000):
+        path = place / f"part{number % 50:02}" / f"file{number:05}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(base64.b64encode(os.urandom(1500)))
+    owner.git("add", "-A", at="many")
+    owner.git("commit", "-qm", "Many", at="many")
+    owner.git("push", "-q", address, "main", at="many")
+    viewer.git("clone", "-q", address, "many")
+    assert len(viewer.git("ls-files", at="many").stdout.splitlines()) == 5000
+    viewer.git("clone", "-q", "--depth", "1", address, "shallow")
+    (place / "one.txt").write_text("more")
+    owner.git("add", "-A", at="many")
+    owner.git("commit", "-qm", "One more", at="many")
+    owner.git("push", "-q", address, "main", at="many")
+    viewer.git("fetch", "-q", at="many")
+    for clone in ("many", "shallow"):
+        viewer.git("pull", "-q", at=clone)
+        assert (viewer.folder / clone / "one.txt").read_text() == "more"
+        viewer.git("fsck", "--no-dangling", at=clone)
+    refused = viewer.git("push", "-q", address, "HEAD:refs/heads/mine", at="many", check=False)
+    assert refused.returncode != 0
+    listed = owner.api("GET", "/repositories/many/tree", params={"path": "part07"}).json()
+    assert len(listed["entries"]) == 100
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed (Debian: git-lfs)")
+def test_three_hundred_megabytes_of_large_files(owner: Person, viewer: Person) -> None:
+    address = owner.made("large")
+    owner.git("init", "-q", "-b", "main", "large")
+    owner.git("lfs", "install", "--local", "--skip-smudge", at="large")
+    owner.git("lfs", "track", "*.bin", at="large")
+    sums = {}
+    for name in ("a.bin", "b.bin", "c.bin"):
+        digest = hashlib.sha256()
+        with (owner.folder / "large" / name).open("wb") as file:
+            for _ in range(100):
+                block = os.urandom(1 << 20)
+                digest.update(block)
+                file.write(block)
+        sums[name] = digest.hexdigest()
+    owner.git("add", ".", at="large")
+    owner.git("commit", "-qm", "Large", at="large")
+    owner.git("remote", "add", "origin", address, at="large")
+    owner.git("push", "-q", "origin", "main", at="large")
+    viewer.git("clone", "-q", address, "large", GIT_LFS_SKIP_SMUDGE="1")
+    viewer.git("lfs", "install", "--local", at="large")
+    viewer.git("lfs", "pull", at="large")
+    for name, expected in sums.items():
+        with (viewer.folder / "large" / name).open("rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == expected
+    assert owner.api("DELETE", "/repositories/large").status_code == 204

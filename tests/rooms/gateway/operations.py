@@ -1,6 +1,7 @@
 """One platform filled with one of everything, and a request that makes sense for every operation of every door."""
 
 import hashlib
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,6 +71,19 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/arrays/{{array_id}}/stop"): Route("editor", f"{P}/arrays/1/stop"),
     ("GET", f"{P}/nodes"): Route("viewer", f"{P}/nodes"),
     ("GET", f"{P}/quota"): Route("viewer", f"{P}/quota"),
+    ("GET", f"{P}/reports"): Route("viewer", f"{P}/reports"),
+    ("POST", f"{P}/reports"): Route("editor", f"{P}/reports", 201, json={"name": "new", "text": "# New"}),
+    ("POST", f"{P}/reports-preview"): Route("viewer", f"{P}/reports-preview", json={"text": "*so*"}),
+    ("GET", f"{P}/reports/{{name}}"): Route("viewer", f"{P}/reports/weekly?html=true"),
+    ("PUT", f"{P}/reports/{{name}}"): Route("editor", f"{P}/reports/weekly", json={"text": "# Anew"}),
+    ("DELETE", f"{P}/reports/{{name}}"): Route("editor", f"{P}/reports/spare", 204),
+    ("GET", f"{P}/reports/{{name}}/links"): Route("viewer", f"{P}/reports/weekly/links"),
+    ("POST", f"{P}/reports/{{name}}/links"): Route(
+        "owner", f"{P}/reports/weekly/links", 201, json={"expires_at": "{soon}"}
+    ),
+    ("DELETE", f"{P}/reports/{{name}}/links/{{link}}"): Route(
+        "owner", f"{P}/reports/weekly/links/{{link}}", 204
+    ),
     ("GET", f"{P}/shares"): Route("viewer", f"{P}/shares"),
     ("POST", f"{P}/shares"): Route(
         "owner", f"{P}/shares", 201, json={"kind": "bucket", "name": "alpha-spare", "to": "default"}
@@ -596,6 +610,11 @@ class World:
         self._made("PUT", f"{here}/budget", {"amount": "1000.00"})
         for bucket in ("alpha-data", "alpha-empty", "alpha-spare"):
             self._made("POST", f"{here}/buckets", {"name": bucket}, 201)
+        self.names["soon"] = str(int(time.time() * 1000) + 86_400_000)
+        for name in ("weekly", "spare"):
+            self._made("POST", f"{here}/reports", {"name": name, "text": "# secret"}, 201)
+        until = {"expires_at": int(self.names["soon"])}
+        self.names["link"] = self._made("POST", f"{here}/reports/weekly/links", until, 201)["id"]
         shared = {"kind": "bucket", "name": "alpha-data", "to": "default"}
         self.names["share"] = self._made("POST", f"{here}/shares", shared, 201)["id"]
         self._made("POST", f"{here}/repositories", {"name": "repo"}, 201)
