@@ -314,6 +314,9 @@ def _address(scope: Scope) -> str:
 
 
 def _shown_path(scope: Scope) -> str:
+    """For the log; the address of a public link is a secret."""
+    if scope["raw_path"].startswith(b"/r/"):
+        return "/r/…"
     return str(scope["raw_path"][:300], "ascii", "backslashreplace")
 
 

@@ -3,10 +3,11 @@
 import asyncio
 from shlex import quote
 
+from markupsafe import Markup
 from starlette.responses import Response
 
 from stratal.console.listing import Column, arrange
-from stratal.console.native import Refused, segment
+from stratal.console.native import Json, Refused, segment
 from stratal.console.render import Ways
 from stratal.console.view import View
 
@@ -27,7 +28,7 @@ async def reports(view: View) -> Response:
         at="reports",
         live="report.",
         ways=Ways(
-            cli=f"stratal report ls {view.flag}\nstratal report create weekly report.md {view.flag}",
+            cli=f"stratal report ls {view.flag}",
             python=view.sdk("/reports"),
         ),
         listing=arrange(answer["reports"], COLUMNS, view.query, default="-changed"),
@@ -40,14 +41,15 @@ async def report(view: View) -> Response:
     told, links = await asyncio.gather(view.get(path, html=True), view.attempt(f"{path}/links"))
     return view.page(
         "report.html",
-        str(told["title"]),
+        str(told["name"]),
         at="reports",
         live="report.",
         ways=Ways(
-            cli=f"stratal report show {quote(name)} {view.flag}\nstratal report publish {quote(name)} {view.flag}",
+            cli=f"stratal report show {quote(name)} {view.flag}\nstratal report show {quote(name)} --html {view.flag}",
             python=view.sdk(path),
         ),
         report=told,
+        html=_made_here(told),
         links=[] if isinstance(links, Refused) else links["links"],
     )
 
@@ -60,8 +62,12 @@ async def edit(view: View) -> Response:
         "report_edit.html",
         f"Write {told['name']}",
         at="reports",
-        ways=Ways(
-            cli=f"stratal report create --replace {quote(name)} report.md {view.flag}", python=view.sdk(path)
-        ),
+        ways=Ways(cli=f"stratal report show {quote(name)} {view.flag}", python=view.sdk(path)),
         report=told,
+        html=_made_here(told),
     )
+
+
+def _made_here(told: Json) -> Markup:
+    """The one thing that pages take as HTML: the platform made it of Markdown that takes none, and escaped the rest."""
+    return Markup(told["html"])  # noqa: S704

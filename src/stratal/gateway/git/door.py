@@ -61,7 +61,7 @@ class GitDoor:
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def error(self, error: StratalError, scope: Scope) -> Response:
-        if lfs.ADDRESS.match(scope["raw_path"]):
+        if b"/info/lfs/" in scope["raw_path"]:  # also where no repository can be
             return lfs.error(error, scope["state"]["request_id"])
         headers = {"Cache-Control": "no-cache"}
         if "retry_after_seconds" in error.details:
