@@ -11,6 +11,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 from wired import HOST, Wired
 
@@ -181,6 +184,27 @@ def test_what_people_wrote_is_never_run_where_others_are_signed_in(wired: Wired)
         assert file.headers["content-disposition"].startswith("attachment")
         assert file.headers["x-content-type-options"] == "nosniff"
         assert "sandbox" in file.headers["content-security-policy"]
+
+
+def test_an_object_opened_by_its_presigned_address_is_of_no_origin(wired: Wired) -> None:
+    """Such an address is the console's: a page stored in a bucket must not be able to ask the API as who opens it."""
+    editor = wired.key("alpha", "editor")
+    key_id, _, secret = editor.partition(".")
+    target = "/api/v1/projects/alpha/buckets/alpha-data/object?key=evil.html"
+    put = {"content-type": "text/html"}
+    assert wired.ask("PUT", target, editor, body=SCRIPT.encode(), headers=put).status == 201
+    for more in ("", "?response-content-type=text/html", "?response-content-disposition=inline"):
+        request = AWSRequest("GET", f"http://127.0.0.1:8484/alpha-data/evil.html{more}")
+        S3SigV4QueryAuth(Credentials(key_id, secret), "s3", "us-east-1", expires=60).add_auth(request)
+        address = request.url.removeprefix("http://127.0.0.1:8484")
+        page = wired.ask("GET", address, headers=OURS)
+        assert (page.status, page.body) == (200, SCRIPT.encode())
+        assert page.headers["content-security-policy"] == "sandbox"
+        assert page.headers["x-content-type-options"] == "nosniff"
+        for what in ("script", "worker", "serviceworker"):
+            program = wired.ask("GET", address, headers={**OURS, "sec-fetch-dest": what})
+            assert (program.status, SCRIPT.encode() in program.body) == (403, False)
+        assert wired.ask("GET", address, headers={**OURS, "sec-fetch-dest": "image"}).status == 200
 
 
 def test_nobody_is_sent_elsewhere_by_a_link_to_us(wired: Wired) -> None:

@@ -43,6 +43,12 @@ _UNSERVED = frozenset(
 """Names in the query that make a request another operation, one that is not served."""
 
 
+# A presigned address opens an object in a browser at the console's origin, as whatever type its writer said: so it
+# is a page of no origin there, with no cookies and no API, and never a script of a page that is.
+_FENCES = ((b"content-security-policy", b"sandbox"), (b"x-content-type-options", b"nosniff"))
+_PROGRAMS = {b"script", b"worker", b"sharedworker", b"serviceworker", b"audioworklet", b"paintworklet"}
+
+
 class S3Door:
     name = "s3"
 
@@ -106,6 +112,8 @@ class S3Door:
         return who
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if dict(scope["headers"]).get(b"sec-fetch-dest") in _PROGRAMS:
+            raise refusal("AccessDenied", "What is stored here is no program for pages of this address.")
         request = parse(head_of(scope), scope["state"]["request_id"])
         claim, key = scope["state"].get("s3", (None, None))
         call = Call(request, principal(scope), self._objects, self._uploads, receive, claim, key)
@@ -113,7 +121,8 @@ class S3Door:
 
         async def stamped(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-amz-request-id", request.request_id.encode())]
+                stamp = (b"x-amz-request-id", request.request_id.encode())
+                message["headers"] = [*message["headers"], stamp, *_FENCES]
             await send(message)
 
         await answer(scope, receive, stamped)
