@@ -88,6 +88,7 @@ from stratal.gateway.functions.door import FunctionsDoor
 from stratal.gateway.git.door import GitDoor
 from stratal.gateway.git.lfs import LfsRoutes
 from stratal.gateway.held import refuse_effects
+from stratal.gateway.hooks.door import HooksDoor
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.in_process import InProcess
@@ -297,7 +298,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(warehouse.start)
     closes.append(warehouse.close)
     pipelines = furnish_pipelines(
-        database, keys, compute.jobs, compute.snapshots, lake, warehouse, clock, lineage.pasts
+        database, keys, compute.jobs, compute.snapshots, lake, warehouse, clock, lineage.pasts, master
     )
     starts.append(pipelines.start)
     closes.append(pipelines.close)
@@ -508,7 +509,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_nodes.router(compute.nodes, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
-            native_pipelines.router(pipelines, projects),
+            native_pipelines.router(pipelines, projects, settings.url),
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
             native_workspaces.router(studio, projects, lambda label: user_hosts.url(label, settings.url)),
@@ -554,6 +555,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         workspaces_door,  # first: its host names are nobody else's
         S3Door(keys, objects, uploads, clock),
         OperationsDoor({"database": lambda: is_ready(database)}),
+        HooksDoor(pipelines.deployed),
         native,
         MlflowDoor(
             bearer,

@@ -22,10 +22,12 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from stratal.compute.snapshots import Snapshots
 from stratal.data.lake.model import SEPARATOR, parse_table_name
 from stratal.data.lake.tables import snapshots, tables
-from stratal.data.pipelines import records
+from stratal.data.pipelines import hooks, records
 from stratal.data.pipelines.model import UNENDED_RUNS, Json, Run, RunSpec
-from stratal.data.pipelines.service import run_values
+from stratal.data.pipelines.service import MOST_PARTITIONS, run_values
+from stratal.data.pipelines.tables import hooks as hook_rows
 from stratal.data.pipelines.tables import pipelines, runs, steps
+from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.permissions import require
 from stratal.identity.tables import projects
@@ -39,9 +41,11 @@ from stratal.kernel.schedules import check_schedule, due_after, next_due
 log = logging.getLogger("stratal.pipelines")
 
 CATCH_UP = ("none", "last", "all")
-OVERLAP = ("queue", "skip")
+OVERLAP = ("queue", "skip", "cancel", "together")
 MOST_MADE_UP = 1000
 _LATE_MS = 60_000
+_PATTERN = r"(?:[^\\()\[\]{}|?*+^$]|\\[dw./-]|\[[\w.-]+\]|\{\d{1,3}\}|\+|\((?!\?)|\))+"
+"""Patterns of a kind that no key makes slow: no alternatives, no nested or unbounded repeats of groups."""
 _TICK_SECONDS = 1.0
 _PAGE = 1000
 
@@ -52,7 +56,9 @@ class Triggers:
 
     `catch_up` says which moments of the schedule that passed unseen are made up for: ``none`` (over a minute
     late), the ``last``, or ``all`` (at most 1,000). `overlap` says what becomes of a run that is due
-    while another of the pipeline has not ended: it waits its turn in the ``queue``, or is left out (``skip``).
+    while another of the pipeline has not ended: it waits its turn in the ``queue``, is left out (``skip``), ends the other
+    and takes its place (``cancel``), or runs beside it (``together``). `partition_of` is a pattern that finds in the key
+    of an object that arrives which partition it is of: the run makes those partitions, so what comes late makes its own again.
     """
 
     schedule: str | None = None
@@ -65,6 +71,7 @@ class Triggers:
     on_pipeline: str | None = None
     """Another deployed pipeline, of which a run succeeded."""
     overlap: str = "queue"
+    partition_of: str | None = None
 
     @property
     def listens_to(self) -> int:
@@ -87,6 +94,8 @@ class Deployed:
     deployed_at: int
     last_run: int | None = None
     last_state: str | None = None
+    hook_made_at: int | None = None
+    """Since when webhooks run it; None: they do not."""
 
 
 @dataclass(slots=True)
@@ -98,6 +107,9 @@ class Deployments:
     snapshots: Snapshots
     clock: Clock
     kick: Callable[[], None]
+    master: MasterKey
+    end: Callable[[Connection, Run, str], None]
+    """Within a write: end a run that is not wanted any more."""
     _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def start(self) -> None:
@@ -135,6 +147,7 @@ class Deployments:
             "on_model": triggers.on_model,
             "on_pipeline": triggers.on_pipeline,
             "overlap": triggers.overlap,
+            "partition_of": triggers.partition_of,
             "deployed_by": who.actor,
             "deployer_id": who.id,
             "deployer_name": who.name,
@@ -169,6 +182,7 @@ class Deployments:
         def work(c: Connection) -> None:
             _find(c, project_id, name)
             c.execute(delete(pipelines).where(pipelines.c.project_id == project_id, pipelines.c.name == name))
+            hooks.forget(c, project_id, name)
             emit(c, "pipeline.undeployed", name, actor=who.actor, project_id=project_id)
 
         await self.database.write(work)
@@ -205,9 +219,66 @@ class Deployments:
 
     async def purge(self, project_id: str) -> None:
         """Forget a project's deployed pipelines. May be repeated."""
-        await self.database.write(
-            lambda c: c.execute(delete(pipelines).where(pipelines.c.project_id == project_id))
-        )
+
+        def work(c: Connection) -> None:
+            c.execute(delete(pipelines).where(pipelines.c.project_id == project_id))
+            hooks.forget(c, project_id)
+
+        await self.database.write(work)
+
+    # -- webhooks --------------------------------------------------------------------------------
+
+    async def hook(self, who: Principal, project_id: str, name: str, grace_seconds: int) -> str:
+        """Let webhooks run a deployed pipeline: its new secret, which is shown this once. One that there was is good for
+        `grace_seconds` yet. Raises `NotFound`, `Invalid`."""
+        require(who, "pipelines.run", project_id)
+        if not 0 <= grace_seconds <= hooks.MOST_GRACE_SECONDS:
+            raise Invalid("The secret before is good for 0 s to 30 days.", reason="bad_grace")
+
+        def work(c: Connection) -> str:
+            _find(c, project_id, name)
+            secret = hooks.made(c, self.master, project_id, name, self.clock(), grace_seconds)
+            emit(c, "pipeline.hook_made", name, actor=who.actor, project_id=project_id)
+            return secret
+
+        return await self.database.write(work)
+
+    async def unhook(self, who: Principal, project_id: str, name: str) -> None:
+        """Webhooks run the pipeline no more. Raises `NotFound`."""
+        require(who, "pipelines.run", project_id)
+
+        def work(c: Connection) -> None:
+            _find(c, project_id, name)
+            hooks.forget(c, project_id, name)
+            emit(c, "pipeline.hook_removed", name, actor=who.actor, project_id=project_id)
+
+        await self.database.write(work)
+
+    async def deliver(self, project: str, name: str, delivery: hooks.Delivery) -> tuple[int | None, bool]:
+        """Run what a signed delivery asks for: the run (None: left out, another has not ended), and whether it came before.
+
+        Raises `Unauthenticated`, `Invalid` for a body that is not understood.
+        """
+        now = self.clock()
+        found = await self.database.read(lambda c: hooks.find(c, project, name))
+        hooks.check(self.master, found, delivery, now)
+        parameters, partitions = _asked_by(delivery.body)
+
+        def work(c: Connection) -> tuple[int | None, bool]:
+            row = hooks.find(c, project, name)
+            hooks.check(self.master, row, delivery, now)
+            assert row is not None
+            before = hooks.known(c, row, delivery)
+            if before is not None:
+                return before.run_id, True
+            trigger = f"webhook {delivery.id}"[:500]
+            run_id = self._fire(c, row, trigger, {}, parameters, partitions)
+            hooks.remember(c, row, delivery, run_id, now)
+            return run_id, False
+
+        told = await self.database.write(work)
+        self.kick()
+        return told
 
     # -- what fires them -----------------------------------------------------------------------
 
@@ -237,7 +308,7 @@ class Deployments:
             elif (row.on_prefix or row.on_model or row.on_pipeline) is not None:
                 found = await self.events.after(row.seen, project_id=row.project_id, limit=_PAGE)
                 if found:
-                    made += await self._note(row, found[-1].seq, _heard(found, row))
+                    made += await self._note(row, found[-1].seq, _heard(found, row), _partitions(found, row))
         if made:
             self.kick()
         return made
@@ -263,10 +334,14 @@ class Deployments:
             due = [at for at in due if now - at <= _LATE_MS][-1:]
         elif row.catch_up == "last":
             due = due[-1:]
-        return sum(self._fire(c, row, f"schedule {_iso(at)}", _moment_words(at, row.timezone)) for at in due)
+        fired = [self._fire(c, row, f"schedule {_iso(at)}", _moment_words(at, row.timezone)) for at in due]
+        return sum(run_id is not None for run_id in fired)
 
-    async def _note(self, row: Row[Any], seen: int, news: str) -> int:
-        """What a row listens to was seen up to `seen`; `news` is what is new there ("": nothing for it)."""
+    async def _note(
+        self, row: Row[Any], seen: int, news: str, partitions: Sequence[str] | None = None
+    ) -> int:
+        """What a row listens to was seen up to `seen`; `news` is what is new there ("": nothing for it), and of which
+        `partitions` it is."""
         if seen == row.seen:
             return 0
 
@@ -283,12 +358,21 @@ class Deployments:
             )
             if moved.rowcount != 1 or not news:
                 return 0
-            return self._fire(c, row, news, {})
+            return int(self._fire(c, row, news, {}, {}, partitions) is not None)
 
         return await self.database.write(work)
 
-    def _fire(self, c: Connection, row: Row[Any], trigger: str, words: Mapping[str, str]) -> int:
-        unended = select(runs.c.id).where(
+    def _fire(
+        self,
+        c: Connection,
+        row: Row[Any],
+        trigger: str,
+        words: Mapping[str, str],
+        parameters: Mapping[str, Json] | None = None,
+        partitions: Sequence[str] | None = None,
+    ) -> int | None:
+        """Within a write: a run of the pipeline, unless another has not ended and the rule for that leaves it out."""
+        unended = records.query().where(
             runs.c.project_id == row.project_id,
             runs.c.pipeline == row.name,
             runs.c.replay_of.is_(None),
@@ -296,13 +380,15 @@ class Deployments:
         )
         if row.overlap == "skip" and c.execute(unended.limit(1)).first() is not None:
             emit(c, "pipeline.left_out", row.name, actor="system", project_id=row.project_id, trigger=trigger)
-            return 0
+            return None
+        if row.overlap == "cancel":
+            for other in c.execute(unended).mappings().all():
+                self.end(c, records.run_of(other), f"{trigger} took its place"[:500])
         found = _deployed(c, row)
         given = {key: _filled(value, words) for key, value in found.spec.parameters.items()}
         who = _deployer(c, row)
-        values = run_values(_spec_with(found.spec, given, trigger, None), who)
-        self._insert(c, row.project_id, values, "system", row.name)
-        return 1
+        spec = _spec_with(found.spec, {**given, **(parameters or {})}, trigger, partitions)
+        return self._insert(c, row.project_id, run_values(spec, who), "system", row.name)
 
     def _insert(
         self, c: Connection, project_id: str, values: Mapping[str, Any], actor: str, name: str
@@ -372,16 +458,56 @@ def _check_circle(c: Connection, project_id: str, name: str, first: str) -> None
 
 def _arrived(found: Sequence[Event], row: Row[Any]) -> str:
     """What of the news are objects below the row's prefix, in words; "" when none is."""
+    bucket = row.on_prefix.removeprefix("s3://").partition("/")[0]
+    names = _keys(found, row)
+    if row.partition_of is not None and not _partitions(found, row):
+        return ""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"object s3://{bucket}/{names[0]}{more}"[:500] if names else ""
+
+
+def _partitions(found: Sequence[Event], row: Row[Any]) -> list[str] | None:
+    """Of which partitions the arrived objects are; None when they are not told apart."""
+    if row.on_prefix is None or row.partition_of is None:
+        return None
+    names: dict[str, None] = {}
+    for key in _keys(found, row):
+        match = re.search(row.partition_of, key)
+        if match is not None:
+            names[match[1] if match.re.groups else match[0]] = None
+    return list(names)[:MOST_PARTITIONS]
+
+
+def _keys(found: Sequence[Event], row: Row[Any]) -> list[str]:
+    """The keys of new objects below the row's prefix."""
     bucket, _, prefix = row.on_prefix.removeprefix("s3://").partition("/")
-    names = [
+    return [
         event.data["key"]
         for event in found
         if event.kind == "object.created"
         and event.data["bucket"] == bucket
         and event.data["key"].startswith(prefix)
     ]
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"object s3://{bucket}/{names[0]}{more}"[:500] if names else ""
+
+
+def _asked_by(body: bytes) -> tuple[dict[str, Json], list[str] | None]:
+    """The parameters and partitions that a delivery asks for; of a body that says neither, none."""
+    try:
+        told = orjson.loads(body) if body.strip() else {}
+    except orjson.JSONDecodeError as error:
+        raise Invalid("The delivery's body is not JSON.", reason="bad_body") from error
+    if not isinstance(told, dict):
+        raise Invalid("The delivery's body is no JSON object.", reason="bad_body")
+    parameters, partitions = told.get("parameters") or {}, told.get("partitions")
+    fine = isinstance(parameters, dict) and (
+        partitions is None
+        or (isinstance(partitions, list) and all(isinstance(one, str) for one in partitions))
+    )
+    if not fine:
+        raise Invalid(
+            "The delivery's `parameters` are an object, its `partitions` a list of names.", reason="bad_body"
+        )
+    return parameters, partitions
 
 
 def _seen_now(c: Connection, project_id: str, triggers: Triggers) -> int:
@@ -420,10 +546,34 @@ def _check(triggers: Triggers) -> None:
         raise Invalid("What a pipeline listens to has a name.", reason="bad_trigger")
     if triggers.on_table is not None:
         parse_table_name(triggers.on_table)
+    if triggers.partition_of is not None:
+        _check_pattern(triggers)
     if triggers.on_prefix is not None and (
         len(triggers.on_prefix) > 1000 or not re.match(r"s3://[^/]+/", triggers.on_prefix)
     ):
         raise Invalid(f"{triggers.on_prefix[:200]!r} is not like s3://bucket/prefix.", reason="bad_trigger")
+
+
+def _check_pattern(triggers: Triggers) -> None:
+    """Raises `Invalid` for a pattern that finds no partition in a key."""
+    pattern = triggers.partition_of or ""
+    if triggers.on_prefix is None:
+        raise Invalid(
+            "Partitions are found in the keys of what arrives: say on_prefix.", reason="bad_pattern"
+        )
+    simple = re.fullmatch(_PATTERN, pattern)
+    if len(pattern) > 200 or not simple:
+        raise Invalid(
+            f"{pattern[:60]!r} is no pattern for partitions.",
+            hint=r"For example 'day=(\d{4}-\d\d-\d\d)': text, \d, \w, [a-z], {4}, +, and one group in parentheses.",
+            reason="bad_pattern",
+        )
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise Invalid(f"{pattern!r} is no pattern: {error}.", reason="bad_pattern") from error
+    if groups > 1:
+        raise Invalid("The pattern has one group at most: the partition's name.", reason="bad_pattern")
 
 
 def _find(c: Connection, project_id: str, name: str) -> Row[Any]:
@@ -459,8 +609,13 @@ def _deployed(c: Connection, row: Row[Any]) -> Deployed:
     )
     triggers = Triggers(
         row.schedule, row.timezone, row.catch_up, row.on_table, row.on_prefix, row.on_model, row.on_pipeline,
-        row.overlap,
+        row.overlap, row.partition_of,
     )  # fmt: skip
+    hook = c.execute(
+        select(hook_rows.c.made_at).where(
+            hook_rows.c.project_id == row.project_id, hook_rows.c.name == row.name
+        )
+    ).scalar()
     return Deployed(
         name=row.name,
         version=row.version,
@@ -471,6 +626,7 @@ def _deployed(c: Connection, row: Row[Any]) -> Deployed:
         deployed_at=row.deployed_at,
         last_run=last.id if last else None,
         last_state=last.state if last else None,
+        hook_made_at=hook,
     )
 
 

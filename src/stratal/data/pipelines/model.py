@@ -185,3 +185,22 @@ def moments(value: Json) -> Iterator[tuple[str, str | None]]:
         else:
             for item in value.values():
                 yield from moments(item)
+
+
+_WORST_FIRST = (
+    *(StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED, StepState.RUNNING, StepState.WAITING),
+    *(StepState.SUCCEEDED, StepState.CACHED),
+)
+
+
+def partition_states(run: Run, found: Sequence[Step]) -> list[dict[str, Json]]:
+    """How each partition of a run stands: the worst of its steps' states; those not called yet wait."""
+    states: dict[str, set[StepState]] = {}
+    for step in found:
+        states.setdefault(step.name.rpartition("@")[2], set()).add(step.state)
+    broken = set((run.output or {}).get("failed_partitions", ())) if isinstance(run.output, dict) else set()
+    told: list[dict[str, Json]] = []
+    for name in run.partitions or ():
+        worst = next((state for state in _WORST_FIRST if state in states.get(name, ())), StepState.WAITING)
+        told.append({"name": name, "state": StepState.FAILED if name in broken else worst})
+    return told

@@ -12,6 +12,7 @@ from stratal.data.pipelines.staging import Stage
 from stratal.data.pipelines.upkeep import Upkeep
 from stratal.data.queries.service import Warehouse
 from stratal.identity.keys import Keys
+from stratal.identity.master import MasterKey
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.events import Events
@@ -47,12 +48,14 @@ def furnish(
     warehouse: Warehouse,
     clock: Clock,
     pasts: Pasts,
+    master: MasterKey,
 ) -> Room:
     """Pipelines over the jobs that run them and the tables that they write."""
     journal = Journal(keys, clock, pasts)
     stage = Stage(database, lake, warehouse, journal)
     upkeep = Upkeep(database, jobs, journal, stage)
+    runs = Pipelines(database, jobs, snapshots, journal, stage, upkeep, clock)
     return Room(
-        Pipelines(database, jobs, snapshots, journal, stage, upkeep, clock),
-        Deployments(database, Events(database), snapshots, clock, upkeep.kick),
+        runs,
+        Deployments(database, Events(database), snapshots, clock, upkeep.kick, master, runs.end),
     )

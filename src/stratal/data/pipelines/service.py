@@ -24,6 +24,7 @@ from stratal.data.pipelines.model import (
     Step,
     StepState,
     dumped,
+    partition_states,
 )
 from stratal.data.pipelines.staging import Stage
 from stratal.data.pipelines.tables import runs, steps, writes
@@ -32,7 +33,7 @@ from stratal.data.queries.loading import Mode
 from stratal.data.queries.service import Sourced
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
-from stratal.kernel.clock import Clock
+from stratal.kernel.clock import Clock, iso
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Invalid
 from stratal.kernel.events import emit
@@ -164,6 +165,10 @@ class Pipelines:
         self._upkeep.kick()
         return run
 
+    def end(self, c: Connection, run: Run, reason: str) -> None:
+        """Within a write: cancel a run whose place another takes. Its worker and the jobs of its steps are stopped by upkeep."""
+        self._journal.end(c, run, RunState.CANCELLED, reason)
+
     async def retry(self, who: Principal, project_id: str, run_id: int) -> Run:
         """Take a run that failed or was cancelled up again: with the same code, what went well is not done again.
 
@@ -273,6 +278,40 @@ class Pipelines:
 
         found = await self._database.read(work)
         return RunPage(found[:limit], found[limit - 1].id if len(found) > limit else None)
+
+    async def calendar(self, who: Principal, project_id: str, pipeline: str) -> Sequence[dict[str, Json]]:
+        """Every partition that the newest runs of a pipeline made, by name: its state, the run that is the newest of it,
+        and how often it was made. A run that failed before it came to a partition says nothing of it."""
+        require(who, "pipelines.read", project_id)
+        query = (
+            records.query()
+            .where(
+                runs.c.project_id == project_id,
+                runs.c.pipeline == pipeline,
+                runs.c.partitions.is_not(None),
+                runs.c.replay_of.is_(None),
+            )
+            .order_by(runs.c.id.desc())
+            .limit(MOST_AT_ONCE)
+        )
+
+        def work(c: Connection) -> list[dict[str, Json]]:
+            told: dict[str, dict[str, Json]] = {}
+            for row in c.execute(query).mappings():
+                run = records.run_of(row)
+                ran = select(steps).where(steps.c.run_id == run.id).order_by(steps.c.id)
+                found = [records.step_of(one) for one in c.execute(ran).mappings()]
+                for one in partition_states(run, found):
+                    if run.state.ended and one["state"] is StepState.WAITING:
+                        continue
+                    ended = None if run.ended_at is None else iso(run.ended_at)
+                    known = told.setdefault(one["name"], {**one, "run": run.id, "at": ended, "times": 0})
+                    known["times"] += 1
+                if len(told) >= MOST_PARTITIONS:
+                    break
+            return [told[name] for name in sorted(told)]
+
+        return await self._database.read(work)
 
     async def wait(self, who: Principal, project_id: str, run_id: int, seconds: float) -> Run:
         """The run once it has ended, or as it is after `seconds`. Raises `NotFound`."""

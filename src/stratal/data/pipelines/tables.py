@@ -87,6 +87,7 @@ steps = Table(
     Index("ix_pipeline_steps_project_id_key", "project_id", "key"),
     Index("ix_pipeline_steps_project_id_step", "project_id", "step"),
     Index("ix_pipeline_steps_state", "state"),
+    Index("ix_pipeline_steps_workload", "workload"),
     sqlite_autoincrement=True,
 )
 
@@ -139,6 +140,7 @@ pipelines = Table(
     Column("on_model", Text),
     Column("on_pipeline", Text),
     Column("seen", BigInteger, nullable=False, server_default="0"),
+    Column("partition_of", Text),  # of what arrives: a pattern that finds in a key which partition it is of
     Column("overlap", Text, nullable=False),
     Column("deployed_by", Text, nullable=False),
     Column("deployer_id", Text, nullable=False),
@@ -147,4 +149,29 @@ pipelines = Table(
     Column("deployed_at", BigInteger, nullable=False),
     PrimaryKeyConstraint("project_id", "name"),
     Index("ix_pipelines_next_at", "next_at"),
+)
+
+# The secrets of pipelines that webhooks run, sealed under the master key; and what was delivered, each once.
+hooks = Table(
+    "pipeline_hooks",
+    metadata,
+    Column("project_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("secret", Text, nullable=False),
+    Column("before", Text),  # the secret that it took the place of, and until when that is good
+    Column("before_until", BigInteger),
+    Column("made_at", BigInteger, nullable=False),
+    PrimaryKeyConstraint("project_id", "name"),
+)
+
+deliveries = Table(
+    "pipeline_deliveries",
+    metadata,
+    Column("project_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("delivery", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("run_id", Integer),  # NULL: it was left out, because another run had not ended
+    PrimaryKeyConstraint("project_id", "name", "delivery"),
+    Index("ix_pipeline_deliveries_at", "at"),
 )

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from typing import Any
 
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, Select, exists, func, select, update
 
 from stratal.compute.jobs import Jobs
 from stratal.compute.model import JobSpec, JobState, Source
@@ -20,7 +20,7 @@ from stratal.data.pipelines import records, replaying
 from stratal.data.pipelines.journal import Journal
 from stratal.data.pipelines.model import Run, RunState, Step, StepState
 from stratal.data.pipelines.staging import Stage
-from stratal.data.pipelines.tables import runs, steps
+from stratal.data.pipelines.tables import pipelines, runs, steps
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, StratalError
 
@@ -88,7 +88,9 @@ class Upkeep:
                 records.run_of(row)
                 for row in c.execute(
                     records.query()
-                    .where(runs.c.state == RunState.QUEUED.value, runs.c.job_id.is_(None))
+                    .where(
+                        runs.c.state == RunState.QUEUED.value, runs.c.job_id.is_(None), ~exists(_before_it())
+                    )
                     .order_by(runs.c.id)
                     .limit(100)
                 ).mappings()
@@ -124,6 +126,8 @@ class Upkeep:
             )
 
         queued, lost, jobless, silent, active = await self._database.read(read)
+        await self._note_those_who_wait()
+        await self._stop_strays()
         for run in lost:
             await self._worker_gone(run)
         for step, why in silent:
@@ -136,6 +140,46 @@ class Upkeep:
         if lost or silent:
             self.changed.ring()
         return bool(queued or active)
+
+    async def _note_those_who_wait(self) -> None:
+        """Runs that wait for another of their pipeline say for which."""
+        other = _before_it(runs_before.c.id).limit(1).scalar_subquery()
+        query = select(runs.c.id, other).where(
+            runs.c.state == RunState.QUEUED.value,
+            runs.c.job_id.is_(None),
+            runs.c.reason == "",
+            exists(_before_it()),
+        )
+        waiting = await self._database.read(lambda c: list(c.execute(query.limit(100))))
+        if not waiting:
+            return
+
+        def work(c: Connection) -> None:
+            for run_id, first in waiting:
+                here = (runs.c.id == run_id, runs.c.state == RunState.QUEUED.value, runs.c.reason == "")
+                c.execute(
+                    update(runs).where(*here).values(reason=f"waits for run {first} of the same pipeline")
+                )
+
+        await self._database.write(work)
+
+    async def _stop_strays(self) -> None:
+        """Stop what still works for runs that were cancelled: another took their place."""
+        working = job_rows.c.state.not_in(_ENDED_JOBS) & job_rows.c.stop_requested_at.is_(None)
+        gone = runs.c.state == RunState.CANCELLED.value
+        workers = select(runs.c.id, job_rows.c.id).join(job_rows, job_rows.c.id == runs.c.job_id)
+        own = (
+            select(runs.c.id, job_rows.c.id)
+            .join(steps, steps.c.run_id == runs.c.id)
+            .join(job_rows, job_rows.c.id == steps.c.job_id)
+        )
+
+        def read(c: Connection) -> list[tuple[Run, int]]:
+            found = [*c.execute(workers.where(working, gone)), *c.execute(own.where(working, gone))]
+            return [(records.find_run(c, None, run_id), job_id) for run_id, job_id in found]
+
+        for run, job_id in await self._database.read(read):
+            await self._jobs.stop(records.creator(run), run.project_id, job_id)
 
     async def _most_workers(self) -> int:
         """So many that they leave half of the processors to the steps they wait for."""
@@ -235,6 +279,33 @@ class Upkeep:
             why = str(error)
             await self._database.write(lambda c: self._journal.job_ended(c, step, why))
             self.changed.ring()
+
+
+runs_before = runs.alias("runs_before")
+
+
+def _before_it(*columns: Any) -> Select[Any]:
+    """The unended runs that a run of a deployed pipeline waits for, where its pipeline's runs take turns."""
+    return (
+        select(*columns or (runs_before.c.id,))
+        .join(
+            pipelines,
+            (pipelines.c.project_id == runs_before.c.project_id)
+            & (pipelines.c.name == runs_before.c.pipeline),
+        )
+        .where(
+            pipelines.c.overlap == "queue",
+            runs.c.trigger.not_in(["manual", "replay"]),
+            runs.c.replay_of.is_(None),
+            runs_before.c.project_id == runs.c.project_id,
+            runs_before.c.pipeline == runs.c.pipeline,
+            runs_before.c.replay_of.is_(None),
+            runs_before.c.state.in_([RunState.QUEUED.value, RunState.RUNNING.value]),
+            runs_before.c.id < runs.c.id,
+        )
+        .order_by(runs_before.c.id)
+        .correlate(runs)
+    )
 
 
 def _shared(run: Run) -> dict[str, Any]:

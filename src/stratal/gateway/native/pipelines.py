@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
+from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
@@ -11,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from stratal.compute.engine import Network
 from stratal.data.lake.model import Place, parse_table_name
 from stratal.data.pipelines.deployed import Deployed, Triggers
-from stratal.data.pipelines.model import Run, RunSpec, RunState, Step, StepState
+from stratal.data.pipelines.model import Run, RunSpec, RunState, Step, StepState, partition_states
 from stratal.data.pipelines.room import Room
 from stratal.data.pipelines.service import MOST_AT_ONCE
 from stratal.data.queries.service import Sourced
@@ -143,8 +144,17 @@ class NewDeployment(NewRun):
         default=None, description="Run when this registered model has a new version."
     )
     on_pipeline: str | None = Field(default=None, description="Run when a run of this pipeline succeeded.")
-    overlap: Literal["queue", "skip"] = Field(
+    overlap: Literal["queue", "skip", "cancel", "together"] = Field(
         default="queue", description="What becomes of a run that is due while another has not ended."
+    )
+    partition_of: str | None = Field(
+        default=None, description="A pattern that finds in an arrived object's key the partition it is of."
+    )
+
+
+class NewHook(Strict):
+    grace_seconds: int = Field(
+        default=86_400, description="So long a secret that there was before is good yet."
     )
 
 
@@ -153,7 +163,8 @@ class Asked(Strict):
     partitions: list[str] | None = None
 
 
-def router(room: Room, projects: Projects) -> APIRouter:
+def router(room: Room, projects: Projects, url: str) -> APIRouter:
+    """`url` is the instance's address, shown with webhooks."""
     pipelines = room.runs
     api = APIRouter(tags=["pipelines"])
     base = "/projects/{project}/pipelines/runs"
@@ -203,7 +214,7 @@ def router(room: Room, projects: Projects) -> APIRouter:
         states = await pipelines.job_states(found)
         return {
             **_run(run),
-            "partitions": _partitions(run, found),
+            "partitions": None if run.partitions is None else partition_states(run, found),
             "steps": [_step(step, states) for step in found],
         }
 
@@ -240,7 +251,7 @@ def router(room: Room, projects: Projects) -> APIRouter:
         place = await place_of(who, project)
         body = await read_model(request, NewDeployment, MAX_RUN_BODY)
         listens = ("on_table", "on_prefix", "on_model", "on_pipeline")
-        when = ("schedule", "timezone", "catch_up", *listens, "overlap")
+        when = ("schedule", "timezone", "catch_up", *listens, "overlap", "partition_of")
         asked = body.model_dump(exclude={"snapshot", "pipeline", "partitions", *when})
         spec = RunSpec(**asked, snapshot_id=body.snapshot, pipeline=name)
         triggers = Triggers(**{key: getattr(body, key) for key in when})
@@ -260,6 +271,27 @@ def router(room: Room, projects: Projects) -> APIRouter:
         place = await place_of(who, project)
         body = await read_model(request, Asked, MAX_RUN_BODY)
         return _run(await room.deployed.trigger(who, place.id, name, body.parameters, body.partitions))
+
+    @api.post("/projects/{project}/pipelines/deployed/{name}/hook", openapi_extra=body_of(NewHook))
+    async def make_hook(request: Request, who: Who, project: str, name: str) -> dict[str, object]:
+        """Let signed webhooks run it: their address and a new secret, which is shown this once."""
+        place = await place_of(who, project)
+        body = await read_model(request, NewHook, 1024)
+        secret = await room.deployed.hook(who, place.id, name, body.grace_seconds)
+        path = f"/hooks/{quote(place.name, safe='')}/{quote(name, safe='')}"
+        return {"name": name, "url": f"{url}{path}", "secret": secret}
+
+    @api.delete("/projects/{project}/pipelines/deployed/{name}/hook", status_code=204)
+    async def drop_hook(who: Who, project: str, name: str) -> None:
+        """Webhooks run it no more."""
+        place = await place_of(who, project)
+        await room.deployed.unhook(who, place.id, name)
+
+    @api.get("/projects/{project}/pipelines/calendar/{name}")
+    async def calendar(who: Who, project: str, name: str) -> dict[str, object]:
+        """Every partition that runs of a pipeline made, by name, as the newest of them left it."""
+        place = await place_of(who, project)
+        return {"pipeline": name, "partitions": await pipelines.calendar(who, place.id, name)}
 
     # -- the run's worker ----------------------------------------------------------------------
 
@@ -407,34 +439,14 @@ def _deployed(one: Deployed) -> dict[str, object]:
         "on_model": one.triggers.on_model,
         "on_pipeline": one.triggers.on_pipeline,
         "overlap": one.triggers.overlap,
+        "partition_of": one.triggers.partition_of,
+        "hook_made_at": None if one.hook_made_at is None else iso(one.hook_made_at),
         "next_at": None if one.next_at is None else iso(one.next_at),
         "deployed_at": iso(one.deployed_at),
         "deployed_by": one.deployed_by,
         "last_run": one.last_run,
         "last_state": one.last_state,
     }
-
-
-def _partitions(run: Run, found: Sequence[Step]) -> list[dict[str, object]] | None:
-    """How each partition stands: the worst of its steps' states; those not called yet wait."""
-    if run.partitions is None:
-        return None
-    states: dict[str, set[StepState]] = {}
-    for step in found:
-        states.setdefault(step.name.rpartition("@")[2], set()).add(step.state)
-    broken = set((run.output or {}).get("failed_partitions", ())) if isinstance(run.output, dict) else set()
-    told: list[dict[str, object]] = []
-    for name in run.partitions:
-        of = states.get(name, set())
-        worst = next((state for state in _WORST_FIRST if state in of), StepState.WAITING)
-        told.append({"name": name, "state": StepState.FAILED if name in broken else worst})
-    return told
-
-
-_WORST_FIRST = (
-    *(StepState.FAILED, StepState.CANCELLED, StepState.SKIPPED, StepState.RUNNING, StepState.WAITING),
-    *(StepState.SUCCEEDED, StepState.CACHED),
-)
 
 
 def _run(run: Run) -> dict[str, object]:
