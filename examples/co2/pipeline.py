@@ -3,7 +3,7 @@
 # ///
 """From files that arrive to an endpoint that answers: how much CO2 will the air hold in four weeks?
 
-    ingest → clean → check → features → train → register → deploy
+    ingest → clean → check → features → train → register → deploy, and a report
 
 Each step is done again only when something it depends on has changed. docs/tutorial.md tells the story.
 """
@@ -12,6 +12,9 @@ import stratal
 
 WEEKS_AHEAD = 4
 COLUMNS = ["last", "month_mean", "year_growth", "season"]
+
+known = stratal.features.view("co2", "ml.features", on="station", known_at="known", features=COLUMNS)
+"""What is known of a station at a moment: for training as of then, and served as of now."""
 
 
 @stratal.step(cache=False)
@@ -72,11 +75,15 @@ labels = stratal.sql_step(
 
 
 @stratal.step
-def training(labelled: stratal.Table, known: stratal.Table) -> stratal.Table:
+def training(labelled: stratal.Table, featured: stratal.Table) -> stratal.Table:
     """Each label with what was known at its moment, and nothing that came to be known later."""
-    return stratal.features.join(
-        labelled, known, on="station", at="week", known_at="known", into="ml.training"
-    )
+    return known.join(labelled, at="week", features=featured, into="ml.training")
+
+
+@stratal.step(replay=False)
+def publish(featured: stratal.Table) -> int:
+    """Serve the newest features of each station to whoever asks the endpoint."""
+    return known.publish(featured)["keys"]
 
 
 @stratal.step
@@ -118,9 +125,35 @@ def deploy(model: stratal.Model, endpoint: str) -> str:
     return model.deploy(endpoint)
 
 
+report = stratal.report_step(
+    """
+    # CO₂ over Mauna Loa
+
+    Weekly means of air samples, in parts per million.
+
+    ```sql line x=week y=co2 title="Every week"
+    select week, co2 from {{ ref('clean.co2') }} order by week
+    ```
+
+    ```sql bar x=decade y=growth title="Growth in a year, by decade"
+    select (year(known) // 10 * 10) || 's' as decade, round(avg(year_growth), 2) as growth
+    from {{ ref('ml.features') }} group by decade order by decade
+    ```
+
+    ```sql value
+    select count(*) as weeks, max(week) as until, max(co2) as highest from {{ ref('clean.co2') }}
+    ```
+    """,
+    title="CO₂ over Mauna Loa",
+)
+
+
 @stratal.pipeline
 def co2(prefix: str = "s3://landing/co2/", endpoint: str = "co2"):
     clean(ingest(arrived(prefix)))
     seasons()
-    model = train(training(labels(weeks=WEEKS_AHEAD), features()))
+    featured = features()
+    report()
+    publish(featured)
+    model = train(training(labels(weeks=WEEKS_AHEAD), featured))
     return {"model": model, "address": deploy(model, endpoint)}

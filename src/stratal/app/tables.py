@@ -14,6 +14,7 @@ from stratal.collab.talk import tables as talk
 from stratal.collab.workspaces import tables as workspaces
 from stratal.compute import tables as compute
 from stratal.compute.services import tables as services
+from stratal.data.features import tables as features
 from stratal.data.lake import tables as lake
 from stratal.data.objects import tables as objects
 from stratal.data.pipelines import tables as pipelines
@@ -36,6 +37,7 @@ ROOMS = (
     lake,
     queries,
     pipelines,
+    features,
     collab,
     models,
     endpoints,

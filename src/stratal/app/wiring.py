@@ -55,6 +55,7 @@ from stratal.compute.departures import Departures
 from stratal.compute.engine import Capacity
 from stratal.compute.room import furnish
 from stratal.console.app import Console
+from stratal.data.features.service import FeatureViews
 from stratal.data.lake.lake import Lake
 from stratal.data.objects.multipart import Uploads
 from stratal.data.objects.service import Objects
@@ -106,6 +107,7 @@ from stratal.gateway.native import chat as native_chat
 from stratal.gateway.native import code as native_code
 from stratal.gateway.native import cost as native_cost
 from stratal.gateway.native import endpoints as native_endpoints
+from stratal.gateway.native import features as native_features
 from stratal.gateway.native import finetuning as native_finetuning
 from stratal.gateway.native import functions as native_functions
 from stratal.gateway.native import jobs as native_jobs
@@ -302,6 +304,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     starts.append(pipelines.start)
     closes.append(pipelines.close)
+    features = FeatureViews(database, warehouse, lake, lineage, clock)
 
     shelf = furnish_repositories(
         database,
@@ -457,6 +460,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         shares.purge,
         reports.purge,
         talk.purge,
+        features.purge,
         replaying.replays.purge,
         sweeping.sweeps.purge,
         retrieval.indexes.purge,
@@ -509,7 +513,8 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_nodes.router(compute.nodes, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
-            native_pipelines.router(pipelines, projects, settings.url),
+            native_pipelines.router(pipelines, projects, objects, settings.url),
+            native_features.router(features, projects),
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
             native_workspaces.router(studio, projects, lambda label: user_hosts.url(label, settings.url)),

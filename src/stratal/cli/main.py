@@ -63,6 +63,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "sweep": ("stratal.cli.sweeps", "Search the parameters with which a script does best."),
     "pipeline": ("stratal.cli.pipelines", "Run pipelines and look at their runs, step by step."),
     "transform": ("stratal.cli.transform", "Run a folder of SQL models, with their tests, as a pipeline."),
+    "features": ("stratal.cli.features", "Features that steps have published, looked up by key."),
     "gpus": ("stratal.cli.gpus", "List the GPUs, what they are doing, and which jobs hold them."),
     "pool": ("stratal.cli.pool", "The machines that jobs run on with `stratal up --engine ray`."),
     "quota": ("stratal.cli.quota", "What a project's jobs may hold at the same time."),

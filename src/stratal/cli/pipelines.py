@@ -10,7 +10,7 @@ import click
 
 from stratal.app.settings import home_directory
 from stratal.cli.output import json_option, print_error, print_json, print_table, project_option
-from stratal.cli.shown import ago, lasted, note
+from stratal.cli.shown import Duration, ago, lasted, note
 from stratal.sdk import Client, jobs
 from stratal.sdk import pipeline_runs as sdk
 from stratal.sdk.worktree import TreeError
@@ -176,9 +176,14 @@ def backfill(
 )
 @click.option(
     "--overlap",
-    type=click.Choice(["queue", "skip"]),
+    type=click.Choice(["queue", "skip", "cancel", "together"]),
     default="queue",
-    help="When it is due while it still runs: wait, or leave out (default queue).",
+    help="When it is due while it still runs: wait (default), leave it out, end the other, or run beside it.",
+)
+@click.option(
+    "--partition-of",
+    metavar="PATTERN",
+    help="Make only the partitions of what arrived; e.g. 'day=(\\d{4}-\\d\\d-\\d\\d)' finds them in its keys.",
 )
 @click.option(
     "--set",
@@ -208,6 +213,7 @@ def deploy_pipeline(
     on_model: str | None,
     on_pipeline: str | None,
     overlap: str,
+    partition_of: str | None,
     settings: tuple[str, ...],
     requirements: tuple[Path, ...],
     network: str | None,
@@ -235,6 +241,7 @@ def deploy_pipeline(
             on_model=on_model,
             on_pipeline=on_pipeline,
             overlap=overlap,
+            partition_of=partition_of,
             without=home_directory(),
         )
     except TreeError as error:
@@ -287,6 +294,88 @@ def undeploy_pipeline(name: str, project: str | None, as_json: bool) -> None:
         print_json({"name": name, "deployed": False})
     else:
         click.echo(f"Pipeline {name} is not deployed any more.")
+
+
+@pipeline.command("hook")
+@click.argument("name")
+@project_option
+@click.option(
+    "--grace",
+    type=Duration(),
+    default="1d",
+    show_default=True,
+    help="So long the secret that it had is good yet; 0: no longer.",
+)
+@click.option("--remove", is_flag=True, help="Webhooks run it no more.")
+@json_option
+def hook(name: str, project: str | None, grace: float, remove: bool, as_json: bool) -> None:
+    """Let signed webhooks run a deployed pipeline: prints their address and a new secret, which is shown this once.
+
+    Deliveries are signed as Standard Webhooks has it (libraries in most languages). Asked again, the secret is replaced.
+    """
+    client = Client(project=project)
+    if remove:
+        sdk.unhook(client, name)
+        if as_json:
+            print_json({"name": name, "hook": False})
+        else:
+            click.echo(f"Webhooks run pipeline {name} no more.")
+        return
+    made = sdk.hook(client, name, grace_seconds=round(grace))
+    if as_json:
+        print_json(made)
+        return
+    click.echo(f"Address: {made['url']}\nSecret:  {made['secret']}")
+    note("The secret is not shown again. Send POST with webhook-id, webhook-timestamp and webhook-signature.")
+
+
+@pipeline.command("calendar")
+@click.argument("name", metavar="PIPELINE")
+@project_option
+@json_option
+def calendar(name: str, project: str | None, as_json: bool) -> None:
+    """Show every partition that runs of a pipeline made, as the newest left it; days as a calendar."""
+    found = sdk.calendar(Client(project=project), name)
+    if as_json:
+        print_json({"pipeline": name, "partitions": found})
+        return
+    if not found:
+        click.echo(
+            f"No run of {name} made partitions. Make some: stratal pipeline backfill FILE.py --from DATE"
+        )
+        return
+    for month, line in months(found):
+        click.echo(f"{month}  {line}")
+    others = [one for one in found if not _is_day(one["name"])]
+    rows = [(one["name"], one["state"], one["run"], one["times"]) for one in others]
+    if rows:
+        print_table(["Partition", "State", "Run", "Made"], rows, empty="", right=(2, 3))
+    click.echo("■ made  ✗ not well  ▶ being made  · not made")
+    bad = [one for one in found if one["state"] in {"failed", "cancelled", "skipped"}]
+    for one in bad[:20]:
+        click.echo(f"{one['name']}: {one['state']} in run {one['run']}")
+
+
+def months(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Each month with a mark for each of its days."""
+    from calendar import monthrange
+
+    marks = {"succeeded": "■", "cached": "■", "running": "▶", "waiting": "▶"}
+    days = {one["name"]: marks.get(one["state"], "✗") for one in found if _is_day(one["name"])}
+    told = []
+    for month in sorted({day[:7] for day in days}):
+        last = monthrange(int(month[:4]), int(month[5:]))[1]
+        told.append((month, "".join(days.get(f"{month}-{day:02}", "·") for day in range(1, last + 1))))
+    return told
+
+
+def _is_day(name: str) -> bool:
+    from datetime import date
+
+    try:
+        return date.fromisoformat(name).isoformat() == name
+    except ValueError:
+        return False
 
 
 @pipeline.command("trigger")
@@ -377,6 +466,35 @@ def run_logs(run_id: int, step: str | None, project: str | None, follow: bool, a
         for chunk in jobs.read_logs(client, run["job"], follow=follow):
             sys.stdout.buffer.write(chunk)
             sys.stdout.buffer.flush()
+
+
+@pipeline.command("report")
+@click.argument("run_id", type=click.IntRange(1), metavar="RUN")
+@click.argument("step", required=False)
+@project_option
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it to FILE.")
+@json_option
+def run_report(
+    run_id: int, step: str | None, project: str | None, output: Path | None, as_json: bool
+) -> None:
+    """Print the report (HTML) that STEP of a run made, or write it to a file; without STEP the run's only one."""
+    client = Client(project=project)
+    made = [s["name"] for s in sdk.get(client, run_id)["steps"] if s["report"]]
+    if step is None and len(made) != 1:
+        known = f"say which: {', '.join(made)}" if made else "none of its steps made one"
+        print_error(f"Run {run_id} has {len(made)} reports.", known.capitalize() + ".")
+        raise SystemExit(1)
+    chosen = step or made[0]
+    page = sdk.report(client, run_id, chosen)
+    if output is not None:
+        output.write_bytes(page)
+    if as_json:
+        where = None if output is None else str(output)
+        print_json({"run": run_id, "step": chosen, "bytes": len(page), "file": where})
+    elif output is not None:
+        click.echo(f"Wrote {output} ({len(page)} bytes).")
+    else:
+        sys.stdout.buffer.write(page)
 
 
 @pipeline.command("openlineage")

@@ -18,6 +18,7 @@ _KEPT_ASIDE = re.compile(
     rb"|code/(snapshots|packs)"
     rb"|pipelines/runs/[^/]+/(open|journal|steps/.+)"
     rb"|endpoints/[^/]+/invocations"
+    rb"|features/[^/]+/lookup"
     rb"|indexes/[^/]+/(search|ask)))\Z"
 )
 """The native API's changes that a replay makes for itself alone, or that only ask something."""

@@ -38,6 +38,8 @@ ACTIONS: dict[str, Role] = {
     "jobs.stop": Role.EDITOR,
     "pipelines.read": Role.VIEWER,
     "pipelines.run": Role.EDITOR,
+    "features.read": Role.VIEWER,
+    "features.publish": Role.EDITOR,
     "replays.read": Role.VIEWER,
     "replays.run": Role.EDITOR,
     "runs.read": Role.VIEWER,

@@ -175,6 +175,7 @@ def deploy(
     on_model: str | None = None,
     on_pipeline: str | None = None,
     overlap: str = "queue",
+    partition_of: str | None = None,
     without: Path | None = None,
 ) -> Json:
     """Send the code around `file` and deploy its pipeline `name`.
@@ -193,6 +194,7 @@ def deploy(
         "on_model": on_model,
         "on_pipeline": on_pipeline,
         "overlap": overlap,
+        "partition_of": partition_of,
     }
     return client.request("PUT", client.path(f"/pipelines/deployed/{quote(name, safe='')}"), json=body)
 
@@ -205,6 +207,22 @@ def deployed(client: Client) -> list[Json]:
 def undeploy(client: Client, name: str) -> None:
     """Take a deployed pipeline back; its runs stay. Raises `ApiError`."""
     client.delete(client.path(f"/pipelines/deployed/{quote(name, safe='')}"))
+
+
+def hook(client: Client, name: str, *, grace_seconds: int = 86_400) -> Json:
+    """Let signed webhooks run a deployed pipeline: their ``url`` and a new ``secret``. Raises `ApiError`."""
+    path = client.path(f"/pipelines/deployed/{quote(name, safe='')}/hook")
+    return client.post(path, {"grace_seconds": grace_seconds})
+
+
+def unhook(client: Client, name: str) -> None:
+    """Webhooks run it no more. Raises `ApiError`."""
+    client.delete(client.path(f"/pipelines/deployed/{quote(name, safe='')}/hook"))
+
+
+def calendar(client: Client, pipeline: str) -> list[Json]:
+    """Every partition that runs of a pipeline made, with its ``state`` and ``run``. Raises `ApiError`."""
+    return list(client.get(client.path(f"/pipelines/calendar/{quote(pipeline, safe='')}"))["partitions"])
 
 
 def trigger(
@@ -281,3 +299,10 @@ def retry(client: Client, run_id: int) -> Json:
 def step_log(client: Client, run_id: int, step: str) -> Json:
     """A step's ``log``, or the ``job`` whose log has it. Raises `ApiError`."""
     return client.get(client.path(f"/pipelines/runs/{run_id}/steps/{quote(step, safe='')}/log"))
+
+
+def report(client: Client, run_id: int, step: str) -> bytes:
+    """The page that a step made. Raises `ApiError`."""
+    path = client.path(f"/pipelines/runs/{run_id}/steps/{quote(step, safe='')}/report")
+    with client.stream("GET", path) as answer:
+        return b"".join(answer.iter_bytes())

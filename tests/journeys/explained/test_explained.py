@@ -278,6 +278,17 @@ def test_a_pipeline_goes_from_files_to_an_endpoint_and_does_only_what_depends_on
     assert here.link(told, "model version")["name"].startswith("co2/1")
     assert here.link(told, "pipeline step")["id"] == f"{first['id']}/train"
 
+    newest = here.cli("sql", "select * from ml.features order by known desc limit 1")
+    offline = dict(zip([column["name"] for column in newest["columns"]], newest["rows"][0], strict=True))
+    online = here.cli("features", "get", "co2", "station=mauna-loa")
+    assert online["features"] == {
+        name: offline[name] for name in ("last", "month_mean", "year_growth", "season")
+    }
+    assert online["known_at"] == offline["known"]
+    page = here.server.cli("pipeline", "report", str(first["id"]), **here.env).stdout
+    assert "<svg " in page
+    assert "<script" not in page
+
     second = arrives("1990")
     states = {step["name"]: (step["state"], step["reason"]) for step in second["steps"]}
     assert states.pop("seasons")[0] == "cached"

@@ -173,6 +173,21 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/pipelines/deployed/{{name}}/runs"): Route(
         "editor", f"{P}/pipelines/deployed/nightly/runs", 201, json={"parameters": {"a": 1}}
     ),
+    ("POST", f"{P}/pipelines/deployed/{{name}}/hook"): Route(
+        "editor", f"{P}/pipelines/deployed/nightly/hook", json={}
+    ),
+    ("GET", f"{P}/pipelines/calendar/{{name}}"): Route("viewer", f"{P}/pipelines/calendar/nightly"),
+    # features: there is none, since no query runs in this world
+    ("GET", f"{P}/features"): Route("viewer", f"{P}/features"),
+    ("PUT", f"{P}/features/{{view}}"): Route(
+        "editor", f"{P}/features/v", 404, json={"table": "no.such", "on": ["a"], "known_at": "b"}
+    ),
+    ("GET", f"{P}/features/{{view}}"): Route("viewer", f"{P}/features/v", 404),
+    ("GET", f"{P}/features/{{view}}/row"): Route("viewer", f"{P}/features/v/row?a=1", 404),
+    ("POST", f"{P}/features/{{view}}/lookup"): Route(
+        "viewer", f"{P}/features/v/lookup", 404, json={"keys": [{"a": 1}]}
+    ),
+    ("DELETE", f"{P}/features/{{view}}"): Route("editor", f"{P}/features/v", 404),
     ("GET", f"{P}/pipelines/runs"): Route("viewer", f"{P}/pipelines/runs"),
     ("POST", f"{P}/pipelines/runs"): Route(
         "editor", f"{P}/pipelines/runs", 201, json={"file": "main.py", "snapshot": "{snapshot}"}
@@ -180,6 +195,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("GET", f"{P}/pipelines/runs/{{run_id}}"): Route("viewer", f"{P}/pipelines/runs/{{pipeline_run}}"),
     ("GET", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/log"): Route(
         "viewer", f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/log", 404
+    ),
+    ("GET", f"{P}/pipelines/runs/{{run_id}}/steps/{{step}}/report"): Route(
+        "viewer", f"{P}/pipelines/runs/{{pipeline_run}}/steps/a/report", 404
     ),
     ("POST", f"{P}/pipelines/runs/{{run_id}}/open"): Route(
         "editor", f"{P}/pipelines/runs/{{pipeline_run}}/open", 409, json={}
@@ -404,6 +422,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("DELETE", f"{P}/comments/{{comment}}"): Route("viewer", f"{P}/comments/{{comment}}", 204),
     # what takes something away, in an order in which each still finds it
     ("DELETE", f"{P}/repositories/{{name}}"): Route("owner", f"{P}/repositories/repo", 204),
+    ("DELETE", f"{P}/pipelines/deployed/{{name}}/hook"): Route(
+        "editor", f"{P}/pipelines/deployed/nightly/hook", 204
+    ),
     ("DELETE", f"{P}/pipelines/deployed/{{name}}"): Route("editor", f"{P}/pipelines/deployed/nightly", 204),
     ("DELETE", f"{P}/tables/{{name}}"): Route("editor", f"{P}/tables/ns.t", 204),
     ("DELETE", f"{P}/buckets/{{bucket}}/object"): Route(

@@ -201,3 +201,58 @@ def two(x):
     (folder / "helper_a.py").write_text("def twice(x):\n    return x + x\n")
     changed = prints(text)
     assert (changed[0] != first[0], changed[1] == first[1]) == (True, True)
+
+
+def test_a_report_is_one_page_that_runs_and_loads_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stratal.sdk.pipelines import reports
+
+    asked: list[str] = []
+
+    def rows(text: str) -> list[dict[str, object]]:
+        asked.append(text)
+        return [{"week": f"2024-01-0{i}", "ppm": i * 1.5, "who": "<b>&"} for i in range(1, 4)]
+
+    monkeypatch.setattr(reports.lake, "read_sql", rows)
+    text = """# Air on {{ day }}
+
+Some *words*, **bold** and `code` <script>alert(1)</script>
+
+- one
+- two
+
+```sql line x=week y=ppm title="By week"
+select 1
+```
+```sql
+select 2
+```
+```sql chart=bar x=who y=ppm
+select 3
+```
+"""
+    page = reports.sql_report(text, lambda query: f"[{query.strip()}]", {"day": "Monday"}, "Air")
+    assert asked == ["[select 1]", "[select 2]", "[select 3]"]
+    assert "<h1>Air on Monday</h1>" in page
+    assert "<em>words</em>, <strong>bold</strong> and <code>code</code> &lt;script&gt;" in page
+    assert "<ul><li>one</li><li>two</li></ul>" in page
+    assert page.count("<svg ") == 2
+    assert "<figcaption>By week</figcaption>" in page
+    assert "&lt;b&gt;&amp;" in page
+    assert "<script" not in page
+    assert "http" not in page
+    with pytest.raises(ValueError, match="Query 1 is to be shown as 'pie': there is table, line"):
+        reports.sql_report("```sql pie\nselect 1\n```", str, {}, "x")
+    with pytest.raises(ValueError, match="Query 1 has no column nothing; it has week, ppm, who"):
+        reports.sql_report("```sql line y=nothing\nselect 1\n```", str, {}, "x")
+    monkeypatch.setattr(reports.lake, "read_sql", lambda _: [])
+    assert "No rows." in reports.sql_report("```sql line\nselect 1\n```", str, {}, "x")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 0), (0, 1), (-3, 7), (1e-9, 3e-9), (99, 101), (-5e6, 12e6)])
+def test_scales_have_round_numbers_that_hold_all(low: float, high: float) -> None:
+    from stratal.sdk.pipelines.reports import _ticks
+
+    ticks = _ticks(low, high)
+    assert ticks[0] <= low
+    assert ticks[-1] >= high
+    assert 2 <= len(ticks) <= 9

@@ -114,6 +114,16 @@ def test_features_are_those_known_at_the_moment_where_a_naive_join_leaks() -> No
     made = stratal.features.join(labels, seen, on=["user"], at="at", known_at="known", into="ml.training")
     assert len(made.rows()) == 3
 
+    view = stratal.features.view("visits", "raw.visits", on="user", known_at="known", features=["visits"])
+    later = stratal.table("raw.now").replace([{"user": u, "at": "2030-01-01 00:00:00"} for u in (1, 2)])
+    offline = {row["user"]: row["visits"] for row in view.join(later, at="at")}
+    assert view.publish()["keys"] == 2
+    online = {user: (view.lookup(user=user) or {}).get("visits") for user in (1, 2)}
+    assert online == offline == {1: 50, 2: 9}, "one definition, both ways"
+    assert view.lookup(user=3) is None
+    with pytest.raises(ValueError, match=r"View visits is of raw.visits, not of raw.labels"):
+        view.publish(labels)
+
 
 def test_checks_are_of_the_table_not_of_what_was_kept_aside() -> None:
     @stratal.step(checks=[stratal.not_null("id"), stratal.unique("id")])

@@ -1,7 +1,6 @@
 """Deployed pipelines with a clock of the test's own: schedules over changed clocks, news, each moment once."""
 
 import asyncio
-import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -128,33 +127,6 @@ def test_each_moment_is_fired_once_whatever_the_clock_does(wired: Wired) -> None
     triggers = [run.trigger for run in place.runs()]
     assert triggers == [f"schedule 2026-03-01T0{hour}:00:00Z" for hour in (1, 2, 3, 4)]
     assert place.runs()[-1].parameters == '{"day":"2026-03-01","hour":"04","n":1}'
-
-
-@pytest.mark.parametrize(
-    ("schedule", "start", "end"),
-    [
-        ("30 2 * * *", "2026-03-28T00:00", "2026-03-30T12:00"),  # Berlin: 02:30 is left out on the 29th
-        ("30 2 * * *", "2026-10-24T00:00", "2026-10-26T12:00"),  # and comes twice on the 25th of October
-        ("0 * * * *", "2026-10-24T20:00", "2026-10-25T06:00"),
-    ],
-)
-def test_no_moment_is_doubled_or_lost_on_a_day_of_changed_clocks_over_jumps_and_restarts(
-    wired: Wired, schedule: str, start: str, end: str
-) -> None:
-    place = Place(wired, f"days{schedule[:2].strip()}{start[5:7]}{end[11:13]}")
-    place.now = at(start)
-    place.deploy(schedule=schedule, timezone="Europe/Berlin", catch_up="all")
-    minutes = itertools.cycle([17, 41, -60, 23, 60, 7, -60, 60, 31])  # an hour back, an hour ahead, and on
-    furthest = place.now
-    while furthest < at(end):
-        place.deployed = place.fresh()
-        place.look(place.now + next(minutes) * 60_000)
-        furthest = max(furthest, place.now)
-    fired = [run.trigger.removeprefix("schedule ") for run in place.runs()]
-    moments = due_after(schedule, "Europe/Berlin", at(start))
-    wanted = itertools.takewhile(lambda moment: moment <= furthest, moments)
-    assert fired == [datetime.fromtimestamp(one / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for one in wanted]
-    assert len(set(fired)) == len(fired) >= 2
 
 
 def test_what_was_missed_is_made_up_for_as_was_asked(wired: Wired) -> None:

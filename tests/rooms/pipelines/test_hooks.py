@@ -3,14 +3,17 @@
 import asyncio
 import base64
 import hmac
+import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from rooms.pipelines.test_deployed import Place
+from rooms.pipelines.test_deployed import Place, at
 from stratal.data.pipelines.tables import runs
 from stratal.kernel.clock import system_clock
+from stratal.kernel.schedules import due_after
 from wired import Answer, Wired
 
 
@@ -195,3 +198,32 @@ def test_what_comes_late_makes_its_own_partitions_again_and_the_calendar_says_ho
         body = {"file": "m.py", "snapshot": place.snapshot, "on_prefix": f"s3://{name}/", "partition_of": bad}
         answer = wired.ask("PUT", f"{place.base}/pipelines/deployed/q", wired.admin, json=body)
         assert (answer.status, answer.json()["error"]["code"]) == (400, "bad_pattern"), bad
+
+
+@pytest.mark.parametrize(
+    ("schedule", "start", "end"),
+    [
+        ("30 2 * * *", "2026-03-28T20:00", "2026-03-30T08:00"),  # Berlin: 02:30 is left out on the 29th
+        ("30 2 * * *", "2026-10-24T20:00", "2026-10-26T08:00"),  # and comes twice on the 25th of October
+        ("0 * * * *", "2026-10-24T20:00", "2026-10-25T06:00"),
+    ],
+)
+def test_no_moment_is_doubled_or_lost_on_a_day_of_changed_clocks_over_jumps_and_restarts(
+    wired: Wired, schedule: str, start: str, end: str
+) -> None:
+    place = Place(wired, f"days{schedule[:2].strip()}{start[5:7]}{end[11:13]}")
+    place.now = at(start)
+    place.deploy(schedule=schedule, timezone="Europe/Berlin", catch_up="all")
+    minutes = itertools.cycle(
+        [130, 47, -60, 23, 60, 310, -60, 60, 200]
+    )  # an hour back, an hour ahead, and on
+    furthest = place.now
+    while furthest < at(end):
+        place.now += next(minutes) * 60_000
+        asyncio.run(place.fresh().look())
+        furthest = max(furthest, place.now)
+    fired = [run.trigger.removeprefix("schedule ") for run in place.runs()]
+    moments = due_after(schedule, "Europe/Berlin", at(start))
+    wanted = itertools.takewhile(lambda moment: moment <= furthest, moments)
+    assert fired == [datetime.fromtimestamp(one / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") for one in wanted]
+    assert len(set(fired)) == len(fired) >= 2

@@ -37,6 +37,7 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/jobs/{job}/code": jobs.code,
     "/projects/{project}/arrays/{array}": jobs.array,
     "/projects/{project}/pipelines": pipelines.pipelines,
+    "/projects/{project}/pipelines/calendar/{pipeline}": pipelines.calendar,
     "/projects/{project}/pipelines/{run}": pipelines.pipeline_run,
     "/projects/{project}/pipelines/{run}/steps/{step:path}": pipelines.step_log,
     "/projects/{project}/nodes": nodes.nodes,

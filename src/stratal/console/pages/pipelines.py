@@ -1,5 +1,6 @@
 """Pipelines: what is deployed and what ran; one run with its graph, its time, its partitions and its reasons."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +37,7 @@ STEP_COLUMNS = (
 )
 
 _BOX, _GAP_X, _ROW = 148, 44, 34
+_DAY = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,7 @@ async def pipeline_run(view: View) -> Response:
         graph=graph(steps) if 0 < len(steps) <= MOST_DRAWN else None,
         bars=bars(steps, datetime.now(UTC))[:MOST_DRAWN],
         failed_checks=[(step, check) for step in steps for check in step["checks"] if not check["passed"]],
+        reports=[step["name"] for step in steps if step.get("report")],
         ended=told.get("ended_at") is not None,
     )
 
@@ -124,6 +127,29 @@ async def step_log(view: View) -> Response:
         ),
         told=told,
         number=number,
+    )
+
+
+async def calendar(view: View) -> Response:
+    """Every partition that a pipeline's runs made: days by month, others by name."""
+    name = view.part("pipeline")
+    told = await view.get(f"/pipelines/calendar/{segment(name)}")
+    months: dict[str, list[Json]] = {}
+    for one in told["partitions"]:
+        months.setdefault(one["name"][:7] if _DAY.fullmatch(one["name"]) else "", []).append(one)
+    return view.page(
+        "pipeline_calendar.html",
+        f"Partitions of {name}",
+        at="pipelines",
+        live="pipeline.",
+        ways=Ways(
+            cli=f"stratal pipeline calendar {quote(name)} {view.flag}",
+            python=view.sdk(f"/pipelines/calendar/{segment(name)}"),
+        ),
+        name=name,
+        months=months,
+        bad=sum(one["state"] in {"failed", "cancelled", "skipped"} for one in told["partitions"]),
+        count=len(told["partitions"]),
     )
 
 

@@ -35,10 +35,12 @@ from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock, iso
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Conflict, Invalid
+from stratal.kernel.errors import Conflict, Invalid, NotFound
 from stratal.kernel.events import emit
 
 MOST_AT_ONCE = 1000
+REPORTS = ("report", "notebook")
+"""Kinds of steps whose value is a page."""
 MOST_PARAMETERS = 64 * 1024
 MOST_PARTITIONS = 5000
 _BEYOND = 2**62
@@ -166,7 +168,7 @@ class Pipelines:
         return run
 
     def end(self, c: Connection, run: Run, reason: str) -> None:
-        """Within a write: cancel a run whose place another takes. Its worker and the jobs of its steps are stopped by upkeep."""
+        """Within a write: cancel a run whose place another takes. Upkeep stops its worker and the jobs of its steps."""
         self._journal.end(c, run, RunState.CANCELLED, reason)
 
     async def retry(self, who: Principal, project_id: str, run_id: int) -> Run:
@@ -224,6 +226,25 @@ class Pipelines:
             return [records.step_of(row) for row in c.execute(query).mappings()]
 
         return await self._database.read(work)
+
+    async def report(self, who: Principal, project_id: str, run_id: int, name: str) -> tuple[str, str, str]:
+        """Where the page is that a step made: bucket, key and etag. Raises `NotFound`, also for a step that makes none."""
+        require(who, "pipelines.read", project_id, what=f"run {run_id}")
+
+        def work(c: Connection) -> Step:
+            records.find_run(c, project_id, run_id)
+            return records.find_step(c, run_id, name)
+
+        step = await self._database.read(work)
+        page = step.output if isinstance(step.output, dict) else {}
+        bucket, _, key = str(page.get("$object", "")).removeprefix("s3://").partition("/")
+        if step.kind not in REPORTS or not key:
+            raise NotFound(
+                f"Step {name} of run {run_id} made no report: it is {step.kind}, {step.state.value}.",
+                hint="Reports are made by stratal.report_step and stratal.notebook_step.",
+                reason="no_such_report",
+            )
+        return bucket, key, str(page.get("etag", ""))
 
     async def of_workload(self, workload: str) -> tuple[Run, Step] | None:
         """The step that lineage knows by the name of its workload, for rooms that explain it; they authorise."""

@@ -1,6 +1,6 @@
 """``/api/v1/projects/{project}/pipelines``: runs and their steps, and what the workers of runs say and ask."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -8,20 +8,22 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from starlette.requests import ClientDisconnect
+from starlette.responses import Response
 
 from stratal.compute.engine import Network
 from stratal.data.lake.model import Place, parse_table_name
+from stratal.data.objects.service import Objects
 from stratal.data.pipelines.deployed import Deployed, Triggers
 from stratal.data.pipelines.model import Run, RunSpec, RunState, Step, StepState, partition_states
 from stratal.data.pipelines.room import Room
-from stratal.data.pipelines.service import MOST_AT_ONCE
+from stratal.data.pipelines.service import MOST_AT_ONCE, REPORTS
 from stratal.data.queries.service import Sourced
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
-from stratal.kernel.errors import Invalid
+from stratal.kernel.errors import Invalid, NotFound
 
 Who = Annotated[Principal, Depends(caller)]
 Json = Any
@@ -51,7 +53,7 @@ class Called(Strict):
     do: Literal["call"]
     name: str = Field(min_length=1, max_length=300)
     step: str = Field(min_length=1, max_length=200)
-    kind: Literal["python", "sql", "shell"]
+    kind: Literal["python", "sql", "shell", "report", "notebook"]
     doc: str = ""
     after: list[str] = Field(default_factory=list)
     index: int | None = None
@@ -163,7 +165,7 @@ class Asked(Strict):
     partitions: list[str] | None = None
 
 
-def router(room: Room, projects: Projects, url: str) -> APIRouter:
+def router(room: Room, projects: Projects, objects: Objects, url: str) -> APIRouter:
     """`url` is the instance's address, shown with webhooks."""
     pipelines = room.runs
     api = APIRouter(tags=["pipelines"])
@@ -235,7 +237,29 @@ def router(room: Room, projects: Projects, url: str) -> APIRouter:
         """What the last attempt of a step wrote: its `log`, or the `job` whose log has it."""
         place = await place_of(who, project)
         found, text = await pipelines.step_log(who, place.id, run_id, step)
-        return {"name": found.name, "state": found.state, "job": found.job_id, "log": text}
+        return {
+            "name": found.name,
+            "kind": found.kind,
+            "state": found.state,
+            "job": found.job_id,
+            "log": text,
+            "report": _has_report(found),
+        }
+
+    @api.get(base + "/{run_id}/steps/{step:path}/report")
+    async def read_report(who: Who, project: str, run_id: int, step: str) -> Response:
+        """The page that a report or a notebook made. It may run nothing and load nothing, wherever it is opened."""
+        place = await place_of(who, project)
+        bucket, key, etag = await pipelines.report(who, place.id, run_id, step)
+        version = await objects.head(who, bucket, key)
+        if version.etag != etag:
+            raise NotFound(
+                f"The report of step {step} was overwritten.",
+                hint="Run it again: stratal pipeline run --no-cache",
+                reason="no_such_report",
+            )
+        page = b"".join([chunk async for chunk in objects.read(who, version)])
+        return Response(page, media_type="text/html", headers=_INERT)
 
     # -- deployed pipelines --------------------------------------------------------------------
 
@@ -397,6 +421,20 @@ def router(room: Room, projects: Projects, url: str) -> APIRouter:
     return api
 
 
+def _has_report(step: Step) -> bool:
+    return step.kind in REPORTS and isinstance(step.output, dict) and "$object" in step.output
+
+
+_INERT = {
+    "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; font-src data:; "
+    "frame-ancestors 'self'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, no-store",
+}
+"""A page of somebody's making: no scripts, no forms, an origin of nobody's."""
+
+
 def _where(text: str) -> Mapping[str, Json]:
     if not text:
         return {}
@@ -501,6 +539,7 @@ def _step(step: Step, job_states: Mapping[int, str]) -> dict[str, object]:
         "reads": [dict(read) for read in step.reads],
         "writes": [dict(write) for write in step.writes],
         "checks": [dict(check) for check in step.checks],
+        "report": _has_report(step),
         "created_at": iso(step.created_at),
         "started_at": None if step.started_at is None else iso(step.started_at),
         "ended_at": None if step.ended_at is None else iso(step.ended_at),

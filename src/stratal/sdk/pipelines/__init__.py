@@ -18,7 +18,7 @@ environment, which holds whatever the user asked for and nothing of the platform
 
 from stratal.sdk.pipelines import features
 from stratal.sdk.pipelines.arriving import ingest_audio, ingest_images, ingest_objects
-from stratal.sdk.pipelines.authoring import pipeline, shell_step, sql_step, step
+from stratal.sdk.pipelines.authoring import notebook_step, pipeline, report_step, shell_step, sql_step, step
 from stratal.sdk.pipelines.checks import (
     Check,
     between,
@@ -59,10 +59,12 @@ __all__ = [
     "model",
     "models",
     "not_null",
+    "notebook_step",
     "object_at",
     "objects_under",
     "pipeline",
     "refers",
+    "report_step",
     "rows_between",
     "rows_change",
     "shell_step",

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from stratal.sdk.pipelines.checks import Check
@@ -86,13 +87,15 @@ class Handle:
 
 @dataclass(eq=False)
 class Step:
-    """One kind of work. `function` is None for SQL and shell steps, whose `text` says what to do."""
+    """One kind of work. `function` is None for steps whose `text` says what to do; a notebook's `path` is from the folder
+    of the code."""
 
     name: str
-    kind: Literal["python", "sql", "shell"]
+    kind: Literal["python", "sql", "shell", "report", "notebook"]
     options: Options
     function: Callable[..., Any] | None = None
     text: str = ""
+    path: str = ""
     into: str | None = None
     mode: Mode = "replace"
     keys: Sequence[str] = ()
@@ -267,6 +270,63 @@ def shell_step(
         options["memory_bytes"] = _bytes(options.pop("memory"))
     chosen = Options(timeout=timeout, retries=retries, cache=cache, **options)
     return Step(name or re.sub(r"\W+", "_", command.split()[0]) or "shell", "shell", chosen, text=command)
+
+
+def report_step(
+    text: str,
+    *,
+    name: str = "report",
+    title: str = "",
+    timeout: float | None = None,
+    retries: int = 0,
+    cache: bool = True,
+) -> Step:
+    """A report in SQL: its value is a page of HTML, kept as an object; `stratal pipeline report` and the console show it.
+
+    `text` is Markdown (headings, paragraphs, lists) with queries in fences, ````` ```sql line x=week y=ppm title="…" `````:
+    shown as a ``table`` (when nothing is said), ``line``, ``bar``, ``scatter`` or ``value``. ``{{ ref('ns.table') }}`` and
+    ``{{ day }}`` are as in SQL steps.
+    """
+    options = Options(timeout=timeout, retries=retries, cache=cache)
+    return Step(name, "report", options, text=inspect.cleandoc(text), doc=title)
+
+
+def notebook_step(
+    path: str,
+    *,
+    name: str | None = None,
+    requirements: str | Sequence[str] = (),
+    timeout: float | None = None,
+    retries: int = 0,
+    cache: bool = True,
+    cpus: float | None = None,
+    memory: int | str | None = None,
+    network: Literal["platform", "open"] | None = None,
+) -> Step:
+    """A notebook: executed with the step's arguments as its parameters, its value a page of HTML, as of `report_step`.
+
+    `path` is from the folder of the file that says this. It is a job of its own, in an environment with papermill,
+    nbconvert and the `requirements`. Raises `FileNotFoundError`.
+    """
+    from stratal.sdk.pipelines.reports import NOTEBOOK_REQUIREMENTS
+
+    frame = inspect.currentframe()
+    caller = frame.f_back if frame is not None else None
+    folder = Path(caller.f_code.co_filename).resolve().parent if caller is not None else Path.cwd()
+    file = folder / path
+    wanted = requirements.splitlines() if isinstance(requirements, str) else list(requirements)
+    options = Options(
+        cpus=cpus,
+        memory_bytes=None if memory is None else _bytes(memory),
+        requirements="\n".join([*NOTEBOOK_REQUIREMENTS, *wanted]),
+        network=network,
+        timeout=timeout,
+        retries=retries,
+        cache=cache,
+    )
+    text = file.read_text(encoding="utf-8")
+    made = name or re.sub(r"\W+", "_", file.stem)
+    return Step(made, "notebook", options, text=text, path=str(file))
 
 
 def pipeline(

@@ -5,9 +5,11 @@ numbered within its attempt, an object is put under a key of its own. So when an
 a connection broke off) the question is simply asked again.
 """
 
+import contextlib
 import http.client
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +39,7 @@ class Doors:
     def __init__(self, url: str, key: str, project: str, *, patience: float = _PATIENCE_SECONDS) -> None:
         self._url = urlsplit(url)
         self._key = key
-        self._project = project
+        self.project = project
         self._patience = patience
         self._connection: http.client.HTTPConnection | None = None
 
@@ -53,7 +55,7 @@ class Doors:
             self._connection = None
 
     def path(self, rest: str) -> str:
-        return f"/api/v1/projects/{quote(self._project, safe='')}{rest}"
+        return f"/api/v1/projects/{quote(self.project, safe='')}{rest}"
 
     def json(self, method: str, path: str, body: Any = None, **headers: str) -> Json:
         """Send JSON, get JSON. Raises `Refused`, and `OSError` when nobody answered for five minutes."""
@@ -106,6 +108,11 @@ def _refused(status: int, answer: bytes) -> Refused:
         return Refused(status, str(error.get("reason") or error["code"]), words)
     except (ValueError, KeyError, TypeError):
         return Refused(status, "unexpected", f"HTTP {status}: {answer[:300].decode(errors='replace')}")
+
+
+def reports_bucket(project: str) -> str:
+    """The bucket that a project's reports are kept in."""
+    return f"{re.sub('[^a-z0-9-]+', '-', project.lower()).strip('-')[:50]}-reports"
 
 
 class PlatformLake:
@@ -207,6 +214,17 @@ class PlatformLake:
             )
         return Object(place.bucket, place.key, etag)
 
+    def put_report(self, key: str, page: bytes) -> Object:
+        bucket = reports_bucket(self._doors.project)
+        try:
+            return self.put_object(Object(bucket, key), page)
+        except Refused as error:
+            if error.status != 404:
+                raise
+        with contextlib.suppress(Refused):  # another step was first
+            self._doors.json("POST", self._doors.path("/buckets"), {"name": bucket})
+        return self.put_object(Object(bucket, key), page)
+
     def list_objects(self, bucket: str, prefix: str) -> list[Object]:
         found: list[Object] = []
         after: str | None = ""
@@ -235,6 +253,18 @@ class PlatformLake:
             why = latest["failure"] or made["failure"]
             raise RuntimeError(f"Endpoint {endpoint}, revision {number}: {latest['state']}: {why}")
         return str(made["url"])
+
+    def publish_features(self, view: str, definition: Json, snapshot: str | None) -> Json:
+        path = self._doors.path(f"/features/{quote(view, safe='')}")
+        return self._doors.json("PUT", path, {**definition, "snapshot": snapshot})
+
+    def lookup_features(self, view: str, keys: list[Json]) -> list[Json | None]:
+        path = self._doors.path(f"/features/{quote(view, safe='')}/lookup")
+        found: list[Json | None] = []
+        for start in range(0, len(keys), 1000):
+            rows = self._doors.json("POST", path, {"keys": keys[start : start + 1000]})["rows"]
+            found += [row["features"] for row in rows]
+        return found
 
     def _object(self, wanted: Object) -> str:
         bucket, key = quote(wanted.bucket, safe=""), quote(wanted.key, safe="")

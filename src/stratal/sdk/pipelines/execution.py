@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from stratal.sdk.pipelines import lake
+from stratal.sdk.pipelines import lake, reports
 from stratal.sdk.pipelines.authoring import Step
 from stratal.sdk.pipelines.checks import carried_out
 from stratal.sdk.pipelines.values import Table, encode, moments
@@ -35,6 +35,13 @@ def execute(step: Step, arguments: Mapping[str, Any]) -> Any:
         if step.into is None:
             return lake.read_sql(text)
         return lake.write_sql(step.into, text, step.mode, list(step.keys))
+    if step.kind == "report":
+        page = reports.sql_report(
+            step.text, lambda query: rendered(query, arguments), arguments, step.doc or step.name
+        )
+        return reports.keep(page, step.name)
+    if step.kind == "notebook":
+        return reports.keep(reports.notebook_page(step.path, arguments), step.name)
     return _shell(step.text, arguments)
 
 

@@ -42,11 +42,19 @@ class Lake(Protocol):
 
     def put_object(self, place: Object, data: bytes) -> Object: ...
 
+    def put_report(self, key: str, page: bytes) -> Object: ...
+
     def list_objects(self, bucket: str, prefix: str) -> list[Object]: ...
 
     def deploy(self, model: Model, endpoint: str, wishes: dict[str, Any], seconds: float) -> str:
         """Have the endpoint serve the model's version; its address once it does."""
         ...
+
+    def publish_features(
+        self, view: str, definition: dict[str, Any], snapshot: str | None
+    ) -> dict[str, Any]: ...
+
+    def lookup_features(self, view: str, keys: list[dict[str, Any]]) -> list[dict[str, Any] | None]: ...
 
 
 class Body:

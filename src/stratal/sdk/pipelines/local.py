@@ -186,6 +186,9 @@ class LocalLake:
         path.write_bytes(data)
         return place
 
+    def put_report(self, key: str, page: bytes) -> Object:
+        return self.put_object(Object("reports", key), page)
+
     def list_objects(self, bucket: str, prefix: str) -> list[Object]:
         root = self._root / "objects" / bucket
         files = sorted(path for path in root.rglob("*") if path.is_file()) if root.is_dir() else []
@@ -195,6 +198,30 @@ class LocalLake:
             for key, path in keys.items()
             if key.startswith(prefix)
         ]
+
+    def publish_features(self, view: str, definition: dict[str, Any], snapshot: str | None) -> dict[str, Any]:
+        newest: dict[str, dict[str, Any]] = {}
+        known = definition["known_at"]
+        for row in self.query(f"SELECT * FROM {_quoted(definition['table'].split('.'))}"):  # noqa: S608
+            key = json.dumps([str(row.get(name)) for name in definition["on"]])
+            if row.get(known) is not None and (
+                key not in newest or str(row[known]) > str(newest[key][known])
+            ):
+                newest[key] = row
+        path = self._folder("features") / f"{view}.json"
+        path.write_text(json.dumps({"definition": definition, "rows": newest}, default=str))
+        return {"name": view, "snapshot": None, "keys": len(newest)}
+
+    def lookup_features(self, view: str, keys: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
+        told = json.loads((self._root / "features" / f"{view}.json").read_text())
+        definition = told["definition"]
+        aside = {*definition["on"], definition["known_at"]}
+        found: list[dict[str, Any] | None] = []
+        for key in keys:
+            row = told["rows"].get(json.dumps([str(key[name]) for name in definition["on"]]))
+            wanted = definition["features"] or [name for name in row or () if name not in aside]
+            found.append(None if row is None else {name: row.get(name) for name in wanted})
+        return found
 
     def deploy(self, model: Model, endpoint: str, wishes: dict[str, Any], seconds: float) -> str:
         raise RuntimeError(f"Endpoint {endpoint} is the platform's: there is none without a server.")

@@ -41,6 +41,8 @@ _LOG_BYTES = 64 * 1024
 _GRACE_SECONDS = 5.0
 _ENDED = frozenset({"succeeded", "cached", "failed", "skipped", "cancelled"})
 _GOOD = frozenset({"succeeded", "cached"})
+_TEXTUAL = frozenset({"sql", "report"})
+"""Steps whose text names tables."""
 
 
 @dataclass
@@ -110,7 +112,7 @@ class Worker:
         self._counts[step.name + place] = number + 1
         name = (step.name if number == 0 and index is None else f"{step.name}[{number}]") + place
         after = list(dict.fromkeys(_handles(dict(arguments))))
-        if step.kind == "sql":
+        if step.kind in _TEXTUAL:
             written = self._written.setdefault(place, {})
             after += [written[ref] for ref in refs(step.text) if ref in written and written[ref] not in after]
         if step.into is not None:
@@ -205,7 +207,7 @@ class Worker:
                 continue
             values = {one.name: one.value for one in before}
             given, _ = filled(dict(node.arguments), values)
-            if node.step.kind == "sql":  # what came before by its name alone pins its table too
+            if node.step.kind in _TEXTUAL:  # what came before by its name alone pins its table too
                 implied = [one.value for one in before]
                 given = {**given, "after": [*given.get("after", []), *implied]}
             try:
@@ -266,7 +268,7 @@ class Worker:
             folder = Path(tempfile.mkdtemp(prefix="step-"))
             before = [self.nodes[name] for name in node.after]
             given, _ = filled(dict(node.arguments), {one.name: one.value for one in before})
-            if node.step.kind == "sql":
+            if node.step.kind in _TEXTUAL:
                 given = {**given, "after": [*given.get("after", []), *[one.value for one in before]]}
             sys.stdout.flush()
             pid = os.fork()
