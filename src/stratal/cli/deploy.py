@@ -7,7 +7,7 @@ import click
 
 from stratal.cli.endpoints import address_of, model_of
 from stratal.cli.output import json_option, print_error, print_json, project_option
-from stratal.cli.shown import Duration, Shares, Size
+from stratal.cli.shown import Duration, Gpus, Shares, Size
 from stratal.sdk import Client
 
 _POLL_SECONDS = 0.3
@@ -64,6 +64,12 @@ Exit codes: 0 it answers (with --no-wait: it was accepted) · 1 it failed, or ma
     "--memory", type=Size(), metavar="SIZE", help="The memory that one replica may use. At first: no limit."
 )
 @click.option(
+    "--gpus",
+    type=Gpus(),
+    metavar="[TYPE:]N",
+    help="Give each replica whole GPUs of its own, e.g. 1 or h100:2. At first: none.",
+)
+@click.option(
     "--traffic", type=Shares(), metavar="v2=10", help="Give the new revision this percentage of the requests."
 )
 @click.option("--as-is", is_flag=True, help="Serve this very version, also when there is an ONNX form of it.")
@@ -79,6 +85,7 @@ def deploy(
     idle: float | None,
     cpus: float | None,
     memory: int | None,
+    gpus: tuple[int, str | None] | None,
     traffic: dict[str, int] | None,
     as_is: bool,
     project: str | None,
@@ -95,6 +102,8 @@ def deploy(
         "idle_seconds": idle,
         "cpus": cpus,
         "memory_bytes": memory,
+        "gpus": gpus[0] if gpus else None,
+        "gpu_type": gpus[1] if gpus else None,
         "traffic": traffic,
         "as_is": as_is or None,
     }

@@ -107,6 +107,8 @@ def _replicas_line(seen: dict[str, Any]) -> str:
     limits = []
     if seen["cpus"] is not None:
         limits.append(f"{seen['cpus']:g} processors")
+    if seen["gpus"]:
+        limits.append(f"{seen['gpus']} {seen['gpu_type'] or 'GPU'}")
     if seen["memory_bytes"] is not None:
         limits.append(f"{seen['memory_bytes'] / 2**20:g} MiB of memory")
     each = f", each with up to {' and '.join(limits)}" if limits else ""

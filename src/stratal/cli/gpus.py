@@ -14,7 +14,7 @@ from stratal.sdk import Client
 @project_option
 @json_option
 def gpus(project: str | None, as_json: bool) -> None:
-    """List the GPUs, what they are doing, and which jobs hold them."""
+    """List the GPUs, what they are doing, and which jobs and replicas hold them."""
     client = Client(project=project)
     nodes = client.get(client.path("/nodes"))["nodes"]
     found = [{**gpu, "node": node["name"]} for node in nodes for gpu in node["gpus"]]
@@ -41,4 +41,6 @@ def gpus(project: str | None, as_json: bool) -> None:
 def _holder(gpu: dict[str, Any]) -> str:
     if not gpu["held"]:
         return "free"
-    return "another project" if gpu["job"] is None else f"job {gpu['job']} ({gpu['project']})"
+    if gpu["project"] is None:
+        return "another project"
+    return f"{gpu['replica'] or 'job {}'.format(gpu['job'])} ({gpu['project']})"

@@ -9,7 +9,7 @@ import click
 
 from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
 from stratal.cli.run import requirements_of
-from stratal.cli.shown import Duration, Size, ago, lasted, note
+from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
 from stratal.sdk import Client
 
 
@@ -35,6 +35,9 @@ def _path(client: Client, name: str, more: str = "") -> str:
 )
 @click.option("--memory", type=Size(), default="2GiB", help="What all in it may use together (default 2GiB).")
 @click.option("--cpus", type=float, default=0.0, help="Processors kept for it (default: whatever is free).")
+@click.option(
+    "--gpus", type=Gpus(), metavar="[TYPE:]N", help="Whole GPUs, its own for as long as it runs: 1 or h100:2."
+)
 @click.option(
     "--idle",
     type=Duration(),
@@ -65,6 +68,7 @@ def create(
     program: str,
     memory: int,
     cpus: float,
+    gpus: tuple[int, str | None] | None,
     idle: float,
     requirements: tuple[Path, ...],
     packages: tuple[str, ...],
@@ -81,6 +85,8 @@ def create(
         "requirements": wanted,
         "memory_bytes": memory,
         "cpus": cpus,
+        "gpus": gpus[0] if gpus else 0,
+        "gpu_type": gpus[1] if gpus else None,
         "idle_seconds": idle,
         "network": network,
     }
@@ -143,6 +149,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         ("Packages", ", ".join(seen["requirements"]) or "the notebook server's"),
         ("Memory", human_bytes(seen["memory_bytes"])),
         ("Processors", f"{seen['cpus']:g}" if seen["cpus"] else "whatever is free"),
+        ("GPUs", f"{seen['gpus']} {seen['gpu_type'] or ''}".strip() if seen["gpus"] else "none"),
         ("Network", "the platform alone" if seen["network"] == "platform" else "open"),
         ("Idle", idle),
         ("Acts as", seen["workload"]),

@@ -6,7 +6,7 @@ written to the database by its caller. Exit codes that nobody saw are ``unknown`
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -85,6 +85,11 @@ class WorkloadSpec:
     """False: its record need not survive a power cut, which spares its start some disk flushes. For what nobody would
     start again because of that record: replicas.
     """
+
+
+def seeing(spec: WorkloadSpec, gpus: Sequence[str]) -> WorkloadSpec:
+    """The same with these GPUs, by UUID, as its own, and no other to be seen by what asks CUDA."""
+    return replace(spec, gpus=gpus, env={**spec.env, "CUDA_VISIBLE_DEVICES": ",".join(gpus)})
 
 
 @dataclass(frozen=True, slots=True)

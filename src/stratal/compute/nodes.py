@@ -11,6 +11,7 @@ from stratal.compute.admission import Amount
 from stratal.compute.engine import Capacity, Engine, Gpu, GpuSample
 from stratal.compute.model import ACTIVE
 from stratal.compute.queue import in_use
+from stratal.compute.services.records import with_gpus as replicas_with_gpus
 from stratal.compute.tables import jobs
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -20,10 +21,12 @@ from stratal.kernel.database import Database
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The job that holds a GPU; `job_id` and `project` are None where they are not the asker's to know."""
+    """The job or replica that holds a GPU; all are None where they are not the asker's to know."""
 
-    job_id: int | None
-    project: str | None
+    job_id: int | None = None
+    replica: str | None = None
+    """What kind of service it is one of, and its id: ``endpoint rep-endpoint-…``."""
+    project: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +69,14 @@ class Nodes:
             holders = {}
             for row in rows:
                 seen = who.is_admin or row.project_id == project_id
-                holder = Holder(row.id, row.name) if seen else Holder(None, None)
+                holder = Holder(job_id=row.id, project=row.name) if seen else Holder()
                 holders.update(dict.fromkeys(orjson.loads(row.gpu_uuids), holder))
-            return Amount(*in_use(c), len(holders)), len(rows), holders
+            for row in c.execute(replicas_with_gpus()):
+                seen = who.is_admin or row.project_id == project_id
+                holder = Holder(replica=f"{row.kind} {row.id}", project=row.project) if seen else Holder()
+                holders.update(dict.fromkeys(orjson.loads(row.gpu_uuids), holder))
+            cpus, memory, held = in_use(c)
+            return Amount(cpus, memory, len(held)), len(rows), holders
 
         used, running, holders = await self._database.read(work)
         gpus = [GpuState(gpu, holders.get(gpu.uuid), samples.get(gpu.uuid)) for gpu in capacity.gpus]

@@ -12,6 +12,7 @@ from stratal.compute.admission import MACHINE, Amount, Asking, Ceiling, Decision
 from stratal.compute.engine import Capacity
 from stratal.compute.model import ACTIVE, JobState
 from stratal.compute.quotas import every_quota
+from stratal.compute.services.records import gpus_in_use as replicas_gpus
 from stratal.compute.services.records import in_use as replicas_in_use
 from stratal.compute.tables import arrays, jobs
 from stratal.ledger.budgets import Toll, toll
@@ -49,7 +50,7 @@ def confirm(
     asking = [_asking(row, capacity, due) for row in c.execute(query)]
     decision = _decide(c, capacity, iter(asking), due)
     wanted = {one.id: int(one.amount.gpus) for one in asking}
-    held = {uuid for _, uuids in _gpus_held(c) for uuid in uuids}
+    held = _gpus_given(c)
     free = [gpu for gpu in capacity.gpus if gpu.uuid not in held]
     assigned: dict[int, Sequence[str]] = {}
     for job_id in decision.starts:
@@ -68,15 +69,15 @@ def explain(c: Connection, capacity: Capacity, job_id: int, now: int) -> Decisio
         return _decide(c, capacity, (_asking(row, capacity, due) for row in rows), due, until=job_id)
 
 
-def in_use(c: Connection) -> tuple[float, int]:
-    """Processors and bytes of memory that starting and running jobs, and replicas, are counted with."""
+def in_use(c: Connection) -> tuple[float, int, set[str]]:
+    """What starting and running jobs, and replicas, are counted with: processors, bytes of memory, GPUs by UUID."""
     query = select(
         func.coalesce(func.sum(jobs.c.cpus * _SIZE), 0),
         func.coalesce(func.sum(jobs.c.memory_bytes * _SIZE), 0),
     )
     row = c.execute(query.where(jobs.c.state.in_(_ACTIVE))).one()
     cpus, memory = replicas_in_use(c)
-    return float(row[0]) + cpus, int(row[1]) + memory
+    return float(row[0]) + cpus, int(row[1]) + memory, _gpus_given(c)
 
 
 def next_moment(c: Connection, now: int) -> int | None:
@@ -121,7 +122,14 @@ def _holding(c: Connection, capacity: Capacity, due: Toll | None) -> list[Asking
         found.append(Asking(one.id, one.turn, one.amount, [*one.pools, *given.get(one.id, ())]))
     # Replicas stand before every job: what they hold does not come back by waiting for jobs to end.
     found.append(Asking(0, -(2**62), Amount(*replicas_in_use(c))))
+    theirs = Counter(kinds[uuid] for uuid in replicas_gpus(c) if uuid in kinds)
+    found += [Asking(0, -(2**62), Amount(gpus=count), [pool]) for pool, count in theirs.items()]
     return found
+
+
+def _gpus_given(c: Connection) -> set[str]:
+    """The GPUs that jobs and replicas hold."""
+    return {uuid for _, uuids in _gpus_held(c) for uuid in uuids} | set(replicas_gpus(c))
 
 
 def _gpus_held(c: Connection) -> list[tuple[int, list[str]]]:

@@ -9,6 +9,8 @@ from stratal.compute.engine import Capacity, Gpu, GpuSample
 from stratal.compute.model import Job
 from stratal.compute.nodes import Nodes
 from stratal.compute.quotas import Quota
+from stratal.compute.services import records as replicas
+from stratal.compute.services.model import Needs, ServiceName
 from stratal.kernel.errors import Invalid
 
 from .room import Room
@@ -50,6 +52,29 @@ def test_each_job_gets_gpus_of_its_own_and_those_without_see_none(in_room: InRoo
         assert await waits(room, waiting) == ["1 GPU of type h100 (0 free)"]
         room.engine.end("job-1-1")
         assert await gpus_of(room, waiting) == ["GPU-h100-0"]
+
+    with_gpus(in_room, story)
+
+
+def test_a_job_waits_for_the_gpus_that_replicas_hold(in_room: InRoom) -> None:
+    async def story(room: Room) -> None:
+        name = ServiceName("endpoint", "ep_1", "1", "prj_a")
+        needs = Needs(0, 1 << 20, 2, "h100")
+        await room.database.write(lambda c: replicas.add(c, "rep-endpoint-1", name, needs, GPUS[:2], 1))
+        job = await room.submit(gpus=1, gpu_type="h100", memory_bytes=1 << 30)
+        other = await room.submit(gpus=1, memory_bytes=1 << 30)
+        assert await gpus_of(room, other) == ["GPU-a100-0"]
+        assert await waits(room, job) == ["1 GPU of type h100 (0 free)"]
+        (node,) = await Nodes(room.database, room.engine).list(room.ann, "prj_a")
+        held = {state.gpu.uuid: state.holder for state in node.gpus if state.holder}
+        assert node.used.gpus == 3
+        assert (held["GPU-h100-1"].replica, held["GPU-a100-0"].job_id) == (
+            "endpoint rep-endpoint-1",
+            other.id,
+        )
+        await room.database.write(lambda c: replicas.end(c, "rep-endpoint-1", ended_at=2))
+        room.engine.end(f"job-{other.id}-1")
+        assert await gpus_of(room, job) == ["GPU-h100-0"]
 
     with_gpus(in_room, story)
 

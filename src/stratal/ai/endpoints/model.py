@@ -107,7 +107,7 @@ class Wishes:
     """How each revision of an endpoint is kept. `idle_ms` 0: never put to sleep.
 
     `cpus` and `memory_bytes` are a replica's limits, and what it is counted with; None: no limit, and
-    counted with what `Needs` says.
+    counted with what `Needs` says. Each replica has `gpus` of its own, of `gpu_type` (None: any one type).
     """
 
     least: int = 0
@@ -116,6 +116,8 @@ class Wishes:
     idle_ms: int = 10 * 60 * 1000
     cpus: float | None = None
     memory_bytes: int | None = None
+    gpus: int = 0
+    gpu_type: str | None = None
 
     def scaling(self, request_seconds: float) -> Scaling:
         """`request_seconds`: how long a request may take."""
@@ -130,7 +132,8 @@ class Wishes:
     @property
     def needs(self) -> Needs:
         counted = Needs()
-        return Needs(self.cpus or counted.cpus, self.memory_bytes or counted.memory_bytes)
+        memory_bytes = self.memory_bytes or counted.memory_bytes
+        return Needs(self.cpus or counted.cpus, memory_bytes, self.gpus, self.gpu_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,9 +146,13 @@ class Changes:
     idle_ms: int | None = None
     cpus: float | None = None
     memory_bytes: int | None = None
+    gpus: int | None = None
+    gpu_type: str | None = None
 
     def of(self, wishes: Wishes) -> Wishes:
         said = {name: value for name in self.__slots__ if (value := getattr(self, name)) is not None}
+        if self.gpus is not None:
+            said["gpu_type"] = self.gpu_type  # a number alone is of any type, also where one was named before
         changed = replace(wishes, **said)
         if (
             self.most is None and changed.most < changed.least

@@ -28,6 +28,8 @@ endpoints = Table(
     Column("idle_ms", BigInteger, nullable=False),  # 0: never stopped for being idle
     Column("cpus", Float),
     Column("memory_bytes", BigInteger),
+    Column("gpus", Integer, nullable=False, server_default="0"),
+    Column("gpu_type", Text),
     Column("stopped", Integer, nullable=False),  # 1: a person stopped it
     Column("active_revision", Integer),  # the seq of the revision that answers
     Column(

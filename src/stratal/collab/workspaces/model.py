@@ -36,6 +36,8 @@ class Wishes:
     cpus: float = 0.0
     idle_seconds: float = 3600.0
     network: Network = "platform"
+    gpus: int = 0
+    gpu_type: str | None = None
 
     @property
     def scaling(self) -> Scaling:
@@ -44,7 +46,7 @@ class Wishes:
 
     @property
     def needs(self) -> Needs:
-        return Needs(self.cpus, self.memory_bytes)
+        return Needs(self.cpus, self.memory_bytes, self.gpus, self.gpu_type)
 
 
 def check_wishes(wishes: Wishes) -> Wishes:

@@ -15,6 +15,8 @@ workspaces = Table(
     Column("requirements", Text, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
     Column("cpus", Float, nullable=False),
+    Column("gpus", Integer, nullable=False, server_default="0"),
+    Column("gpu_type", Text),
     Column("idle_seconds", Float, nullable=False),
     Column("network", Text, nullable=False),
     Column("environment_id", Text),

@@ -1,13 +1,14 @@
 """What replicas use, told to the ledger: when one ends, and while it runs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from sqlalchemy import Connection
 
 from stratal.compute.engine import WorkloadStatus
 from stratal.compute.metered import units_of
 from stratal.compute.services import records
-from stratal.compute.services.model import ServiceName
+from stratal.compute.services.model import ReplicaInfo, ServiceName
 from stratal.compute.workloads import Workloads
 from stratal.kernel.database import Database
 from stratal.ledger.metering import Account, Running
@@ -25,14 +26,17 @@ class Payers:
     def add(self, kind: str, payer: Payer) -> None:
         self._payers[kind] = payer
 
-    def running(
-        self, c: Connection, attempt_id: str, name: ServiceName, since: int, status: WorkloadStatus
-    ) -> Running:
-        """A replica with what it used so far, put down to whom it belongs."""
+    def running(self, c: Connection, replica: ReplicaInfo, status: WorkloadStatus) -> Running:
+        """A replica with what it used so far, put down to whom it belongs. Its GPUs are its own all the time."""
+        name = replica.service
         payer = self._payers.get(name.kind)
         person, called = ("", name.owner) if payer is None else payer(c, name)
         account = Account(name.project_id, person, f"{name.kind}:{called}", called)
-        return Running(account, attempt_id, status.started_at or since, units_of(status.usage))
+        usage = status.usage
+        if replica.gpu_uuids:
+            usage = replace(usage, gpu_seconds=usage.wall_seconds * len(replica.gpu_uuids))
+        used = units_of(usage, replica.needs.gpu_type or "")
+        return Running(account, replica.id, status.started_at or replica.started_at, used)
 
 
 class RunningReplicas:
@@ -50,7 +54,7 @@ class RunningReplicas:
 
         def told(c: Connection) -> list[Running]:
             return [
-                self._payers.running(c, replica.id, replica.service, replica.started_at, listed[replica.id])
+                self._payers.running(c, replica, listed[replica.id])
                 for replica in records.running(c)
                 if replica.id in listed
             ]

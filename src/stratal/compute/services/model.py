@@ -1,7 +1,7 @@
 """What a service is: its name, its wishes, what its replicas need and what became of them. Pure."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -66,13 +66,16 @@ class Scaling:
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What one replica is counted with: processors, and bytes of memory.
+    """What one replica is counted with: processors, bytes of memory, and whole GPUs of one type (None: of any).
 
-    Processors are 0 unless somebody asked for some: they are shared well enough, memory is not.
+    Processors are 0 unless somebody asked for some: they are shared well enough, memory is not. A GPU is one
+    replica's alone, for as long as that runs.
     """
 
     cpus: float = 0.0
     memory_bytes: int = DEFAULT_MEMORY
+    gpus: int = 0
+    gpu_type: str | None = None
 
 
 def check_scaling(scaling: Scaling) -> Scaling:
@@ -116,6 +119,7 @@ class ReplicaInfo:
     reason: str
     isolation: Mapping[str, Any] | None
     usage: Usage
+    gpu_uuids: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)

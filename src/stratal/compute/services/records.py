@@ -1,13 +1,15 @@
 """Rows of replicas and what they mean. Functions that take a connection run inside a read or a write."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from sqlalchemy import Connection, RowMapping, Select, delete, func, insert, select, update
 
-from stratal.compute.engine import Usage
+from stratal.compute.engine import Gpu, Usage
 from stratal.compute.services.model import Needs, ReplicaInfo, ServiceName
 from stratal.compute.services.tables import service_replicas as rows
+from stratal.identity.tables import projects
 
 KEPT = 20
 """So many ended replicas of an owner are remembered, with their logs."""
@@ -20,7 +22,24 @@ def in_use(c: Connection) -> tuple[float, int]:
     return float(row[0]), int(row[1])
 
 
-def add(c: Connection, attempt_id: str, name: ServiceName, needs: Needs, now: int) -> None:
+def gpus_in_use(c: Connection) -> list[str]:
+    """The GPUs, by UUID, that replicas hold."""
+    query = select(rows.c.gpu_uuids).where(rows.c.ended_at.is_(None), rows.c.gpu_uuids != "[]")
+    return [uuid for held in c.execute(query).scalars() for uuid in orjson.loads(held)]
+
+
+def with_gpus() -> Select[Any]:
+    """Those that hold GPUs now: their kind and id, their project's id and name, the UUIDs as JSON."""
+    query = select(
+        rows.c.kind, rows.c.id, rows.c.project_id, projects.c.name.label("project"), rows.c.gpu_uuids
+    )
+    query = query.join(projects, projects.c.id == rows.c.project_id)
+    return query.where(rows.c.ended_at.is_(None), rows.c.gpu_uuids != "[]")
+
+
+def add(
+    c: Connection, attempt_id: str, name: ServiceName, needs: Needs, gpus: Sequence[Gpu], now: int
+) -> None:
     c.execute(
         insert(rows).values(
             id=attempt_id,
@@ -30,6 +49,8 @@ def add(c: Connection, attempt_id: str, name: ServiceName, needs: Needs, now: in
             version=name.version,
             cpus=needs.cpus,
             memory_bytes=needs.memory_bytes,
+            gpu_uuids=orjson.dumps([gpu.uuid for gpu in gpus]).decode(),
+            gpu_type=gpus[0].type if gpus else None,
             started_at=now,
             reason="",
         )
@@ -103,10 +124,11 @@ def _newest(query: Select[Any]) -> Select[Any]:
 
 
 def _replica(row: RowMapping) -> ReplicaInfo:
+    gpus = orjson.loads(row["gpu_uuids"])
     return ReplicaInfo(
         id=row["id"],
         service=ServiceName(row["kind"], row["owner_id"], row["version"], row["project_id"]),
-        needs=Needs(row["cpus"], row["memory_bytes"]),
+        needs=Needs(row["cpus"], row["memory_bytes"], len(gpus), row["gpu_type"]),
         started_at=row["started_at"],
         ready_at=row["ready_at"],
         ended_at=row["ended_at"],
@@ -114,4 +136,5 @@ def _replica(row: RowMapping) -> ReplicaInfo:
         reason=row["reason"],
         isolation=None if row["isolation"] is None else orjson.loads(row["isolation"]),
         usage=Usage() if row["usage"] is None else Usage(**orjson.loads(row["usage"])),
+        gpu_uuids=gpus,
     )

@@ -12,7 +12,7 @@ from typing import Any, Generic
 import anyio.to_thread
 from sqlalchemy import Connection
 
-from stratal.compute.engine import WorkloadStatus
+from stratal.compute.engine import Gpu, WorkloadStatus, seeing
 from stratal.compute.records import isolation_json, usage_json
 from stratal.compute.services import records
 from stratal.compute.services.folders import remove
@@ -38,12 +38,12 @@ _FIRST_POLL, _LONGEST_POLL = 0.001, 0.02
 _LOG_BYTES = 1 << 20
 _TAIL = 600
 
-InUse = Callable[[Connection], tuple[float, int]]
-"""Processors and bytes of memory that jobs and replicas are counted with."""
+InUse = Callable[[Connection], tuple[float, int, Collection[str]]]
+"""Processors and bytes of memory that jobs and replicas are counted with, and the GPUs that they hold."""
 
 
 class NoRoom(Unavailable):
-    """The machine's processors or memory are given out."""
+    """The machine's processors, memory or GPUs are given out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,8 @@ class Replicas:
         await anyio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
         try:
             spec = await blueprint.spec(attempt_id, folder)
-            await self._reserve(attempt_id, name, needs)
+            gpus = await self._reserve(attempt_id, name, needs)
+            spec = seeing(spec, [gpu.uuid for gpu in gpus])
         except BaseException:
             await asyncio.shield(anyio.to_thread.run_sync(remove, folder))
             raise
@@ -117,7 +118,8 @@ class Replicas:
             if isinstance(error, (Broken, TimeoutError)):
                 raise CannotStart(await self._last_words(attempt_id, ended)) from None
             raise
-        self.warmth.started(name, blueprint, spec, replica)
+        if not needs.gpus:  # nobody dozes on a GPU
+            self.warmth.started(name, blueprint, spec, replica)
         ready = {"ready_at": self._clock(), "isolation": isolation_json(status.isolation)}
         return Running(attempt_id, replica, ended, self._follow(attempt_id, ended, **ready))
 
@@ -168,12 +170,12 @@ class Replicas:
             return None
         return Running(attempt_id, replica, ended, self._follow(attempt_id, ended))
 
-    async def _reserve(self, attempt_id: str, name: ServiceName, needs: Needs) -> None:
-        """Write the row, if there is room for what the replica is counted with. Raises `NoRoom`."""
+    async def _reserve(self, attempt_id: str, name: ServiceName, needs: Needs) -> Sequence[Gpu]:
+        """Write the row, if there is room for what the replica is counted with; returns its GPUs. Raises `NoRoom`."""
         capacity = await self._workloads.engine.capacity()
 
-        def work(c: Connection) -> None:
-            cpus, memory = self._in_use(c)
+        def work(c: Connection) -> Sequence[Gpu]:
+            cpus, memory, held = self._in_use(c)
             if (needs.cpus and cpus + needs.cpus > capacity.cpus + 1e-9) or (
                 memory + needs.memory_bytes > capacity.memory_bytes
             ):
@@ -185,9 +187,11 @@ class Replicas:
                     reason="no_room",
                     retry_after_seconds=5,
                 )
-            records.add(c, attempt_id, name, needs, self._clock())
+            gpus = _free(capacity.gpus, held, needs)
+            records.add(c, attempt_id, name, needs, gpus, self._clock())
+            return gpus
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def _greeting(
         self, blueprint: Blueprint[R], folder: Path, ended: "asyncio.Task[WorkloadStatus]"
@@ -306,7 +310,7 @@ class Replicas:
         def work(c: Connection) -> list[str]:
             replica = records.replica(c, attempt_id)
             if replica is not None and status is not None:
-                told = self.payers.running(c, attempt_id, replica.service, replica.started_at, status)
+                told = self.payers.running(c, replica, status)
                 metering.measure(c, told, status.ended_at or now)
             return records.end(c, attempt_id, **values)
 
@@ -355,6 +359,31 @@ class Replicas:
             return await self._blobs.read_all(key)
         except NotFound:
             return b""
+
+
+def _free(gpus: Sequence[Gpu], held: Collection[str], needs: Needs) -> Sequence[Gpu]:
+    """As many GPUs as are needed, all of one type, that nobody holds. Raises `NoRoom`."""
+    if not needs.gpus:
+        return ()
+    free = [gpu for gpu in gpus if gpu.uuid not in held and needs.gpu_type in (None, gpu.type)]
+    for kind in dict.fromkeys(gpu.type for gpu in free):
+        alike = [gpu for gpu in free if gpu.type == kind]
+        if len(alike) >= needs.gpus:
+            return alike[: needs.gpus]
+    raise NoRoom(
+        f"There is no GPU for a replica: it needs {gpus_said(needs)}, and {len(free)} such "
+        f"{'is' if len(free) == 1 else 'are'} free.",
+        hint="See who holds them with: stratal gpus",
+        reason="no_room",
+        retry_after_seconds=5,
+    )
+
+
+def gpus_said(needs: Needs) -> str:
+    """So many GPUs, in words."""
+    return f"{needs.gpus} GPU{'s' * (needs.gpus > 1)}" + (
+        f" of type {needs.gpu_type}" if needs.gpu_type else ""
+    )
 
 
 def _said(cpus: float, memory_bytes: int) -> str:

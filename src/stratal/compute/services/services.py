@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from stratal.compute.services.model import (
     check_scaling,
 )
 from stratal.compute.services.port import Blueprint, R
-from stratal.compute.services.replicas import Replicas
+from stratal.compute.services.replicas import Replicas, gpus_said
 from stratal.compute.services.service import Service
 from stratal.compute.workloads import Workloads
 from stratal.kernel.blobs import BlobStore
@@ -118,6 +119,21 @@ class Services:
                 f"This could never run here: {count} replica{'s' if count > 1 else ''} of {needs.cpus:g} processors "
                 f"and {needs.memory_bytes / 2**30:.2f} GiB of memory, and there are {capacity.cpus:g} and "
                 f"{capacity.memory_bytes / 2**30:.2f} GiB in all.",
+                reason="never_fits",
+            )
+        if needs.gpu_type is not None and not needs.gpus:
+            raise Invalid("A type of GPU was named, and no GPU asked for.", reason="bad_gpus")
+        if not needs.gpus:
+            return
+        counts = Counter(gpu.type for gpu in capacity.gpus)
+        most = counts[needs.gpu_type] if needs.gpu_type else max(counts.values(), default=0)
+        if not 0 < needs.gpus * count <= most:
+            there = ", ".join(f"{number} {kind}" for kind, number in counts.items()) or "no GPU"
+            because = f" ({capacity.why_no_gpus})" if not counts and capacity.why_no_gpus else ""
+            raise Invalid(
+                f"This could never run here: {count} replica{'s' if count > 1 else ''} of {gpus_said(needs)}, and "
+                f"there is {there}{because}.",
+                hint="See what there is with: stratal gpus. A replica's GPUs are all of one type.",
                 reason="never_fits",
             )
 

@@ -15,6 +15,8 @@ service_replicas = Table(
     # what it is counted with beside the jobs, from here until `ended_at`
     Column("cpus", Float, nullable=False),
     Column("memory_bytes", BigInteger, nullable=False),
+    Column("gpu_uuids", Text, nullable=False, server_default="[]"),
+    Column("gpu_type", Text),  # theirs, of those that it was given
     Column("started_at", BigInteger, nullable=False),
     Column("ready_at", BigInteger),
     Column("ended_at", BigInteger),

@@ -18,7 +18,7 @@ from typing import Any, Generic
 
 import anyio.to_thread
 
-from stratal.compute.engine import WorkloadSpec, WorkloadStatus
+from stratal.compute.engine import WorkloadSpec, WorkloadStatus, seeing
 from stratal.compute.services.folders import remove
 from stratal.compute.services.model import ServiceName
 from stratal.compute.services.port import Blueprint, Broken, Dozer, Dozes, R, Replica
@@ -197,7 +197,7 @@ class Warmth:
         try:
             await anyio.to_thread.run_sync(partial(folder.mkdir, mode=0o700, parents=True))
             spec = await blueprint.doze(attempt_id, folder, kept.spec.imports)
-            status = await self._workloads.run(replace(spec, imports=kept.spec.imports))
+            status = await self._workloads.run(seeing(replace(spec, imports=kept.spec.imports), ()))
             dozing = await self._met(blueprint, attempt_id, status)
         except (StratalError, Broken, OSError, TimeoutError) as error:
             log.warning("no replica of %s dozes: %s", name, error or type(error).__name__)

@@ -79,6 +79,10 @@ class NewRevision(BaseModel):
     )
     cpus: float | None = Field(None, description="The processors that one replica may use.")
     memory_bytes: int | None = Field(None, description="The memory that one replica may use.")
+    gpus: int | None = Field(
+        None, ge=0, description="So many whole GPUs for each replica. Default: as it was, 0."
+    )
+    gpu_type: str | None = Field(None, description="Their type, as h100. Default: any one type.")
     as_is: bool = Field(
         False,
         description="Serve this very version, also when it was converted to ONNX with the same answers.",
@@ -129,6 +133,8 @@ def router(
             idle_ms=_milliseconds(body.idle_seconds),
             cpus=body.cpus,
             memory_bytes=body.memory_bytes,
+            gpus=body.gpus,
+            gpu_type=body.gpu_type,
         )
         view = await endpoints.deploy(
             who, place.id, body.name, body.model, changes=changes, traffic=traffic, as_is=body.as_is
@@ -291,6 +297,8 @@ def _full(view: EndpointView, project: str, url: str) -> dict[str, object]:
         "idle_seconds": wishes.idle_ms / 1000,
         "cpus": wishes.cpus,
         "memory_bytes": wishes.memory_bytes,
+        "gpus": wishes.gpus,
+        "gpu_type": wishes.gpu_type,
         "created_by": view.endpoint.created_by,
         "refused": view.refused,
         "active": None if view.active is None else _revision(view.active),

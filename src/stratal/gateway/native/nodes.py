@@ -50,6 +50,7 @@ def _gpu(state: GpuState) -> dict[str, object]:
         "fake": gpu.fake,
         "held": holder is not None,
         "job": None if holder is None else holder.job_id,
+        "replica": None if holder is None else holder.replica,
         "project": None if holder is None else holder.project,
         "busy": None if sample is None else sample.busy,
         "memory_used_bytes": None if sample is None else sample.memory_bytes,

@@ -34,6 +34,8 @@ class NewWorkspace(Strict):
     requirements: str = Field(default="", description="What its environment has besides the notebook server.")
     memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What all in it may use together.")
     cpus: float = Field(default=_DEFAULT.cpus, description="Processors kept for it; 0: whatever is free.")
+    gpus: int = Field(default=0, ge=0, description="So many whole GPUs, its own for as long as it runs.")
+    gpu_type: str | None = Field(default=None, description="Their type, as h100; null: any one type.")
     idle_seconds: float = Field(
         default=_DEFAULT.idle_seconds, description="Stopped after so long without anybody's doing; 0: never."
     )
@@ -60,7 +62,9 @@ def router(studio: Studio, projects: Projects, url: UrlOf) -> APIRouter:
     async def create_workspace(who: Who, project: str, body: NewWorkspace) -> dict[str, object]:
         """Make a workspace and start it."""
         place = await projects.get(who, project)
-        wishes = Wishes(body.memory_bytes, body.cpus, body.idle_seconds, body.network)
+        wishes = Wishes(
+            body.memory_bytes, body.cpus, body.idle_seconds, body.network, body.gpus, body.gpu_type
+        )
         made = await workspaces.create(
             who, place, body.name, program=body.program, requirements=body.requirements, wishes=wishes
         )
@@ -186,6 +190,8 @@ def _workspace(view: WorkspaceView, url: UrlOf) -> dict[str, object]:
         "environment": of.environment_id,
         "memory_bytes": wishes.memory_bytes,
         "cpus": wishes.cpus,
+        "gpus": wishes.gpus,
+        "gpu_type": wishes.gpu_type,
         "idle_seconds": wishes.idle_seconds,
         "network": wishes.network,
         "visitors": list(view.visitors),

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
+from stratal.compute.engine import Capacity, Gpu
+from stratal.compute.queue import in_use
 from stratal.compute.services.model import Condition, Needs, Scaling, check_scaling
 from stratal.compute.services.port import Broken
 from stratal.compute.services.service import Service
@@ -471,3 +473,51 @@ def test_to_be_woken_takes_room_on_the_machine(tell: Tell) -> None:
         await until(lambda: dozing not in room.world.running)
 
     tell(story, memory=1 << 30)
+
+
+H100 = [Gpu(f"GPU-{n}", "h100", "H100", 80 << 30) for n in range(2)]
+
+
+def test_a_replica_has_gpus_of_its_own_until_it_ends_and_no_job_gets_them_meanwhile(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.engine.machine = Capacity(4, 8 << 30, [*H100, Gpu("GPU-a", "a100", "A100", 80 << 30)])
+        service = room.keep(needs=Needs(0, 1 << 20, 1, "h100"), most=3, concurrency=1)
+        room.world.shut = True
+        asked = [asyncio.create_task(ask(service)) for _ in range(3)]
+        await until(lambda: len(room.world.running) == 2)
+        await until(lambda: service.waiting == 1)  # the third h100 is none
+        given = [room.world.engine.specs[one].gpus for one in room.world.running]
+        assert sorted(map(list, given)) == [["GPU-0"], ["GPU-1"]]
+        seen = room.world.engine.specs[room.world.running[0]].env["CUDA_VISIBLE_DEVICES"]
+        assert seen in {"GPU-0", "GPU-1"}
+        _, _, held = room.database.read_now(in_use)
+        assert held == {"GPU-0", "GPU-1"}
+        for replica in room.world.replicas.values():
+            replica.gate.set()
+        await asyncio.gather(*asked)
+        assert not room.world.engine.warmed  # nobody dozes on a GPU
+        await room.services.end(service)
+        assert room.database.read_now(in_use)[2] == set()
+        plain = room.keep(named("fn_2"))
+        room.world.shut = False
+        await ask(plain)
+        spec = room.world.engine.specs[room.world.running[0]]
+        assert (list(spec.gpus), spec.env["CUDA_VISIBLE_DEVICES"]) == ([], "")
+
+    tell(story)
+
+
+def test_gpus_that_could_never_be_given_are_refused(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        room.world.engine.machine = Capacity(4, 8 << 30, H100)
+        await room.services.check(Scaling(), Needs(gpus=2))
+        for needs, least, said in (
+            (Needs(gpus=3), 0, "1 replica of 3 GPUs, and there is 2 h100"),
+            (Needs(gpus=1), 3, "3 replicas of 1 GPU"),
+            (Needs(gpus=1, gpu_type="a100"), 0, "1 GPU of type a100"),
+            (Needs(gpu_type="h100"), 0, "no GPU asked for"),
+        ):
+            with pytest.raises(Invalid, match=said):
+                await room.services.check(Scaling(least=least, most=4), needs)
+
+    tell(story)
