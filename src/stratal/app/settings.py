@@ -141,6 +141,11 @@ class Home:
         return self.root / "functions"
 
     @property
+    def apps(self) -> Path:
+        """Laid-out code of apps."""
+        return self.root / "apps"
+
+    @property
     def workspaces(self) -> Path:
         """Workspaces' files, named by id."""
         return self.root / "workspaces"

@@ -20,6 +20,7 @@ def subjects(
     endpoints: Endpoints,
     jobs: Jobs,
     functions: Functions,
+    apps: Functions,
     shelf: Shelf,
 ) -> Subjects:
     async def table(who: Principal, project_id: str, name: str) -> object:
@@ -37,6 +38,7 @@ def subjects(
         "endpoint": endpoints.get,
         "job": job,
         "function": functions.get,
+        "app": apps.get,
         "repository": shelf.repositories.get,
         "merge_request": shelf.merges.named,
     }

@@ -16,6 +16,7 @@ from stratal.ai.finding import Finding
 from stratal.ai.finetuning.service import FineTunes
 from stratal.ai.functions.records import held_environments as held_by_functions
 from stratal.ai.functions.room import furnish as furnish_functions
+from stratal.ai.functions.room import furnish_apps
 from stratal.ai.models.commits import Commits
 from stratal.ai.models.conversion import Conversions, Unasked
 from stratal.ai.models.logged import LoggedModels
@@ -66,6 +67,7 @@ from stratal.engines.bytecode import compile_aside
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
 from stratal.engines.finetuning import REQUIREMENTS as FINETUNING_REQUIREMENTS
 from stratal.engines.finetuning import program as finetuning_program
+from stratal.engines.functions.apps import Apps as AppProgram
 from stratal.engines.functions.link import Functions as FunctionProgram
 from stratal.engines.local.adapter import LocalEngine, Zygotes
 from stratal.engines.local.gpus import inventory
@@ -77,6 +79,7 @@ from stratal.engines.retrieval import REQUIREMENTS as INDEX_REQUIREMENTS
 from stratal.engines.retrieval import program as index_program
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx_script
+from stratal.gateway.apps.door import AppsDoor
 from stratal.gateway.budgets import refuse_beyond_budget
 from stratal.gateway.chain import Chain
 from stratal.gateway.console.accounts import Accounts
@@ -90,6 +93,7 @@ from stratal.gateway.git.door import GitDoor
 from stratal.gateway.git.lfs import LfsRoutes
 from stratal.gateway.held import refuse_effects
 from stratal.gateway.hooks.door import HooksDoor
+from stratal.gateway.hosts import UserHosts
 from stratal.gateway.hub.room import furnish as furnish_hub
 from stratal.gateway.iceberg.door import IcebergDoor
 from stratal.gateway.in_process import InProcess
@@ -100,6 +104,7 @@ from stratal.gateway.mlflow.door import MlflowDoor
 from stratal.gateway.mlflow.logged_models import LoggedModelRoutes
 from stratal.gateway.mlflow.registry import RegistryRoutes
 from stratal.gateway.mlflow.tracking import Tracking
+from stratal.gateway.native import apps as native_apps
 from stratal.gateway.native import audit as native_audit
 from stratal.gateway.native import budgets as native_budgets
 from stratal.gateway.native import catalog as native_catalog
@@ -141,7 +146,6 @@ from stratal.gateway.reports.door import ReportsDoor
 from stratal.gateway.s3.door import S3Door
 from stratal.gateway.traffic import count_traffic
 from stratal.gateway.workspaces.door import WorkspacesDoor
-from stratal.gateway.workspaces.hosts import UserHosts
 from stratal.identity.federation.provider import Provider
 from stratal.identity.federation.service import Federation
 from stratal.identity.founding import Founded, found
@@ -151,6 +155,7 @@ from stratal.identity.projects import Projects
 from stratal.identity.removal import Purge, Removal
 from stratal.identity.room import furnish_people
 from stratal.identity.sessions import Sessions
+from stratal.identity.visits import Visits
 from stratal.kernel.clock import system_clock
 from stratal.kernel.database import Database, is_ready
 from stratal.kernel.errors import Invalid
@@ -198,6 +203,9 @@ def wire(settings: Settings, database: Database) -> Platform:
     keys = Keys(database, master, clock)
     projects = Projects(database, clock)
     sessions = Sessions(database, clock)
+    visits = Visits(database, keys, sessions, events, clock)
+    starts.append(visits.start)
+    closes.append(visits.close)
     folk = furnish_people(database, keys, master, sessions, clock)
     starts.append(folk.start)
     closes.append(folk.close)
@@ -326,8 +334,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         compute.environments,
         compute.services,
         keys,
-        sessions,
-        events,
+        visits,
         WORKSPACE_RUNTIMES,
         lambda credential, project: client_env(settings.url, credential, project),
         clock,
@@ -405,6 +412,20 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     starts.append(functions.start)
     closes.append(functions.close)
+    apps = furnish_apps(
+        database,
+        keys,
+        compute.environments,
+        compute.snapshots,
+        compute.services,
+        visits,
+        AppProgram(),
+        lambda credential, project: client_env(settings.url, credential, project),
+        clock,
+        layouts=home.apps,
+    )
+    starts.append(apps.start)
+    closes.append(apps.close)
 
     why = Why(
         serving.predictions,
@@ -425,7 +446,9 @@ def wire(settings: Settings, database: Database) -> Platform:
         database,
         master,
         events,
-        subjects(runs, registered, lake, serving.endpoints, compute.jobs, functions.functions, shelf),
+        subjects(
+            runs, registered, lake, serving.endpoints, compute.jobs, functions.functions, apps.apps, shelf
+        ),
         clock,
         url=settings.url,
         smtp=smtp(),
@@ -464,6 +487,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         replaying.replays.purge,
         sweeping.sweeps.purge,
         retrieval.indexes.purge,
+        apps.apps.purge,
         functions.functions.purge,
         serving.endpoints.purge,
         partial(purge_models, database),
@@ -495,6 +519,18 @@ def wire(settings: Settings, database: Database) -> Platform:
         cookies=(SESSION_COOKIE,),
     )
     closes.append(workspaces_door.close)
+    apps_door = AppsDoor(
+        bearer,
+        apps,
+        user_hosts,
+        console=settings.url,
+        secure=settings.tls_certificate is not None,
+        cookies=(SESSION_COOKIE,),
+    )
+
+    def at_host(label: str) -> str:
+        return user_hosts.url(label, settings.url)
+
     invocations = native_endpoints.invocations(serving.serving, projects)
     native = NativeDoor(
         bearer,
@@ -517,7 +553,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_features.router(features, projects),
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
-            native_workspaces.router(studio, projects, lambda label: user_hosts.url(label, settings.url)),
+            native_workspaces.router(studio, projects, at_host),
             native_merges.router(shelf, projects),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
             native_models.router(projects, registered, models, conversions),
@@ -532,6 +568,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
             native_chat.router(serving.serving, projects),
             native_functions.router(functions.functions, functions.invocations, projects, settings.url),
+            native_apps.router(apps, projects, at_host),
             native_predictions.router(serving.predictions),
             native_talk.router(talk, projects),
             native_search.router(projects, Finding(database)),
@@ -557,7 +594,8 @@ def wire(settings: Settings, database: Database) -> Platform:
         secure=settings.tls_certificate is not None,
     )
     doors: list[Door] = [
-        workspaces_door,  # first: its host names are nobody else's
+        apps_door,  # first, and the workspaces': their host names are nobody else's
+        workspaces_door,
         S3Door(keys, objects, uploads, clock),
         OperationsDoor({"database": lambda: is_ready(database)}),
         HooksDoor(pipelines.deployed),
@@ -595,7 +633,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             doors,
             hosts=settings.answers_to,
             any_address=settings.everywhere,
-            elsewhere=workspaces_door,
+            elsewhere=[apps_door, workspaces_door],
             count=partial(count_traffic, meter),
             deny=partial(put_on_record, audit),
             gate=gate,

@@ -28,7 +28,9 @@ An instance admin sees every project (or the one given with --project), anybody 
 @click.command(epilog=COST_EPILOG)
 @click.option(
     "--by",
-    type=click.Choice(["project", "user", "job", "endpoint", "function", "workload", "resource", "day"]),
+    type=click.Choice(
+        ["project", "user", "job", "endpoint", "function", "app", "workload", "resource", "day"]
+    ),
     default="project",
     show_default=True,
     help="What to tell apart.",
@@ -41,7 +43,7 @@ An instance admin sees every project (or the one given with --project), anybody 
 def cost(
     by: str, since: str | None, until: str | None, rows: bool, project: str | None, as_json: bool
 ) -> None:
-    """Show what was spent, by project, user, job, endpoint or function."""
+    """Show what was spent, by project, user, job, endpoint, function or app."""
     client = Client(project=project)
     base = "" if project is None else client.path("")
     if rows:

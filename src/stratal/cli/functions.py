@@ -134,7 +134,7 @@ def deploy(
     env = dict(variable_of(text) for text in variables)
     wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
     try:
-        tree, target = _code(target)
+        tree, target = code_of(target)
         client = Client(project=project)
         tell_code(tree)
         made = sdk.deploy(
@@ -164,15 +164,20 @@ def deploy(
     except OSError as error:
         print_error(f"{error.filename or 'A file'} cannot be read: {error.strerror}.")
         raise SystemExit(1) from None
+    tell_rollout("function", made, f"Call it: stratal function invoke {made['name']} '{{}}'", wait, as_json)
+
+
+def tell_rollout(noun: str, made: dict[str, Any], how: str, wait: bool, as_json: bool) -> None:
+    """Say how a deployment ended; `how` it is asked, where it answers."""
     latest = made["latest"]
     if as_json:
         print_json(made)
     elif latest["state"] == "active":
-        click.echo(f"Function {made['name']} (revision {latest['number']}) answers at {made['url']}")
-        click.echo(f"Call it: stratal function invoke {made['name']} '{{}}'")
+        click.echo(f"{noun.title()} {made['name']} (revision {latest['number']}) answers at {made['url']}")
+        click.echo(how)
     elif not wait:
         click.echo(
-            f"Revision {latest['number']} of {made['name']} is on its way: stratal function show {made['name']}"
+            f"Revision {latest['number']} of {made['name']} is on its way: stratal {noun} show {made['name']}"
         )
     if wait and latest["state"] in {"failed", "superseded"}:
         still = f"Revision {made['active']['number']} goes on answering." if made["active"] else ""
@@ -180,7 +185,7 @@ def deploy(
         raise SystemExit(1)
 
 
-def _code(target: str) -> tuple[WorkTree, str]:
+def code_of(target: str) -> tuple[WorkTree, str]:
     """The tree to send, and the target within its folder. Raises `TreeError`."""
     file, colon, attribute = target.rpartition(":")
     if not colon or not file or not attribute:
@@ -250,9 +255,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         print_json(seen)
         return
     revision = seen["active"] or seen["latest"]
-    source = revision["source"]
-    code = revision["snapshot"][:12] + (f", commit {source['commit'][:12]}" if source.get("commit") else "")
-    code += ", with uncommitted changes" if source.get("commit") and source.get("dirty") else ""
+    code = code_shown(revision)
     counted = ", ".join(f"{count} {state}" for state, count in seen["invocations"].items() if count)
     lines = [
         ("Function", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
@@ -279,6 +282,14 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         f'  curl -s {seen["url"]} -H "Authorization: Bearer $STRATAL_API_KEY" '
         "-H 'Content-Type: application/json' -d '{}'"
     )
+
+
+def code_shown(revision: dict[str, Any]) -> str:
+    """Which code a revision is."""
+    source = revision["source"]
+    code: str = revision["snapshot"][:12]
+    code += f", commit {source['commit'][:12]}" if source.get("commit") else ""
+    return code + (", with uncommitted changes" if source.get("commit") and source.get("dirty") else "")
 
 
 def _sources(revision: dict[str, Any]) -> str:

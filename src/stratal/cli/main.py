@@ -81,6 +81,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "stratal.cli.functions",
         "Deploy Python functions that answer requests, call them, look at them.",
     ),
+    "app": (
+        "stratal.cli.apps",
+        "Deploy ASGI apps (FastAPI, Starlette …) at host names of their own.",
+    ),
     "notebook": ("stratal.cli.notebooks", "Run notebooks as jobs, with parameters; their output is kept."),
     "workspace": (
         "stratal.cli.workspaces",
@@ -89,7 +93,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "buckets": ("stratal.cli.objects", "List, create and remove buckets."),
     "objects": ("stratal.cli.objects", "List, get, put and remove objects."),
     "tables": ("stratal.cli.tables", "List, show, import, verify and drop tables."),
-    "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job, endpoint or function."),
+    "cost": ("stratal.cli.cost", "Show what was spent, by project, user, job, endpoint, function or app."),
     "prices": ("stratal.cli.cost", "List and set what things cost, from which day on."),
     "search": ("stratal.cli.search", "Find things of the project by words of their names."),
     "finetune": ("stratal.cli.finetune", "Fine-tune a sentence encoder on rows of your own."),

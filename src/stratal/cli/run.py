@@ -276,7 +276,13 @@ def tell_code(tree: WorkTree) -> None:
 
 
 def variable_of(text: str) -> tuple[str, str]:
+    """The variable that ``K=V``, or ``K`` alone, sets: looked at here, before any code is sent."""
     name, given, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        shown = f"{name[:60]!r} cannot name a variable" if name else "the variable has no name"
+        raise click.BadParameter(
+            f"{shown}: say NAME=VALUE, with letters, digits and '_'.", param_hint="--env"
+        )
     if given:
         return name, value
     if name not in os.environ:

@@ -22,7 +22,7 @@ _WORK = re.compile(
     rb"jobs|sweeps|endpoints|functions|catalog/pulls|catalog/[^/]+/pull|models/[^/]+/versions/[^/]+/convert"
     rb"|pipelines/runs|pipelines/runs/[^/]+/retry|pipelines/deployed/[^/]+/runs"
     rb"|endpoints/[^/]+/(invocations|start|traffic|rollback)"
-    rb"|functions/[^/]+/invocations/[^/]+/retry"
+    rb"|functions/[^/]+/invocations/[^/]+/retry|apps|apps/[^/]+/rollback"
     rb"|indexes/[^/]+(/(search|ask|calibration))?|workspaces|workspaces/[^/]+/start))\Z"
 )
 """The native API's ways to begin work."""

@@ -60,7 +60,7 @@ class Chain:
         *,
         hosts: Sequence[str] = (),
         any_address: bool = False,
-        elsewhere: "SocketDoor | None" = None,
+        elsewhere: "Sequence[SocketDoor]" = (),
         lifespan: ASGIApp | None = None,
         count: Count | None = None,
         deny: Deny | None = None,
@@ -132,7 +132,7 @@ class Chain:
             )
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As for a request, shorter: only one door takes WebSockets, and what is refused is refused with its status."""
+        """As for a request, shorter: only users' content takes WebSockets; what is refused gets its status."""
         request_id = new_id("req")
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "who": None}
         asking = Asking("-", _address(scope))
@@ -140,10 +140,11 @@ class Chain:
         traffic = _Traffic(receive, send)
         started = time.perf_counter()
         status = 101
-        door = self._elsewhere
+        door: SocketDoor | None = None
         try:
             self._check(scope)
-            if door is None or not door.matches(scope):
+            door = next((one for one in self._elsewhere if one.matches(scope)), None)
+            if door is None:
                 raise NotFound("No WebSocket is answered at this address.")
             asking.door = door.name
             scope["state"]["who"] = await door.authenticate(Request({**scope, "type": "http"}, receive))
@@ -159,7 +160,7 @@ class Chain:
             who = scope["state"]["who"]
             if self._deny is not None and (asking.denied or status in {401, 403}):
                 self._deny(who, asking, scope, status)
-            if who is not None and door is not None and self._count is not None:
+            if door is not None and self._count is not None:
                 self._count(who, door.name, scope, status, traffic.received, traffic.sent)
             log.info(
                 "%s WEBSOCKET %s %d %.1f ms %s %s",
@@ -187,7 +188,7 @@ class Chain:
         hosts = [value.decode("latin-1").lower() for name, value in headers if name == b"host"]
         if len(hosts) != 1:
             raise Invalid("The request needs exactly one Host header.", reason="bad_host")
-        if self._elsewhere is not None and self._elsewhere.matches(scope):
+        if any(door.matches(scope) for door in self._elsewhere):
             return
         if (
             _LOCAL_HOST.match(hosts[0])
@@ -271,7 +272,7 @@ class _Answer:
 
 
 class SocketDoor(Door, Protocol):
-    """The door that takes WebSockets too, at host names of its own."""
+    """A door that takes WebSockets too, at host names of its own."""
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None: ...
 
@@ -282,12 +283,13 @@ class _Traffic:
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._begun = False
+        self._begun = self._asked = False
         self.received = 0
         self.sent = 0
 
     async def receive(self) -> Message:
         message = await self._receive()
+        self._asked = True
         self.received += len(message.get("bytes") or message.get("text") or b"")
         return message
 
@@ -302,7 +304,8 @@ class _Traffic:
             if self._begun:
                 await self._send({"type": "websocket.close", "code": 1011})
                 return
-            await self._receive()
+            if not self._asked:
+                await self._receive()
             await self._send({"type": "websocket.http.response.start", "status": status, "headers": []})
             await self._send({"type": "websocket.http.response.body", "body": b""})
 

@@ -59,6 +59,11 @@ class Credential:
         return f"{self.id}.{self.secret}"
 
 
+def is_key_id(word: str) -> bool:
+    """Does it look like the id of a key of ours?"""
+    return _KEY_ID.match(word) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Departed:
     """What ended with somebody's membership: `keys`, how many; `accounts`, as whom they started jobs (their own id,

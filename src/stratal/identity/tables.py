@@ -120,3 +120,21 @@ shares = Table(
     Index("ix_shares_project_id", "project_id"),
     Index("ix_shares_object_id", "object_id"),
 )
+
+visits = Table(
+    "visits",
+    metadata,
+    # A person in a browser at the own host name of a place (a workspace, an app): invited by a one-time ticket, then
+    # known by a cookie.
+    Column("id", Text, primary_key=True),
+    Column("place_id", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    # What the visit stands on: a console session (its token's hash) or a key. It ends with that.
+    Column("session_sha256", Text),
+    Column("key_id", Text),
+    Column("ticket_sha256", Text, unique=True),  # None once spent
+    Column("cookie_sha256", Text, unique=True),  # None until then
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    Index("ix_visits_place_id", "place_id"),
+)

@@ -23,7 +23,7 @@ from stratal.ledger.prices import PriceTable, load
 from stratal.ledger.tables import usage
 from stratal.ledger.units import cost_of
 
-By = Literal["project", "user", "job", "endpoint", "function", "workload", "resource", "day"]
+By = Literal["project", "user", "job", "endpoint", "function", "app", "workload", "resource", "day"]
 OTHER = "(other)"
 NOBODY = "(project)"
 """Who pays for what no person asked for: what a project stores."""
@@ -284,6 +284,7 @@ _KEYS: Mapping[By, _Key] = {
     "job": _Key(_WORKLOAD, _workloads("job:")),
     "endpoint": _Key(_WORKLOAD, _workloads("endpoint:")),
     "function": _Key(_WORKLOAD, _workloads("function:")),
+    "app": _Key(_WORKLOAD, _workloads("app:")),
     "workload": _Key(_WORKLOAD, _workloads("")),
     "resource": _Key((usage.c.resource,), lambda v: (v[0], "", "")),
     "day": _Key(((usage.c.started_at // _DAY).label("day"),), _day_of),

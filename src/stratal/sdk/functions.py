@@ -45,6 +45,23 @@ def deploy(
     what is returned), and `said` hears of each new state. Raises `ApiError`, and `TreeError` when the tree cannot be
     sent.
     """
+    return rolled_out(client, "functions", target, folder, tree, name, requirements, env, wait, said, wishes)
+
+
+def rolled_out(
+    client: Client,
+    noun: str,
+    target: str,
+    folder: Path | None,
+    tree: WorkTree | None,
+    name: str,
+    requirements: str,
+    env: Mapping[str, str] | None,
+    wait: bool,
+    said: Callable[[str], object] | None,
+    wishes: Mapping[str, Any],
+) -> Json:
+    """Deploy a function or an app, as `noun` says: see `deploy`."""
     tree = tree or read_worktree(folder or Path.cwd())
     source = {key: tree.source.get(key) for key in ("kind", "commit", "branch", "remote")}
     body = {
@@ -57,16 +74,19 @@ def deploy(
         "env": dict(env or {}),
         **{key: value for key, value in wishes.items() if value is not None},
     }
-    made = client.post(client.path("/functions"), body)
+    made = client.post(client.path(f"/{noun}"), body)
+    return answering(client, noun, made, said) if wait else made
+
+
+def answering(client: Client, noun: str, made: Json, said: Callable[[str], object] | None = None) -> Json:
+    """Wait until the newest revision of what was `made` answers, has failed, or is not the newest any more."""
     number, state = made["latest"]["number"], ""
-    while (
-        wait and made["latest"]["number"] == number and made["latest"]["state"] in {"preparing", "starting"}
-    ):
+    while made["latest"]["number"] == number and made["latest"]["state"] in {"preparing", "starting"}:
         if made["latest"]["state"] != state and said is not None:
             state = made["latest"]["state"]
             said(state)
         time.sleep(_POLL_SECONDS)
-        made = get(client, name)
+        made = client.get(client.path(f"/{noun}/{quote(made['name'], safe='')}"))
     return made
 
 

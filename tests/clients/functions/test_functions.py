@@ -1,6 +1,7 @@
 """Functions as their users meet them: the command line, plain HTTP, and what survives `kill -9`."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -201,3 +202,92 @@ def test_removing(deployed: Deployed) -> None:
     assert server.json("function", "rm", "lines")["removed"]
     assert [f["name"] for f in server.json("function", "ls")["functions"]] == ["fn"]
     assert json.loads(server.cli("function", "invoke", "fn", '{"x": 1}').stdout) == {"event": {"x": 1}}
+
+
+APP = """
+import os
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route, WebSocketRoute
+
+async def told(request):
+    print("asked", request.url.path)
+    return JSONResponse({"caller": request.headers.get("x-stratal-caller"), "cookies": request.cookies,
+                         "auth": request.headers.get("authorization"), "acts": os.environ["STRATAL_APP"], "version": 1})
+
+async def echo(request):
+    async def pieces():
+        async for piece in request.stream():
+            yield piece
+    return StreamingResponse(pieces())
+
+async def talk(socket):
+    await socket.accept()
+    async for text in socket.iter_text():
+        await socket.send_text(text * 2)
+
+app = Starlette(routes=[Route("/echo", echo, methods=["PUT"]), WebSocketRoute("/talk", talk), Route("/{p:path}", told)])
+"""
+
+
+def test_an_app_answers_at_a_host_name_of_its_own(deployed: Deployed) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    server, target = deployed.server, deployed.folder / "main.py"
+    target.write_text(APP)
+    asked = ("app", "deploy", f"{target}:app", "--name", "shop", "--with", "starlette")
+    made = server.json(*asked, PWD=str(deployed.folder))
+    host = made["url"].removeprefix("http://")
+    assert host.startswith("shop-")
+    bearer = {"Authorization": f"Bearer {server.admin_key}"}
+
+    with server.http() as http:
+        headers = {"Host": host, "Cookie": "stratal_session=secret; mine=1"}
+        said = http.get("/a?q=1", headers=headers).json()
+        assert said == {
+            "caller": "service:admin",
+            "cookies": {"mine": "1"},
+            "auth": None,
+            "acts": "shop",
+            "version": 1,
+        }
+        sent = iter([b"a" * 500_000] * 4)
+        echoed = http.put("/echo", headers={"Host": host}, content=sent)
+        assert echoed.content == b"a" * 2_000_000
+    assert httpx.get(f"{server.url}/", headers={"Host": host}).status_code == 401
+    with connect(f"ws://{host}/talk", additional_headers=bearer, sock=_wired(server)) as talk:
+        talk.send("ha")
+        assert talk.recv() == "haha"
+    with pytest.raises(InvalidStatus):
+        connect(f"ws://{host}/talk", sock=_wired(server))
+
+    link = server.json("app", "open", "shop")["url"]
+    with httpx.Client(base_url=server.url, headers={"Host": host}) as browser:
+        entered = browser.get(f"/.stratal/enter?{link.partition('?')[2]}")
+        cookie = {"Cookie": entered.headers["set-cookie"].partition(";")[0]}
+        assert browser.get("/", headers=cookie).json()["cookies"] == {}
+
+    target.write_text(APP.replace('"version": 1', '"version": 2'))
+    server.json(*asked, PWD=str(deployed.folder))
+    with server.http() as http:
+        assert http.get("/", headers={"Host": host}).json()["version"] == 2
+        server.json("app", "rollback", "shop")
+        assert http.get("/", headers={"Host": host}).json()["version"] == 1
+        assert "asked /" in server.cli("app", "logs", "shop").stdout
+        server.kill()
+        server.up()
+        assert http.get("/", headers={"Host": host}).json()["version"] == 1
+    assert {one["path"] for one in server.json("app", "requests", "shop")["requests"]} >= {"/", "/a", "/echo"}
+    report = server.json("cost", "--by", "app")
+    assert "app:shop" in json.dumps([report["costs"], report["so_far"]])
+    target.write_text("app = 3\n")
+    failed = server.cli(*asked, PWD=str(deployed.folder), check=False)
+    assert (failed.returncode, "cannot be called" in failed.stderr) == (1, True)
+    server.json("app", "rm", "shop")
+    with server.http() as http:
+        assert http.get("/", headers={"Host": host}).status_code in {401, 404}
+
+
+def _wired(server: PlatformServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), 30)

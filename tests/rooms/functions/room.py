@@ -13,7 +13,7 @@ from sqlalchemy import select
 from rooms.compute.room import HandEngine, ReadyEnvironments
 from stratal.ai.functions.calling import Asked
 from stratal.ai.functions.model import Deployment, FunctionView, Invocation, InvocationState, Wishes
-from stratal.ai.functions.room import furnish
+from stratal.ai.functions.room import furnish, furnish_apps
 from stratal.ai.functions.runtime import Call, Command, Failed, Greeting, Start
 from stratal.app.tables import metadata
 from stratal.compute.environments import Environment
@@ -28,7 +28,9 @@ from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
+from stratal.identity.sessions import Sessions
 from stratal.identity.tables import projects
+from stratal.identity.visits import Visits
 from stratal.kernel.database import Database
 from stratal.kernel.events import Event, Events
 from stratal.stores.local import LocalBlobs
@@ -133,6 +135,8 @@ class World:
     gate: asyncio.Event = field(default_factory=asyncio.Event)
     loading: asyncio.Event = field(default_factory=asyncio.Event)
     replicas: dict[str, HandReplica] = field(default_factory=dict)
+    app: Any = None
+    told: list[dict[str, Any]] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     now: int = 1_000_000
@@ -168,6 +172,66 @@ class HandProgram:
             raise CannotStart(self.world.cannot_load)
         replica = self.world.replicas.setdefault(folder.name, HandReplica(folder.name, self.world))
         replica.gone = asyncio.Event()
+        return replica
+
+
+class HandConversation:
+    """A request to an app that is a coroutine of the test's."""
+
+    def __init__(self, replica: "HandAppReplica", scope: Mapping[str, Any]) -> None:
+        self._heard: asyncio.Queue[Any] = asyncio.Queue()
+        self._said: asyncio.Queue[Any] = asyncio.Queue()
+        told = {
+            **scope,
+            "raw_path": scope["raw_path"].encode(),
+            "query_string": scope["query_string"].encode(),
+            "headers": [(n.encode(), v.encode()) for n, v in scope["headers"]],
+        }
+        replica.told.append(told)
+        self._task = asyncio.create_task(self._run(replica, told))
+
+    async def _run(self, replica: "HandAppReplica", told: dict[str, Any]) -> None:
+        async def say(message: Any) -> None:
+            self._said.put_nowait(message)
+
+        try:
+            await replica.app(told, self._heard.get, say)
+        except ValueError as error:
+            self._said.put_nowait(Failed(f"The app raised {error}.", type="ValueError"))
+        except Broken as error:
+            self._said.put_nowait(error)
+
+    async def send(self, message: Any) -> None:
+        self._heard.put_nowait(message)
+
+    async def receive(self) -> Any:
+        said = await self._said.get()
+        if isinstance(said, BaseException):
+            raise said
+        return said
+
+    def close(self) -> None:
+        self._heard.put_nowait({"type": "http.disconnect"})
+
+
+class HandAppReplica(HandReplica):
+    def __init__(self, attempt_id: str, world: "World") -> None:
+        super().__init__(attempt_id, world)
+        self.app = world.app
+        self.told = world.told
+
+    def open(self, scope: Mapping[str, Any]) -> HandConversation:
+        if self.closed:
+            raise Broken
+        return HandConversation(self, scope)
+
+
+class HandAppProgram(HandProgram):
+    async def connect(self, folder: Path) -> HandAppReplica:
+        replica = await super().connect(folder)
+        if not isinstance(replica, HandAppReplica):
+            replica = HandAppReplica(folder.name, self.world)
+            self.world.replicas[folder.name] = replica
         return replica
 
 
@@ -207,6 +271,20 @@ class Room:
         )
         self.room = made
         self.functions, self.calling, self.invocations = made.functions, made.calling, made.invocations
+        sessions = Sessions(self.database, self.clock)
+        self.visits = Visits(self.database, self.keys, sessions, Events(self.database), self.clock)
+        self.apps = furnish_apps(
+            self.database,
+            self.keys,
+            self.environments,  # type: ignore[arg-type]
+            self.snapshots,
+            self.services,
+            self.visits,
+            HandAppProgram(world),
+            lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
+            self.clock,
+            layouts=home / "apps",
+        )
 
     def clock(self) -> int:
         return self.world.now
@@ -220,8 +298,10 @@ class Room:
     async def start(self) -> None:
         await self.services.start()
         await self.room.start()
+        await self.apps.start()
 
     async def close(self) -> None:
+        await self.apps.close()
         await self.room.close()
         await self.services.close()
         await self.blobs.close()

@@ -326,6 +326,18 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/workspaces/{{name}}/saves/{{save}}/restore"): Route(
         "editor", f"{P}/workspaces/none/saves/1/restore", 404, json={}
     ),
+    # apps (there is none, as with endpoints)
+    ("GET", f"{P}/apps"): Route("viewer", f"{P}/apps"),
+    ("POST", f"{P}/apps"): Route(
+        "editor", f"{P}/apps", 404, json={"name": "shop", "target": "a.py:app", "snapshot": "0" * 64}
+    ),
+    ("GET", f"{P}/apps/{{name}}"): Route("viewer", f"{P}/apps/shop", 404),
+    ("GET", f"{P}/apps/{{name}}/revisions"): Route("viewer", f"{P}/apps/shop/revisions", 404),
+    ("GET", f"{P}/apps/{{name}}/requests"): Route("viewer", f"{P}/apps/shop/requests", 404),
+    ("GET", f"{P}/apps/{{name}}/logs"): Route("viewer", f"{P}/apps/shop/logs", 404),
+    ("POST", f"{P}/apps/{{name}}/visits"): Route("viewer", f"{P}/apps/shop/visits", 404),
+    ("POST", f"{P}/apps/{{name}}/rollback"): Route("editor", f"{P}/apps/shop/rollback", 404, json={}),
+    ("DELETE", f"{P}/apps/{{name}}"): Route("editor", f"{P}/apps/shop", 404),
     # functions (there is none, as with endpoints)
     ("GET", f"{P}/functions"): Route("viewer", f"{P}/functions"),
     ("POST", f"{P}/functions"): Route(

@@ -26,6 +26,7 @@ from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
 from stratal.identity.sessions import Sessions
 from stratal.identity.tables import projects
+from stratal.identity.visits import Visits
 from stratal.kernel.database import Database
 from stratal.kernel.events import Event, Events
 from stratal.stores.local import LocalBlobs
@@ -119,20 +120,20 @@ class Room:
         replicas = Replicas(self.database, self.logs, workloads, home / "sockets", self.clock, in_use)
         self.services = Services(self.database, self.logs, workloads, replicas)
         self.environments = Environments(home)
+        self.visits = Visits(self.database, self.keys, self.sessions, Events(self.database), self.clock)
         self.studio = furnish_workspaces(
             self.database,
             self.blobs,
             self.environments,  # type: ignore[arg-type]
             self.services,
             self.keys,
-            self.sessions,
-            Events(self.database),
+            self.visits,
             dict.fromkeys(Program, HandProgram(world)),
             lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
             self.clock,
             root=home / "workspaces",
         )
-        self.workspaces, self.visits = self.studio.workspaces, self.studio.visits
+        self.workspaces = self.studio.workspaces
 
     def clock(self) -> int:
         return self.world.now
@@ -140,8 +141,10 @@ class Room:
     async def start(self) -> None:
         await self.services.start()
         await self.studio.start()
+        await self.visits.start()
 
     async def close(self) -> None:
+        await self.visits.close()
         await self.studio.close()
         await self.services.close()
         await self.blobs.close()

@@ -17,8 +17,8 @@ from starlette.websockets import WebSocket
 
 from stratal.collab.workspaces.model import State
 from stratal.gateway.chain import Chain
-from stratal.gateway.workspaces.door import COOKIE, WorkspacesDoor
-from stratal.gateway.workspaces.hosts import UserHosts, is_navigation, is_own
+from stratal.gateway.hosts import COOKIE, UserHosts, is_navigation, is_own
+from stratal.gateway.workspaces.door import WorkspacesDoor
 from stratal.identity.model import Role
 
 from .room import OWNER, Room
@@ -220,7 +220,7 @@ async def at_the_door(room: Room) -> AsyncIterator[Visitor]:
     door = WorkspacesDoor(
         room.studio, hosts, console="http://127.0.0.1:8484", secure=False, cookies=("stratal_session",)
     )
-    chain = Chain([door], elsewhere=door, count=lambda *told: counted.append(told))
+    chain = Chain([door], elsewhere=[door], count=lambda *told: counted.append(told))
     visitor = Visitor(chain, f"{seen.workspace.label}.user.localhost:8484")
     visitor.counted = counted
     try:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from stratal.collab.workspaces.model import State, Wishes, check_path, label_of
-from stratal.collab.workspaces.visits import TICKET_MS, VISIT_MS
+from stratal.collab.workspaces.model import State, Wishes, check_path
 from stratal.identity.model import Role
+from stratal.identity.visits import TICKET_MS, VISIT_MS
 from stratal.kernel.errors import (
     Conflict,
     Denied,
@@ -19,6 +19,7 @@ from stratal.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
+from stratal.kernel.names import label_of
 
 from .room import OWNER, PLACE, STRANGER, VIEWER, Room, until
 

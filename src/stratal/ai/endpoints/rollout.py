@@ -2,14 +2,15 @@
 
 A new revision is prepared (environment, model files), its replicas are started beside the old ones, and
 only when they greet does the endpoint switch, wholly or with the share that was asked for; what fails on
-the way leaves the old ones answering. At the start of the server everything is found again: replicas that
-live are taken over, revisions that were on their way go on, and what nobody wants any more is stopped.
+the way leaves the old ones answering (`stratal.compute.services.rollouts`). At the start of the server everything
+is found again: replicas that live are taken over, revisions that were on their way go on, and what nobody wants any
+more is stopped.
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,10 +21,12 @@ from stratal.ai.endpoints import records
 from stratal.ai.endpoints.blueprint import ModelBlueprint
 from stratal.ai.endpoints.layout import Layouts
 from stratal.ai.endpoints.model import PENDING, Endpoint, Revision, RevisionState, Wishes
-from stratal.ai.endpoints.runtime import CannotLoad, Runtime
+from stratal.ai.endpoints.runtime import Runtime
 from stratal.ai.endpoints.serving import Kept, Live, Serving
 from stratal.compute.environments import Environments
+from stratal.compute.services import rollouts
 from stratal.compute.services.model import ServiceName
+from stratal.compute.services.service import Service
 from stratal.compute.services.services import Services
 from stratal.kernel.database import Database
 from stratal.kernel.errors import StratalError
@@ -53,9 +56,7 @@ class Rollouts:
         self._layouts = layouts
         self._runtime = runtime
         self._serving = serving
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._others: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._rolling = rollouts.Rollouts()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -79,14 +80,10 @@ class Rollouts:
                 self.begin(live, newest)
             elif newest is not None and newest.state is RevisionState.FAILED:
                 live.failure = newest.failure
-        self._aside(self._tidy(laid_out))
+        self._rolling.aside(self._tidy(laid_out))
 
     async def close(self) -> None:
-        self._closing = True
-        tasks = [*self._tasks.values(), *self._others]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._rolling.close()
 
     async def _tidy(self, laid_out: list[str]) -> None:
         await self._services.settle(KIND)
@@ -103,8 +100,7 @@ class Rollouts:
 
     async def settled(self) -> None:
         """Wait until what was begun aside (replicas that end) is done."""
-        while self._others:
-            await asyncio.wait(list(self._others))
+        await self._rolling.settled()
 
     def begin(self, live: Live, revision: Revision) -> None:
         """Roll the revision out, instead of an older one that is still on its way."""
@@ -112,12 +108,8 @@ class Rollouts:
         if revision.seq < newest:
             return
         live.failure = ""
-        old = self._tasks.pop(live.endpoint.id, None)
-        if old is not None:
-            old.cancel()
         live.deploying = revision
-        task = asyncio.create_task(self._roll_out(live, revision), name=f"rollout of revision {revision.seq}")
-        self._tasks[live.endpoint.id] = task
+        self._rolling.begin(live.endpoint.id, _Step(self, live, revision))
 
     async def stop(self, live: Live) -> None:
         """Stop answering; the replicas' ends are not waited for. Its row says so already."""
@@ -158,23 +150,20 @@ class Rollouts:
         old, live.kept, live.active = live.kept, {}, None
         await live.tell()
         endings = [self._end(kept) for kept in old.values()]
-        self._aside(self._forget(live, endings))
+        self._rolling.aside(self._forget(live, endings))
 
     async def _forget(self, live: Live, endings: Sequence["asyncio.Task[None]"]) -> None:
         await asyncio.gather(*endings, return_exceptions=True)
         await self._services.forget(KIND, live.endpoint.id)
 
     async def _abandon(self, live: Live) -> None:
-        task = self._tasks.pop(live.endpoint.id, None)
         live.deploying = None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._rolling.abandon(live.endpoint.id)
 
     def _end(self, kept: Kept) -> "asyncio.Task[None]":
         """End a revision's replicas when they have answered what they were asked; not waited for."""
         ending = self._services.end_aside(kept.service)
-        self._aside(self._forget_layout(ending, kept.revision.layout))
+        self._rolling.aside(self._forget_layout(ending, kept.revision.layout))
         return ending
 
     async def _forget_layout(self, ending: "asyncio.Task[None]", layout: str) -> None:
@@ -182,40 +171,6 @@ class Rollouts:
         await self._layouts.forget(layout, unless=partial(self._serves, layout))
 
     # -- rolling out ---------------------------------------------------------------------------
-
-    async def _roll_out(self, live: Live, revision: Revision) -> None:
-        kept: Kept | None = None
-        switched = False
-        try:
-            prepared = await self._prepare(revision)
-            if prepared is None:
-                return
-            revision = prepared
-            kept = self._keep(live.endpoint, revision)
-            await kept.service.ready(max(1, live.endpoint.wishes.least))
-            await self._match(live, kept)
-            switched = await self._switch(live, kept)
-        except asyncio.CancelledError:
-            raise
-        except (StratalError, CannotLoad) as error:
-            why = kept.service.failure if kept is not None and kept.service.failure else str(error)
-            await self._failed(live, revision, why)
-        except Exception as error:
-            log.exception("rolling out revision %d failed", revision.seq)
-            await self._failed(live, revision, f"{type(error).__name__}: {error}")
-        finally:
-            if kept is not None and not switched and not self._closing:
-                self._end(kept)
-            if live.deploying is not None and live.deploying.seq == revision.seq:
-                live.deploying = None
-                self._tasks.pop(live.endpoint.id, None)
-                self._aside(live.tell())
-
-    async def _match(self, live: Live, kept: Kept) -> None:
-        """A revision that takes over begins with as many replicas as it replaces, if there is room: the load is the same."""
-        if kept.revision.share is None and live.main is not None:
-            with contextlib.suppress(StratalError):
-                await kept.service.ready(live.main.service.awake)
 
     async def _prepare(self, revision: Revision) -> Revision | None:
         """The revision with its environment built and its model's files in place; None when it was superseded."""
@@ -232,8 +187,8 @@ class Rollouts:
             lambda c: records.advance(c, revision.seq, environment_id=environment_id, state=starting)
         )
 
-    async def _switch(self, live: Live, kept: Kept) -> bool:
-        """From here on the new revision answers; who gets nothing any more ends when it has answered what it was asked."""
+    async def _switch(self, live: Live, kept: Kept) -> tuple[int, dict[int, int]] | None:
+        """From here on the new revision answers, and requests are shared out so; None when it is not wanted any more."""
         revision = kept.revision
 
         def work(c: Connection) -> tuple[int, dict[int, int]] | None:
@@ -254,7 +209,7 @@ class Rollouts:
 
         traffic = await self._database.write(work)
         if traffic is None:
-            return False
+            return None
         live.kept[revision.seq] = kept
         active, shares = traffic
         others = [seq for seq in (active, *shares) if seq not in live.kept]  # it was stopped
@@ -262,10 +217,8 @@ class Rollouts:
             live.kept[other.seq] = self._keep(live.endpoint, other)
         live.failure = ""
         live.deploying = None
-        self._tasks.pop(live.endpoint.id, None)
         self._serving.change(live, stopped=False)
-        await self.share_out(live, active, shares)
-        return True
+        return active, shares
 
     async def _failed(self, live: Live, revision: Revision, failure: str) -> None:
         log.warning("revision %d of endpoint %s failed: %s", revision.seq, live.endpoint.name, failure)
@@ -297,12 +250,50 @@ class Rollouts:
         scaling = endpoint.wishes.scaling(self._serving.request_seconds)
         return Kept(revision, self._services.keep(name, blueprint, scaling, endpoint.wishes.needs))
 
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._others.add(task)
-        task.add_done_callback(self._told)
 
-    def _told(self, task: "asyncio.Task[None]") -> None:
-        self._others.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("upkeep of endpoints failed", exc_info=task.exception())
+class _Step:
+    """A revision on its way (`stratal.compute.services.rollouts.Step`)."""
+
+    def __init__(self, room: Rollouts, live: Live, revision: Revision) -> None:
+        self.name = f"revision {revision.seq} of endpoint {live.endpoint.name}"
+        self._room = room
+        self._live = live
+        self._revision = revision
+        self._kept: Kept | None = None
+        self._traffic: tuple[int, dict[int, int]] | None = None
+
+    async def prepare(self) -> Service[Any] | None:
+        prepared = await self._room._prepare(self._revision)
+        if prepared is None:
+            return None
+        self._kept = self._room._keep(self._live.endpoint, prepared)
+        return self._kept.service
+
+    async def ready(self) -> None:
+        """Its least; and where it takes over, as many as it replaces if there is room: the load is the same."""
+        assert self._kept is not None
+        await self._kept.service.ready(max(1, self._live.endpoint.wishes.least))
+        if self._kept.revision.share is None and self._live.main is not None:
+            with contextlib.suppress(StratalError):
+                await self._kept.service.ready(self._live.main.service.awake)
+
+    async def switch(self) -> bool:
+        assert self._kept is not None
+        self._traffic = await self._room._switch(self._live, self._kept)
+        return self._traffic is not None
+
+    async def switched(self) -> None:
+        assert self._traffic is not None
+        await self._room.share_out(self._live, *self._traffic)
+
+    async def failed(self, why: str) -> None:
+        await self._room._failed(self._live, self._revision, why)
+
+    def dropped(self) -> None:
+        if self._kept is not None:
+            self._room._end(self._kept)
+
+    def over(self) -> None:
+        if self._live.deploying is not None and self._live.deploying.seq == self._revision.seq:
+            self._live.deploying = None
+            self._room._rolling.aside(self._live.tell())

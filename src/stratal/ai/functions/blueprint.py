@@ -3,19 +3,23 @@
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio.to_thread
 
 from stratal.ai.functions.layout import Layouts
-from stratal.ai.functions.model import Function, Revision
-from stratal.ai.functions.runtime import FunctionReplica, Program
+from stratal.ai.functions.model import KIND, Function, Revision
+from stratal.ai.functions.runtime import Program
 from stratal.compute.engine import WorkloadSpec
 from stratal.compute.environments import Environments
 from stratal.compute.launching import ClientEnv
+from stratal.compute.services.port import Replica
 from stratal.identity.keys import Credential, Keys
 from stratal.kernel.errors import Internal
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# A function's worker is at one call at a time; threads of the numeric libraries would wait for each other.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 class Foundry:
@@ -26,7 +30,7 @@ class Foundry:
         environments: Environments,
         layouts: Layouts,
         keys: Keys,
-        program: Program,
+        program: Program[Any],
         client_env: ClientEnv,
     ) -> None:
         self.environments = environments
@@ -54,6 +58,7 @@ class RevisionBlueprint:
         environment = await foundry.environments.get(revision.environment_id)
         code = await foundry.layouts.ensure(self._function.project_id, revision)
         told = {
+            "kind": self._function.kind,
             "function": self._function.name,
             "project": self._function.project,
             "revision": revision.number,
@@ -70,14 +75,11 @@ class RevisionBlueprint:
                 "PATH": f"{environment.path / 'bin'}:{_PATH}",
                 "VIRTUAL_ENV": str(environment.path),
                 "LANG": "C.UTF-8",
-                # A worker is at one call at a time; threads of the numeric libraries would wait for each other.
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-                "MKL_NUM_THREADS": "1",
+                **(_ONE_THREAD if self._function.kind == KIND else {}),
                 "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's, which has a thread of its own
                 **foundry.client_env(credential, self._function.project),
                 **revision.env,
-                "STRATAL_FUNCTION": self._function.name,
+                f"STRATAL_{self._function.kind.upper()}": self._function.name,
                 "STRATAL_REVISION": str(revision.number),
             },
             cwd=folder,
@@ -88,10 +90,11 @@ class RevisionBlueprint:
             durable=False,
         )
 
-    async def connect(self, folder: Path) -> FunctionReplica:
-        return await self._foundry.program.connect(folder)
+    async def connect(self, folder: Path) -> Replica:
+        replica: Replica = await self._foundry.program.connect(folder)
+        return replica
 
-    async def welcome(self, replica: FunctionReplica) -> None:
+    async def welcome(self, replica: Replica) -> None:
         """Whatever loads is welcome: the code was checked when it was laid out."""
 
 

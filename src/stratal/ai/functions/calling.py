@@ -193,16 +193,17 @@ def ready(live: Live) -> Revision:
     """The revision that answers. Raises `Unavailable` when there is none (yet)."""
     if live.active is not None:
         return live.active
+    kind = live.function.kind
     if live.deploying is not None:
         raise Unavailable(
-            f"The function {live.function.name!r} is being deployed for the first time.",
+            f"The {kind} {live.function.name!r} is being deployed for the first time.",
             hint="Try again in a moment.",
-            reason="function_starting",
+            reason=f"{kind}_starting",
             retry_after_seconds=1,
         )
     raise Unavailable(
-        f"No revision of the function {live.function.name!r} could be deployed: {live.failure}",
+        f"No revision of the {kind} {live.function.name!r} could be deployed: {live.failure}",
         hint="Deploy it again once that is mended.",
-        reason="function_failed",
+        reason=f"{kind}_failed",
         retry_after_seconds=30,
     )

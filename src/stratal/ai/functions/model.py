@@ -1,5 +1,8 @@
 """What a function is: its wishes, its revisions, and its invocations with their states. Pure.
 
+An app is one whose program answers HTTP and WebSockets by itself, at a host name of its own (`Function.label`); it is
+deployed, replaced and removed in the same way, and its requests are invocations that are never made later.
+
 queued ──▶ running ──▶ succeeded
   ▲           ├──────▶ failed      (a call that somebody waited for)
   │           ├──────▶ dead        (a later one, when nothing helped)
@@ -18,6 +21,10 @@ from stratal.kernel.schedules import check_schedule
 
 KIND = "function"
 """The kind of service that functions are."""
+APP = "app"
+"""The kind that apps are."""
+APP_CONCURRENCY = 100
+MOST_APP_CONCURRENCY = 1000
 MOST_TIMEOUT = 3600.0
 MOST_CONCURRENCY = 256
 MOST_RETRIES = 20
@@ -103,10 +110,11 @@ class Wishes:
         return asdict(self)
 
 
-def check_wishes(wishes: Wishes) -> Wishes:
+def check_wishes(wishes: Wishes, kind: str = KIND) -> Wishes:
     """The wishes themselves, if they make sense; what `Services.check` looks at is left to it. Raises `Invalid`."""
-    if not 1 <= wishes.concurrency <= MOST_CONCURRENCY:
-        raise Invalid(f"A replica takes 1 to {MOST_CONCURRENCY} calls at once.", reason="bad_scaling")
+    most = MOST_APP_CONCURRENCY if kind == APP else MOST_CONCURRENCY
+    if not 1 <= wishes.concurrency <= most:
+        raise Invalid(f"A replica takes 1 to {most} calls at once.", reason="bad_scaling")
     if not 0.1 <= wishes.timeout_seconds <= MOST_TIMEOUT:
         raise Invalid("A call's time limit is 0.1 seconds to an hour.", reason="bad_timeout")
     if not 0 <= wishes.retries <= MOST_RETRIES:
@@ -153,7 +161,7 @@ def pause_ms(failures: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """Times are epoch milliseconds."""
+    """Times are epoch milliseconds. `label` is the first part of an app's host name, never given to another."""
 
     id: str
     project_id: str
@@ -162,6 +170,8 @@ class Function:
     active_revision: int | None
     created_at: int
     created_by: str
+    kind: str = KIND
+    label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +197,8 @@ class Revision:
     created_by: str
     creator_name: str
 
-    def service(self, project_id: str) -> ServiceName:
-        return ServiceName(KIND, self.function_id, str(self.number), project_id)
+    def service(self, of: Function) -> ServiceName:
+        return ServiceName(of.kind, self.function_id, str(self.number), of.project_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,15 @@ def _functions() -> Select[Any]:
     )
 
 
-def live_functions(c: Connection) -> list[Function]:
-    """Every function that was not removed, by name."""
-    return [_function(row) for row in c.execute(_functions().order_by(functions.c.name)).mappings()]
+def live_functions(c: Connection, kind: str) -> list[Function]:
+    """Every function (or app) that was not removed, by name."""
+    query = _functions().where(functions.c.kind == kind).order_by(functions.c.name)
+    return [_function(row) for row in c.execute(query).mappings()]
 
 
-def function_named(c: Connection, project_id: str, name: str) -> Function | None:
-    query = _functions().where(functions.c.project_id == project_id, functions.c.name == name)
+def function_named(c: Connection, kind: str, project_id: str, name: str) -> Function | None:
+    mine = (functions.c.kind == kind) & (functions.c.project_id == project_id)
+    query = _functions().where(mine, functions.c.name == name)
     row = c.execute(query).mappings().one_or_none()
     return None if row is None else _function(row)
 
@@ -54,7 +56,9 @@ def insert_function(c: Connection, function: Function) -> None:
         insert(functions).values(
             id=function.id,
             project_id=function.project_id,
+            kind=function.kind,
             name=function.name,
+            label=function.label,
             active_revision=function.active_revision,
             created_at=function.created_at,
             created_by=function.created_by,
@@ -75,6 +79,8 @@ def _function(row: RowMapping) -> Function:
         active_revision=row["active_revision"],
         created_at=row["created_at"],
         created_by=row["created_by"],
+        kind=row["kind"],
+        label=row["label"],
     )
 
 
@@ -295,6 +301,21 @@ def invocations_of(
     return [_invocation(row) for row in c.execute(query).mappings()]
 
 
+def requests_of(
+    c: Connection, app_id: str, before: str | None, limit: int
+) -> list[tuple[Invocation, str, str]]:
+    """An app's requests, newest first, each with its method and its path."""
+    query = select(*_SHOWN, calls.c.query).where(calls.c.function_id == app_id)
+    query = query.order_by(calls.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(calls.c.id < before)
+    found = []
+    for row in c.execute(query).mappings():
+        method, _, path = row["query"].partition(" ")
+        found.append((_invocation(row), method, path))
+    return found
+
+
 def log_of(c: Connection, function_id: str, invocation_id: str) -> bytes | None:
     query = select(calls.c.log).where(calls.c.id == invocation_id, calls.c.function_id == function_id)
     found = c.execute(query).scalar()
@@ -429,13 +450,14 @@ def prune(c: Connection, function_id: str, keep: int = KEPT) -> None:
             c.execute(delete(calls).where(of_it, calls.c.id <= last))
 
 
-def purge(c: Connection, project_id: str) -> None:
-    """Remove every row of a project's functions."""
-    of_project = select(functions.c.id).where(functions.c.project_id == project_id)
+def purge(c: Connection, project_id: str, kind: str) -> None:
+    """Remove every row of a project's functions (or apps)."""
+    mine = (functions.c.project_id == project_id) & (functions.c.kind == kind)
+    of_project = select(functions.c.id).where(mine)
     for table in (calls, function_sources, function_dues):
         c.execute(delete(table).where(table.c.function_id.in_(of_project)))
     c.execute(delete(revisions).where(revisions.c.function_id.in_(of_project)))
-    c.execute(delete(functions).where(functions.c.project_id == project_id))
+    c.execute(delete(functions).where(mine))
 
 
 def _invocation(row: RowMapping) -> Invocation:

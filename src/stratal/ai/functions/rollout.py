@@ -1,26 +1,27 @@
-"""Making it so: the reconciler of functions.
+"""Making it so: the reconciler of functions, and of apps.
 
 A new revision is prepared (environment, code), a replica of it is started beside the old one, and only when that
-has loaded the handler does the function switch; what fails on the way leaves the old one answering. At the start of
-the server everything is found again: replicas that live are taken over, and revisions that were on their way go on.
+has loaded what somebody wrote does the function switch; what fails on the way leaves the old one answering
+(`stratal.compute.services.rollouts`). At the start of the server everything is found again: replicas that live are
+taken over, and revisions that were on their way go on.
 """
 
-import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection
 
 from stratal.ai.functions import records
 from stratal.ai.functions.blueprint import Foundry
-from stratal.ai.functions.live import FunctionService, Live, Registry
+from stratal.ai.functions.live import Live, Registry
 from stratal.ai.functions.model import KIND, PENDING, Function, Revision, RevisionState
 from stratal.ai.functions.sources import put_source
+from stratal.compute.services import rollouts
+from stratal.compute.services.service import Service
 from stratal.compute.services.services import Services
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
-from stratal.kernel.errors import StratalError
 from stratal.kernel.events import emit
 
 log = logging.getLogger("stratal.functions")
@@ -30,8 +31,15 @@ class Rollouts:
     """`start` before use; `close` lets go, and replicas go on alone until the next start."""
 
     def __init__(
-        self, database: Database, services: Services, foundry: Foundry, registry: Registry, clock: Clock
+        self,
+        kind: str,
+        database: Database,
+        services: Services,
+        foundry: Foundry,
+        registry: Registry,
+        clock: Clock,
     ) -> None:
+        self._kind = kind
         self._database = database
         self._services = services
         self._foundry = foundry
@@ -39,9 +47,7 @@ class Rollouts:
         self._clock = clock
         self.switched: Callable[[], None] = lambda: None
         """Told whenever another revision answers."""
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._others: set[asyncio.Task[None]] = set()
-        self._closing = False
+        self._rolling = rollouts.Rollouts()
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -57,7 +63,7 @@ class Rollouts:
                     else records.revision(c, function.active_revision),
                     records.revisions_of(c, function.id, 1),
                 )
-                for function in records.live_functions(c)
+                for function in records.live_functions(c, self._kind)
             ]
 
         found = await self._database.read(read)
@@ -74,7 +80,7 @@ class Rollouts:
                 self.begin(live, newest[0])
             elif newest and newest[0].state is RevisionState.FAILED:
                 live.failure = newest[0].failure
-        self._aside(self._services.settle(KIND))
+        self._rolling.aside(self._services.settle(self._kind))
 
     def _end_workloads(self, c: Connection) -> None:
         """Revoke the credentials of revisions that were superseded when the server died."""
@@ -82,11 +88,7 @@ class Rollouts:
             self._foundry.keys.end_workload(c, workload)
 
     async def close(self) -> None:
-        self._closing = True
-        tasks = [*self._tasks.values(), *self._others]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._rolling.close()
 
     # -- wishes --------------------------------------------------------------------------------
 
@@ -96,62 +98,25 @@ class Rollouts:
         if revision.seq < newest:
             return
         live.failure = ""
-        old = self._tasks.pop(live.function.id, None)
-        if old is not None:
-            old.cancel()
         live.deploying = revision
-        task = asyncio.create_task(
-            self._roll_out(live, revision), name=f"rollout of function revision {revision.seq}"
-        )
-        self._tasks[live.function.id] = task
+        self._rolling.begin(live.function.id, _Step(self, live, revision))
 
     async def remove(self, live: Live) -> None:
         """Forget the function, whose row says so already. Returns when its replicas have ended."""
-        task = self._tasks.pop(live.function.id, None)
         live.deploying = None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self._rolling.abandon(live.function.id)
         self._registry.drop(live)
         service, active = live.service, live.active
         live.service = live.active = None
         if service is not None and active is not None:
             await self._end(service, active)
-        await self._services.forget(KIND, live.function.id)
+        await self._services.forget(self._kind, live.function.id)
 
     async def settled(self) -> None:
         """Wait until what was begun aside (replicas that end) is done."""
-        while self._others:
-            await asyncio.wait(list(self._others))
+        await self._rolling.settled()
 
     # -- rolling out ---------------------------------------------------------------------------
-
-    async def _roll_out(self, live: Live, revision: Revision) -> None:
-        service: FunctionService | None = None
-        switched = False
-        try:
-            prepared = await self._prepare(live.function, revision)
-            if prepared is None:
-                return
-            revision = prepared
-            service = self._keep(live.function, revision)
-            await service.ready(max(1, min(live.service.awake if live.service else 1, revision.wishes.most)))
-            switched = await self._switch(live, revision, service)
-        except asyncio.CancelledError:
-            raise
-        except StratalError as error:
-            await self._failed(
-                live, revision, str(error) if service is None else service.failure or str(error)
-            )
-        except Exception as error:
-            log.exception("rolling out revision %d failed", revision.seq)
-            await self._failed(live, revision, f"{type(error).__name__}: {error}")
-        finally:
-            if not switched and not self._closing:
-                self._aside(self._end(service, revision))
-            if live.deploying is not None and live.deploying.seq == revision.seq:
-                live.deploying = None
-                self._tasks.pop(live.function.id, None)
 
     async def _prepare(self, function: Function, revision: Revision) -> Revision | None:
         """The revision with its environment built and its code in place; None when it was superseded."""
@@ -166,14 +131,15 @@ class Rollouts:
             lambda c: records.advance(c, revision.seq, environment_id=environment.id, state=starting)
         )
 
-    async def _switch(self, live: Live, revision: Revision, service: FunctionService) -> bool:
+    async def _switch(self, live: Live, revision: Revision, service: Service[Any]) -> bool:
         """From here on the new revision answers; the old one ends when it has answered what it was asked."""
 
         def work(c: Connection) -> bool:
             if not records.activate(c, live.function.id, revision.seq):
                 return False
-            put_source(c, live.function.id, revision.wishes, self._clock(), records.last_event(c))
-            self._tell(c, live, revision, "function.deployed")
+            if self._kind == KIND:
+                put_source(c, live.function.id, revision.wishes, self._clock(), records.last_event(c))
+            self._tell(c, live, revision, "deployed")
             return True
 
         if not await self._database.write(work):
@@ -183,14 +149,15 @@ class Rollouts:
         live.failure = ""
         live.deploying = None
         self._registry.change(live, active_revision=revision.seq)
-        self._tasks.pop(live.function.id, None)
         self.switched()
         if old is not None and before is not None:
-            self._aside(self._end(old, before))
+            self._rolling.aside(self._end(old, before))
         return True
 
     async def _failed(self, live: Live, revision: Revision, failure: str) -> None:
-        log.warning("revision %d of function %s failed: %s", revision.number, live.function.name, failure)
+        log.warning(
+            "revision %d of %s %s failed: %s", revision.number, self._kind, live.function.name, failure
+        )
         live.failure = failure
         if live.deploying is not None and live.deploying.seq == revision.seq:
             live.deploying = None
@@ -199,29 +166,29 @@ class Rollouts:
             state = RevisionState.FAILED.value
             if records.advance(c, revision.seq, state=state, failure=failure[:4000]) is None:
                 return
-            self._tell(c, live, revision, "function.failed", failure=failure[:500])
+            self._tell(c, live, revision, "failed", failure=failure[:500])
 
         await self._database.write(work)
 
-    async def _end(self, service: FunctionService | None, revision: Revision) -> None:
+    async def _end(self, service: Service[Any] | None, revision: Revision) -> None:
         """End a revision that answers no more: its replicas, then its credential and its code."""
         if service is not None:
             await self._services.end(service)
         await self._database.write(lambda c: self._foundry.keys.end_workload(c, revision.workload))
         await self._foundry.layouts.forget(revision.seq)
 
-    def _keep(self, function: Function, revision: Revision) -> FunctionService:
+    def _keep(self, function: Function, revision: Revision) -> Service[Any]:
         return self._services.keep(
-            revision.service(function.project_id),
+            revision.service(function),
             self._foundry.blueprint(function, revision),
             revision.wishes.scaling,
             revision.wishes.needs,
         )
 
-    def _tell(self, c: Connection, live: Live, revision: Revision, kind: str, **more: object) -> None:
+    def _tell(self, c: Connection, live: Live, revision: Revision, what: str, **more: object) -> None:
         emit(
             c,
-            kind,
+            f"{self._kind}.{what}",
             live.function.id,
             actor=revision.created_by,
             project_id=live.function.project_id,
@@ -230,12 +197,44 @@ class Rollouts:
             **more,
         )
 
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._others.add(task)
-        task.add_done_callback(self._told)
 
-    def _told(self, task: "asyncio.Task[None]") -> None:
-        self._others.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("upkeep of functions failed", exc_info=task.exception())
+class _Step:
+    """A revision on its way (`stratal.compute.services.rollouts.Step`)."""
+
+    def __init__(self, room: Rollouts, live: Live, revision: Revision) -> None:
+        self.name = f"revision {revision.number} of {live.function.kind} {live.function.name}"
+        self._room = room
+        self._live = live
+        self._revision = revision
+        self._service: Service[Any] | None = None
+
+    async def prepare(self) -> Service[Any] | None:
+        prepared = await self._room._prepare(self._live.function, self._revision)
+        if prepared is None:
+            return None
+        self._revision = prepared
+        self._service = self._room._keep(self._live.function, prepared)
+        return self._service
+
+    async def ready(self) -> None:
+        """As many as it replaces: the load is the same."""
+        assert self._service is not None
+        before = self._live.service.awake if self._live.service else 1
+        await self._service.ready(max(1, min(before, self._revision.wishes.most)))
+
+    async def switch(self) -> bool:
+        assert self._service is not None
+        return await self._room._switch(self._live, self._revision, self._service)
+
+    async def switched(self) -> None:
+        """All is told by `switch`."""
+
+    async def failed(self, why: str) -> None:
+        await self._room._failed(self._live, self._revision, why)
+
+    def dropped(self) -> None:
+        self._room._rolling.aside(self._room._end(self._service, self._revision))
+
+    def over(self) -> None:
+        if self._live.deploying is not None and self._live.deploying.seq == self._revision.seq:
+            self._live.deploying = None

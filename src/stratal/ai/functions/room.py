@@ -13,17 +13,19 @@ from stratal.ai.functions.journal import Journal
 from stratal.ai.functions.later import Later
 from stratal.ai.functions.layout import Layouts
 from stratal.ai.functions.live import Registry
-from stratal.ai.functions.model import KIND
+from stratal.ai.functions.model import APP, KIND
 from stratal.ai.functions.rollout import Rollouts
-from stratal.ai.functions.runtime import Program
+from stratal.ai.functions.runtime import AppReplica, FunctionReplica, Program
 from stratal.ai.functions.service import Functions
 from stratal.ai.functions.sources import Sources
+from stratal.ai.functions.visiting import Visiting
 from stratal.compute.environments import Environments
 from stratal.compute.launching import ClientEnv
 from stratal.compute.services.model import ServiceName
 from stratal.compute.services.services import Services
 from stratal.compute.snapshots import Snapshots
 from stratal.identity.keys import Keys
+from stratal.identity.visits import Visits
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.events import Events
@@ -59,7 +61,7 @@ def furnish(
     environments: Environments,
     snapshots: Snapshots,
     services: Services,
-    program: Program,
+    program: Program[FunctionReplica],
     events: Events,
     client_env: ClientEnv,
     clock: Clock,
@@ -70,16 +72,58 @@ def furnish(
     registry = Registry()
     laid_out = Layouts(layouts, snapshots)
     foundry = Foundry(environments, laid_out, keys, program, client_env)
-    rollouts = Rollouts(database, services, foundry, registry, clock)
+    rollouts = Rollouts(KIND, database, services, foundry, registry, clock)
     journal = Journal(database)
     calling = Calling(journal, clock)
     later = Later(database, registry, clock)
     invocations = Invocations(database, registry, journal, later, clock)
-    functions = Functions(database, keys, snapshots, services, registry, rollouts, invocations, clock)
+    functions = Functions(KIND, database, keys, snapshots, services, registry, rollouts, journal, clock)
     sources = Sources(database, events, registry, later, clock)
     rollouts.switched = sources.kick
     services.paid_by(KIND, _payer)
     return Room(functions, calling, invocations, registry, rollouts, later, journal, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """Everything about apps."""
+
+    apps: Functions
+    registry: Registry
+    visiting: Visiting
+    rollouts: Rollouts
+    journal: Journal
+
+    async def start(self) -> None:
+        await self.rollouts.start()
+
+    async def close(self) -> None:
+        """Let go; replicas go on and are found again."""
+        await self.rollouts.close()
+        await self.journal.flush()
+
+
+def furnish_apps(
+    database: Database,
+    keys: Keys,
+    environments: Environments,
+    snapshots: Snapshots,
+    services: Services,
+    visits: Visits,
+    program: Program[AppReplica],
+    client_env: ClientEnv,
+    clock: Clock,
+    *,
+    layouts: Path,
+) -> Apps:
+    """As `furnish`, for apps: the same rows, revisions and rollouts, with another program in the replicas."""
+    registry = Registry(APP)
+    foundry = Foundry(environments, Layouts(layouts, snapshots), keys, program, client_env)
+    rollouts = Rollouts(APP, database, services, foundry, registry, clock)
+    journal = Journal(database)
+    apps = Functions(APP, database, keys, snapshots, services, registry, rollouts, journal, clock)
+    services.paid_by(APP, _payer)
+    return Apps(apps, registry, Visiting(database, registry, visits, journal, clock), rollouts, journal)
 
 
 def _payer(c: Connection, name: ServiceName) -> tuple[str, str]:

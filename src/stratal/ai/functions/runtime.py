@@ -1,9 +1,9 @@
-"""The port to the program that runs functions: what a replica is told, how it is called, how it answers."""
+"""The ports to the programs that run functions and apps: what a replica is told, how it is asked, how it answers."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from stratal.compute.services.port import Replica
 from stratal.kernel.errors import StratalError
@@ -100,17 +100,48 @@ class FunctionReplica(Replica, Protocol):
         ...
 
 
-class Program(Protocol):
+Message = MutableMapping[str, Any]
+"""A message of ASGI (https://asgi.readthedocs.io/en/latest/specs/www.html)."""
+
+
+class Conversation(Protocol):
+    """A request to an app, or a WebSocket: ASGI's messages both ways, as they come."""
+
+    async def send(self, message: Message) -> None:
+        """Tell the app what the client sent; waits while it takes no more. Nothing once it has ended."""
+        ...
+
+    async def receive(self) -> Message:
+        """What the app says next. Raises `Failed` when it raised, `Broken` when its replica is gone."""
+        ...
+
+    def close(self) -> None:
+        """The client is gone, or has all that it wanted: the app hears so."""
+        ...
+
+
+class AppReplica(Replica, Protocol):
+    """A connected replica of an app. Requests share its connection."""
+
+    def open(self, scope: Mapping[str, Any]) -> Conversation:
+        """Begin a request, or a WebSocket, with what ASGI's scope of it says. Raises `Broken`."""
+        ...
+
+
+R_co = TypeVar("R_co", bound=Replica, covariant=True)
+
+
+class Program(Protocol[R_co]):
     def command(
         self, python: Path, target: str, code: Path, folder: Path, told: Mapping[str, object]
     ) -> Command:
         """What to run so that a replica of `target` (``app.py:handler``) in `code` listens in `folder`.
 
-        `told`: ``function``, ``project``, ``revision``, ``timeout`` (seconds), ``concurrency``.
+        `told`: ``kind``, ``function`` (its name), ``project``, ``revision``, ``timeout`` (seconds), ``concurrency``.
         """
         ...
 
-    async def connect(self, folder: Path) -> FunctionReplica:
+    async def connect(self, folder: Path) -> R_co:
         """Connect to the replica that listens in `folder` and wait for its greeting.
 
         Raises `OSError` while nobody listens, `CannotStart`, and `Broken` when it goes away before greeting.

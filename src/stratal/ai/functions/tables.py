@@ -1,4 +1,4 @@
-"""Rows of functions, their immutable revisions, and their invocations."""
+"""Rows of functions and apps, their immutable revisions, and their invocations."""
 
 from sqlalchemy import (
     BigInteger,
@@ -20,15 +20,19 @@ functions = Table(
     metadata,
     Column("id", Text, primary_key=True),
     Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("kind", Text, nullable=False, server_default="function"),  # or app
     Column("name", Text, nullable=False),
+    Column("label", Text),  # of an app's host name, never given again
     Column("active_revision", Integer),  # the seq of the revision that answers
     Column("created_at", BigInteger, nullable=False),
     Column("created_by", Text, nullable=False),
     # A removed function's row stays: what it read and wrote is still explained.
     Column("removed_at", BigInteger),
+    Index("uq_functions_label", "label", unique=True),
     Index(
         "uq_functions_live_name",
         "project_id",
+        "kind",
         "name",
         unique=True,
         sqlite_where=text("removed_at IS NULL"),

@@ -1,6 +1,5 @@
 """What a workspace is, what is wished of it, and what of its files is kept. Pure."""
 
-import re
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -25,7 +24,6 @@ class Program(StrEnum):
 MOST_SAVE = 256 << 20
 """The largest file whose saves are kept, in bytes."""
 MOST_PATH = 1024
-_LABEL = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +93,10 @@ class Workspace:
     created_by: str
 
     @property
+    def kind(self) -> str:
+        return KIND
+
+    @property
     def workload(self) -> str:
         """What its reads and writes are attributed to."""
         return f"{KIND}:{self.name}:{self.label.rpartition('-')[2]}"
@@ -119,12 +121,6 @@ class Save:
     size: int
     saved_at: int
     saved_by: str
-
-
-def label_of(name: str, unique: str) -> str:
-    """A host name's label (at most 63 of a-z, 0-9 and ``-``) that tells of `name` and ends with `unique`."""
-    told = _LABEL.sub("-", name.lower()).strip("-")[:40].strip("-")
-    return f"{told}-{unique}" if told else f"w-{unique}"
 
 
 def check_path(path: str) -> str:

@@ -9,10 +9,9 @@ from sqlalchemy import Connection, RowMapping, Select, delete, exists, func, ins
 from stratal.collab.workspaces.model import Program, Save, Wishes, Workspace
 from stratal.collab.workspaces.tables import workspace_contents as contents
 from stratal.collab.workspaces.tables import workspace_saves as saves
-from stratal.collab.workspaces.tables import workspace_visits as visits
 from stratal.collab.workspaces.tables import workspaces
 from stratal.compute.engine import Network
-from stratal.identity.tables import projects
+from stratal.identity.tables import projects, visits
 
 # -- workspaces ----------------------------------------------------------------------------------
 
@@ -193,7 +192,7 @@ def remove(c: Connection, of: Workspace, now: int) -> list[str]:
         .where(workspaces.c.id == of.id)
         .values(removed_at=now, running=0, environment_id=None, key_id=None)
     )
-    c.execute(delete(visits).where(visits.c.workspace_id == of.id))
+    c.execute(delete(visits).where(visits.c.place_id == of.id))
     c.execute(delete(saves).where(saves.c.workspace_id == of.id))
     return _drop_unused(c, of.project_id)
 
@@ -201,7 +200,7 @@ def remove(c: Connection, of: Workspace, now: int) -> list[str]:
 def purge(c: Connection, project_id: str) -> list[str]:
     """Remove every row of a project's workspaces; returns the keys of their bytes."""
     mine = select(workspaces.c.id).where(workspaces.c.project_id == project_id)
-    c.execute(delete(visits).where(visits.c.workspace_id.in_(mine)))
+    c.execute(delete(visits).where(visits.c.place_id.in_(mine)))
     c.execute(delete(saves).where(saves.c.project_id == project_id))
     keys = _drop_unused(c, project_id)
     c.execute(delete(workspaces).where(workspaces.c.project_id == project_id))

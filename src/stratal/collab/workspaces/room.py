@@ -14,16 +14,14 @@ from stratal.collab.workspaces.runtime import Runtime
 from stratal.collab.workspaces.saves import Saves, SweptBlobs
 from stratal.collab.workspaces.service import Workspaces
 from stratal.collab.workspaces.upkeep import Upkeep
-from stratal.collab.workspaces.visits import Visits
 from stratal.compute.environments import Environments
 from stratal.compute.launching import ClientEnv
 from stratal.compute.services.model import ServiceName
 from stratal.compute.services.services import Services
 from stratal.identity.keys import Keys
-from stratal.identity.sessions import Sessions
+from stratal.identity.visits import Visits
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
-from stratal.kernel.events import Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +38,9 @@ class Studio:
     async def start(self) -> None:
         await self.saves.start()
         await self.upkeep.start()
-        await self.visits.start()
 
     async def close(self) -> None:
         """Let go; workspaces run on and are found again."""
-        await self.visits.close()
         await self.upkeep.close()
         await self.saves.close()
 
@@ -55,8 +51,7 @@ def furnish_workspaces(
     environments: Environments,
     services: Services,
     keys: Keys,
-    sessions: Sessions,
-    events: Events,
+    visits: Visits,
     runtimes: Mapping[Program, Runtime],
     client_env: ClientEnv,
     clock: Clock,
@@ -66,7 +61,6 @@ def furnish_workspaces(
     """`root` is a folder of this machine for workspaces' files; `client_env` points their clients at us."""
     folders = Folders(root)
     saves = Saves(database, blobs, folders, clock)
-    visits = Visits(database, keys, sessions, events, clock)
     foundry = Foundry(environments, folders, keys, runtimes, client_env)
     upkeep = Upkeep(database, services, foundry, keys, visits, clock)
     workspaces = Workspaces(database, services, keys, upkeep, visits, saves, folders, clock)

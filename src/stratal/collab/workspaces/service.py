@@ -14,11 +14,9 @@ from stratal.collab.workspaces.model import (
     Workspace,
     WorkspaceView,
     check_wishes,
-    label_of,
 )
 from stratal.collab.workspaces.saves import Saves, no_such_workspace
 from stratal.collab.workspaces.upkeep import Live, Upkeep
-from stratal.collab.workspaces.visits import Visits
 from stratal.compute.requirements import canonical
 from stratal.compute.services.model import ReplicaInfo
 from stratal.compute.services.services import Services
@@ -26,12 +24,13 @@ from stratal.identity.keys import Keys
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.identity.projects import Project
+from stratal.identity.visits import Visits
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id, random_token
-from stratal.kernel.names import check_name
+from stratal.kernel.names import check_name, label_of
 
 
 class Workspaces:

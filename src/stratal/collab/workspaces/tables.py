@@ -1,4 +1,4 @@
-"""Rows of workspaces, of the saves of their files, and of who may look in."""
+"""Rows of workspaces and of the saves of their files."""
 
 from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, Table, Text, text
 
@@ -63,21 +63,4 @@ workspace_saves = Table(
     Index("ix_workspace_saves_workspace_id_path", "workspace_id", "path", "seq"),
     Index("ix_workspace_saves_project_id_sha256", "project_id", "sha256"),
     sqlite_autoincrement=True,
-)
-
-workspace_visits = Table(
-    "workspace_visits",
-    metadata,
-    # A person in a browser at the workspace's own host name: invited by a one-time ticket, then known by a cookie.
-    Column("id", Text, primary_key=True),
-    Column("workspace_id", Text, ForeignKey("workspaces.id"), nullable=False),
-    Column("project", Text, nullable=False),
-    # What the visit stands on: a console session (its token's hash) or a key. It ends with that.
-    Column("session_sha256", Text),
-    Column("key_id", Text),
-    Column("ticket_sha256", Text, unique=True),  # None once spent
-    Column("cookie_sha256", Text, unique=True),  # None until then
-    Column("created_at", BigInteger, nullable=False),
-    Column("expires_at", BigInteger, nullable=False),
-    Index("ix_workspace_visits_workspace_id", "workspace_id"),
 )

@@ -16,12 +16,12 @@ from stratal.collab.workspaces import records
 from stratal.collab.workspaces.blueprint import Foundry
 from stratal.collab.workspaces.model import KIND, State, Workspace
 from stratal.collab.workspaces.runtime import Notebook
-from stratal.collab.workspaces.visits import Visits
 from stratal.compute.services.model import Condition, ServiceName
 from stratal.compute.services.service import Service
 from stratal.compute.services.services import Services
 from stratal.identity.keys import Keys
 from stratal.identity.model import Principal
+from stratal.identity.visits import Visits
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import NotFound, StratalError, Unavailable

@@ -1,6 +1,7 @@
 """The pages, one module per noun; `PAGES` is every address with what answers it."""
 
 from stratal.console.pages import (
+    apps,
     audit,
     catalog,
     chat,
@@ -52,6 +53,8 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/functions": functions.functions,
     "/projects/{project}/functions/{function}": functions.function,
     "/projects/{project}/functions/{function}/invocations/{invocation}": functions.invocation,
+    "/projects/{project}/apps": apps.apps,
+    "/projects/{project}/apps/{app}": apps.app,
     "/projects/{project}/gallery": catalog.gallery,
     "/projects/{project}/gallery/{entry}": catalog.entry,
     "/projects/{project}/chat": chat.chat,

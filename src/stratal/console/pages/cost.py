@@ -15,11 +15,12 @@ BY = {
     "user": "People",
     "endpoint": "Endpoints",
     "function": "Functions",
+    "app": "Apps",
     "resource": "Resources",
     "day": "Days",
     "project": "Projects",
 }
-_PLACES = {"job": "jobs", "endpoint": "endpoints", "function": "functions"}
+_PLACES = {"job": "jobs", "endpoint": "endpoints", "function": "functions", "app": "apps"}
 
 
 def _per_hour(name: str, units: int = 1) -> Column:

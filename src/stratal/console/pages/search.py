@@ -24,6 +24,7 @@ PAGES: Mapping[str, Callable[[Json], str]] = {
     "model": _below("models"),
     "endpoint": _below("endpoints"),
     "function": _below("functions"),
+    "app": _below("apps"),
     "bucket": _below("buckets"),
     "repository": _below("repositories"),
 }

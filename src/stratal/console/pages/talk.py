@@ -14,6 +14,7 @@ PLACES = {
     "endpoint": "endpoints",
     "job": "jobs",
     "function": "functions",
+    "app": "apps",
     "repository": "repositories",
 }
 """Where the pages of what can be commented on are, by kind."""
@@ -85,7 +86,9 @@ def _event(view: View, one: Json) -> Json:
     if noun == "comment":
         href = page_of(view.base, str(data.get("on")), str(data.get("of")))
         return {**one, "href": href, "shown": f"{data.get('on')} {data.get('of')}"}
-    named = data.get("name") if noun in {"model", "endpoint", "function", "repository"} else one["subject"]
+    named = (
+        data.get("name") if noun in {"model", "endpoint", "function", "app", "repository"} else one["subject"]
+    )
     if noun == "merge_request":
         return {**one, "href": page_of(view.base, noun, str(one["subject"])), "shown": one["subject"]}
     href = page_of(view.base, noun, str(named)) if noun in PLACES and named else ""

@@ -4,10 +4,10 @@ import asyncio
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import orjson
 
@@ -21,6 +21,7 @@ _SOCKET = "replica.sock"
 _PLAN = "plan.json"
 _LOG_LIMIT = 300 << 10
 _CLOSE_SECONDS = 10.0
+P = TypeVar("P", bound=asyncio.Protocol)
 
 
 class CallExchange:
@@ -195,29 +196,40 @@ class Functions:
     def command(
         self, python: Path, target: str, code: Path, folder: Path, told: Mapping[str, object]
     ) -> Command:
-        argv = [str(python), "-I", "-B", "-u", str(_PROGRAM / "__main__.py"), str(folder)]
-        plan = {"target": target, "code": str(code), **told}
-        return Command(argv, {_PLAN: orjson.dumps(plan)}, [_PROGRAM, code])
+        return command(python, target, code, folder, told)
 
     async def connect(self, folder: Path) -> FunctionLink:
-        # However long the path is: sun_path holds 107 bytes.
-        descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            channel.setblocking(False)
-            channel.connect(f"/proc/self/fd/{descriptor}/{_SOCKET}")
-            _, link = await asyncio.get_running_loop().create_unix_connection(FunctionLink, sock=channel)
-        except BaseException:
-            channel.close()
-            raise
-        finally:
-            os.close(descriptor)
+        link = await joined(folder, FunctionLink)
         try:
             link.greeting = await asyncio.shield(link.hello)
         except BaseException:
             link.close()
             raise
         return link
+
+
+def command(python: Path, target: str, code: Path, folder: Path, told: Mapping[str, object]) -> Command:
+    """What a replica runs; `told` says of which kind it is."""
+    argv = [str(python), "-I", "-B", "-u", str(_PROGRAM / "__main__.py"), str(folder)]
+    plan = {"target": target, "code": str(code), **told}
+    return Command(argv, {_PLAN: orjson.dumps(plan)}, [_PROGRAM, code])
+
+
+async def joined(folder: Path, made: Callable[[], P]) -> P:
+    """A connection to the replica that listens in `folder`. Raises `OSError` while nobody does."""
+    # However long the path is: sun_path holds 107 bytes.
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.setblocking(False)
+        channel.connect(f"/proc/self/fd/{descriptor}/{_SOCKET}")
+        _, link = await asyncio.get_running_loop().create_unix_connection(made, sock=channel)
+    except BaseException:
+        channel.close()
+        raise
+    finally:
+        os.close(descriptor)
+    return link
 
 
 def _start(body: bytes) -> Start:

@@ -18,7 +18,7 @@ from stratal.ledger.prices import Price, Prices
 from stratal.ledger.units import RESOURCES, resource_of, shown
 
 Who = Annotated[Principal, Depends(caller)]
-By = Literal["project", "user", "job", "endpoint", "function", "workload", "resource", "day"]
+By = Literal["project", "user", "job", "endpoint", "function", "app", "workload", "resource", "day"]
 When = Annotated[str | None, Query(max_length=40, description="A day (2026-12-01) or a time, in UTC.")]
 
 

@@ -20,7 +20,7 @@ from stratal.kernel.errors import TooLarge
 Who = Annotated[Principal, Depends(caller)]
 MAX_BODY = 2 << 20
 MOST_SECONDS_OF_WAITING = 55.0
-_PLAIN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+PLAIN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _DEFAULT = Wishes()
 
 
@@ -82,7 +82,7 @@ def router(functions: Functions, invocations: Invocations, projects: Projects, u
         view = await functions.get(who, place.id, name)
         counts = await invocations.counts(who, place.id, name)
         replicas = await functions.replicas(who, place.id, name)
-        running = [_replica(replica) for replica in replicas if replica.ended_at is None]
+        running = [replica_json(replica) for replica in replicas if replica.ended_at is None]
         states = {state.value: counts.get(state.value, 0) for state in InvocationState}
         return {**_full(view, url), "invocations": states, "running": running}
 
@@ -97,7 +97,7 @@ def router(functions: Functions, invocations: Invocations, projects: Projects, u
         """What the function's newest replica wrote outside of calls, at most the first MiB."""
         place = await projects.get(who, project)
         replica, text = await functions.logs(who, place.id, name)
-        headers = dict(_PLAIN)
+        headers = dict(PLAIN)
         if replica is not None:
             headers["X-Stratal-Replica"] = replica.id
         return Response(text, 200, headers, "text/plain; charset=utf-8")
@@ -133,7 +133,7 @@ def router(functions: Functions, invocations: Invocations, projects: Projects, u
         """What the call wrote (of a later call, in its last attempt), at most 64 KiB."""
         place = await projects.get(who, project)
         text = await invocations.log(who, place.id, name, invocation_id)
-        return Response(text, 200, _PLAIN, "text/plain; charset=utf-8")
+        return Response(text, 200, PLAIN, "text/plain; charset=utf-8")
 
     @api.post("/projects/{project}/functions/{name}/invocations/{invocation_id}/retry")
     async def retry_invocation(who: Who, project: str, name: str, invocation_id: str) -> dict[str, object]:
@@ -238,7 +238,7 @@ def _revision(revision: Revision) -> dict[str, object]:
     }
 
 
-def _replica(replica: ReplicaInfo) -> dict[str, object]:
+def replica_json(replica: ReplicaInfo) -> dict[str, object]:
     return {
         "id": replica.id,
         "version": replica.service.version,
@@ -266,11 +266,11 @@ def _invocation(invocation: Invocation) -> dict[str, object]:
         "created_at": iso(invocation.created_at),
         "started_at": None if invocation.started_at is None else iso(invocation.started_at),
         "ended_at": None if invocation.ended_at is None else iso(invocation.ended_at),
-        "seconds": _seconds(invocation),
+        "seconds": seconds_of(invocation),
     }
 
 
-def _seconds(invocation: Invocation) -> float | None:
+def seconds_of(invocation: Invocation) -> float | None:
     if invocation.started_at is None or invocation.ended_at is None:
         return None
     return (invocation.ended_at - invocation.started_at) / 1000

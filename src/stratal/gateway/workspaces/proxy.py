@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from http.cookiejar import Cookie, DefaultCookiePolicy
-from http.cookies import SimpleCookie
 from typing import Protocol
 from urllib.request import Request
 
@@ -16,15 +15,9 @@ import httpx
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
+from stratal.gateway.hosts import back, onward
 from stratal.kernel.errors import Unavailable
 
-_HOP = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
-    "transfer-encoding", "upgrade",
-}  # fmt: skip
-_OURS = {"authorization", "cookie", "forwarded", "x-real-ip", "expect"}
-_OUR_PREFIXES = ("x-forwarded-", "x-stratal-")
-_NOT_BACK = {"server", "date", "strict-transport-security", "service-worker-allowed"}
 _HANDSHAKE = {
     "host", "origin", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions",
     "sec-websocket-protocol",
@@ -68,7 +61,7 @@ class Proxy:
         asked = self._client(upstream).build_request(
             scope["method"],
             httpx.URL(f"http://{_host(scope)}/").copy_with(raw_path=_target(scope)),
-            headers=[*self._onward(scope), *extra.items()],
+            headers=[*onward(scope, self._cookies), *extra.items()],
             content=_body(receive, gone) if _has_body(scope) else None,
         )
         carrying = asyncio.create_task(self._carry(upstream, asked, send, head=scope["method"] == "HEAD"))
@@ -90,8 +83,8 @@ class Proxy:
                 "The workspace's server went away.", hint="Try again in a moment.", retry_after_seconds=2
             ) from error
         try:
-            back = self._back(answer.headers.raw)
-            await send({"type": "http.response.start", "status": answer.status_code, "headers": back})
+            headers = back(answer.headers.raw, self._cookies)
+            await send({"type": "http.response.start", "status": answer.status_code, "headers": headers})
             if not head:
                 async for chunk in answer.aiter_raw():
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
@@ -145,7 +138,9 @@ class Proxy:
         from websockets.exceptions import InvalidHandshake, InvalidStatus
         from websockets.typing import Subprotocol
 
-        headers = [(name, value) for name, value in self._onward(scope) if name.lower() not in _HANDSHAKE]
+        headers = [
+            (name, value) for name, value in onward(scope, self._cookies) if name.lower() not in _HANDSHAKE
+        ]
         try:
             far = await unix_connect(
                 upstream.socket,
@@ -181,73 +176,6 @@ class Proxy:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await far.close()
-
-    # -- headers -------------------------------------------------------------------------------
-
-    def _onward(self, scope: Scope) -> list[tuple[str, str]]:
-        headers = Headers(scope=scope)
-        named = {word.strip().lower() for word in headers.get("connection", "").split(",")}
-        kept = [
-            (name, value)
-            for name, value in headers.items()
-            if name not in _HOP
-            and name not in _OURS
-            and name not in named
-            and not name.startswith(_OUR_PREFIXES)
-        ]
-        cookies = [
-            pair.strip()
-            for line in headers.getlist("cookie")
-            for pair in line.split(";")
-            if pair.strip() and pair.partition("=")[0].strip() not in self._cookies
-        ]
-        if cookies:
-            kept.append(("cookie", "; ".join(cookies)))
-        return kept
-
-    def _back(self, headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        kept: list[tuple[bytes, bytes]] = []
-        named = {
-            word.strip().lower()
-            for name, value in headers
-            if name.lower() == b"connection"
-            for word in value.decode("latin-1").split(",")
-        }
-        for name, value in headers:
-            low = name.decode("latin-1").lower()
-            if low in _HOP or low in _NOT_BACK or low in named or low.startswith(_OUR_PREFIXES):
-                continue
-            if low == "set-cookie" and not self._may_set(value.decode("latin-1")):
-                continue
-            kept.append((low.encode("latin-1"), value))
-        return kept
-
-    def _may_set(self, line: str) -> bool:
-        """A cookie of this host alone, and none that is the platform's."""
-        name = line.partition("=")[0].strip()
-        attributes = [part.partition("=")[0].strip().lower() for part in line.split(";")[1:]]
-        return name not in self._cookies and "domain" not in attributes
-
-
-def visits_of(headers: Headers, name: str) -> list[str]:
-    """Every value that the client sends for a cookie: more than one when some page set it for all hosts below a domain."""
-    found = []
-    for line in headers.getlist("cookie"):
-        for pair in line.split(";"):
-            key, _, value = pair.strip().partition("=")
-            if key == name and value:
-                found.append(value)
-    return found[:5]
-
-
-def cookie(name: str, value: str, *, seconds: int, secure: bool) -> str:
-    """A Set-Cookie line: for this host alone, out of scripts' reach, sent with nobody else's requests."""
-    made: SimpleCookie = SimpleCookie()
-    made[name] = value
-    told = {"path": "/", "httponly": True, "samesite": "Lax", "max-age": seconds, "secure": secure}
-    for attribute, said in told.items():
-        made[name][attribute] = said
-    return made[name].OutputString()
 
 
 class _NoCookies(DefaultCookiePolicy):

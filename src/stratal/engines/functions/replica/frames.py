@@ -13,6 +13,9 @@ bytes) and a body. An exchange begins with `OPEN` and has ended when its answer'
     CANCEL   →   nobody wants the answer any more
     CREDIT  ←→   u32: so many bytes were taken, as many more may be sent (a sender has `WINDOW` at first)
 
+To an app, whose exchanges are requests and WebSockets, the client's bytes follow `OPEN` as `DATA` (and `TEXT`), `END`
+says that they are whole, and `START` is JSON with a ``status``, or with a ``subprotocol`` where a WebSocket is accepted.
+
 `HELLO` and `FAILED` greet, `PING` is answered with `PONG`; these have the exchange number 0.
 """
 
@@ -58,7 +61,12 @@ def split_open(body: bytes) -> tuple[bytes, bytes]:
 
 
 def pack_credit(exchange: int, count: int) -> bytes:
-    return pack(exchange, CREDIT, _COUNT.pack(count))
+    return pack(exchange, CREDIT, count_of(count))
+
+
+def count_of(count: int) -> bytes:
+    """The body of a `CREDIT` frame."""
+    return _COUNT.pack(count)
 
 
 def credit_of(body: bytes) -> int:

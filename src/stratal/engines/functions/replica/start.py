@@ -18,6 +18,10 @@ def main(folder: str) -> None:
     listener = _listen(folder)
     with open(PLAN, "rb") as file:  # noqa: PTH123
         plan = json.load(file)
+    if plan.get("kind") == "app":
+        from . import asgi
+
+        asgi.serve(listener, plan)
     from . import supervisor
 
     supervisor.serve(listener, plan)
