@@ -88,7 +88,9 @@ class WorkspacesDoor:
             async def spend(ticket: str) -> str:
                 return await self._studio.visits.enter(live.workspace, ticket)
 
-            response = await enter(request, spend, front=self._studio.fronts[live.workspace.program], secure=self._secure)
+            response = await enter(
+                request, spend, front=self._studio.fronts[live.workspace.program], secure=self._secure
+            )
             await response(scope, receive, send)
             return
         opening = is_navigation(scope)
