@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
-from platform_server import PlatformServer
+from platform_server import PlatformServer, wait_until
 
 
 @dataclass
@@ -401,6 +401,58 @@ def test_basic_and_bearer_are_the_same_key(owner: Person, study: str) -> None:
         answer = httpx.get(f"{study}/info/refs?service=git-upload-pack", headers={"Authorization": header})
         assert answer.status_code == 200
         assert answer.headers["content-type"] == "application/x-git-upload-pack-advertisement"
+
+
+def test_a_push_is_checked_and_a_merge_waits_for_it(owner: Person) -> None:
+    """`.stratal/ci.toml` through the real thing: push, job, check on the merge request, and what it lets in."""
+    address = owner.made("checked")
+    owner.git("init", "-q", "-b", "main", "checked")
+    place = owner.folder / "checked"
+    (place / ".stratal").mkdir()
+    (place / ".stratal" / "ci.toml").write_text(
+        '[[check]]\nname = "holds"\ncommand = ["sh", "check.sh"]\nbranches = ["topic"]\n'
+    )
+    (place / "check.sh").write_text("grep -q right answer.txt\n")
+    (place / "answer.txt").write_text("right\n")
+    owner.git("add", ".", at="checked")
+    owner.git("commit", "-qm", "Begin", at="checked")
+    owner.git("remote", "add", "origin", address, at="checked")
+    owner.git("push", "-q", "origin", "main", at="checked")
+    owner.git("checkout", "-q", "-b", "topic", at="checked")
+
+    def push(answer: str) -> str:
+        (place / "answer.txt").write_text(f"{answer}\n")
+        owner.git("commit", "-qam", f"Say {answer}", at="checked")
+        owner.git("push", "-q", "origin", "topic", at="checked")
+        return owner.git("rev-parse", "HEAD", at="checked").stdout.strip()
+
+    head = push("wrong")
+    made = owner.api(
+        "POST",
+        "/repositories/checked/merges",
+        json={"title": "An answer", "source": "topic", "target": "main"},
+    )
+    assert made.status_code == 201, made.text
+    merge = f"/repositories/checked/merges/{made.json()['number']}"
+
+    def state(commit: str) -> str:
+        found = owner.api("GET", merge).json()
+        if found["source_commit"] != commit or not found["checks"]:
+            return ""
+        (check,) = found["checks"]
+        assert check["name"] == "holds"
+        return str(check["state"])
+
+    wait_until(lambda: state(head) == "failed", seconds=120)
+    refused = owner.api("POST", f"{merge}/accept", json={})
+    assert (refused.status_code, "holds" in refused.text) == (409, True), refused.text
+    assert owner.git("ls-remote", "origin", "main", at="checked").stdout.split()[0] != head
+    head = push("right again")
+    wait_until(lambda: state(head) == "succeeded", seconds=120)
+    done = owner.api("POST", f"{merge}/accept", json={})
+    assert done.status_code == 200, done.text
+    owner.git("fetch", "-q", "origin", at="checked")
+    assert owner.git("show", "origin/main:answer.txt", at="checked").stdout == "right again\n"
 
 
 @pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed (Debian: git-lfs)")

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -287,3 +287,40 @@ def test_a_label_is_a_host_names(name: str) -> None:
     label = label_of(name, "k3f9x2m4")
     assert re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", label)
     assert label.endswith("-k3f9x2m4")
+
+
+def test_saves_are_thinned_out_to_one_a_day_after_a_week(tell: Tell) -> None:
+    async def story(room: Room) -> None:
+        of = (await room.made()).workspace
+        day = 24 * 3600 * 1000
+        room.world.now = 100 * day
+        begin = 50 * day
+        times = [begin + n * day + hour * 3600 * 1000 for n in range(3) for hour in (1, 9, 23)]
+
+        async def chunks(text: str) -> AsyncIterator[bytes]:
+            yield text.encode()
+
+        made = [
+            await room.studio.saves.keep(OWNER, of, "study.ipynb", chunks(f"text {n}"), at)
+            for n, at in enumerate(times)
+        ]
+        old = await room.studio.saves.keep(OWNER, of, "old.txt", chunks("never again"), times[0])
+        twice = await room.studio.saves.keep(OWNER, of, "copy.txt", chunks("text 0"), times[8])
+        room.world.now = begin + 2 * day + 1
+        assert await room.studio.saves.thin() == 0  # within the week all stay
+        room.world.now = times[8] + 7 * day + 1
+        assert await room.studio.saves.thin() == 6
+        left = [save.seq for save in await room.studio.saves.list(of)]
+        assert sorted(left) == [made[2].seq, made[5].seq, made[8].seq, old.seq, twice.seq]
+        assert await room.content(made[5].seq) == b"text 5"
+        assert await room.content(old.seq) == b"never again"
+        assert await room.content(twice.seq) == b"text 0"  # another save consists of these bytes
+        kept = sum(len(text) for text in ("text 0", "text 2", "text 5", "text 8", "never again"))
+        assert await room.studio.saves.weighed() == {"prj_a": kept}
+        with pytest.raises(NotFound):
+            await room.content(made[0].seq)
+        restored, _ = await room.studio.saves.restore(OWNER, of, made[2].seq, None)
+        assert await room.content(restored.seq) == b"text 2"
+        assert await room.studio.saves.thin() == 0
+
+    tell(story)

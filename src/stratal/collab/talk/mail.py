@@ -46,7 +46,22 @@ class Smtp:
                 server.starttls(context=context)
             if self.user:
                 server.login(self.user, self.password)
-            server.send_message(message)
+            try:
+                server.send_message(message)
+            except smtplib.SMTPException as error:
+                if _for_good(error):
+                    raise Refused(str(error)) from error
+                raise
+
+
+class Refused(OSError):
+    """The mail server will not take this message, however often it is asked."""
+
+
+def _for_good(error: smtplib.SMTPException) -> bool:
+    if isinstance(error, smtplib.SMTPRecipientsRefused):
+        return all(code >= 500 for code, _ in error.recipients.values())
+    return isinstance(error, smtplib.SMTPResponseException) and error.smtp_code >= 500
 
 
 def smtp_of(url: str) -> Smtp:

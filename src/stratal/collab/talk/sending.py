@@ -8,6 +8,7 @@ from typing import Protocol
 
 from sqlalchemy import Connection, Row, delete, func, select, update
 
+from stratal.collab.talk.mail import Refused
 from stratal.collab.talk.outgoing import Forbidden, Outgoing
 from stratal.collab.talk.tables import deliveries, mailboxes, notifications, webhooks
 from stratal.identity.master import MasterKey
@@ -24,10 +25,13 @@ KEPT_MS = 14 * 24 * 3600 * 1000
 _AT_ONCE = 16
 _IDLE_SECONDS = 30.0
 _MAILS_AN_HOUR = 30
+MAIL_PAUSE_MS = 60_000
+"""How long a mail server that is busy or away is left alone."""
+_MAIL_TRIED_MS = 24 * 3600 * 1000
 
 
 class Mail(Protocol):
-    """Sends one message; raises `OSError` when it was not taken."""
+    """Sends one message; raises `OSError` when it was not taken, `Refused` when it never will be."""
 
     async def send(self, address: str, title: str, text: str) -> None: ...
 
@@ -51,6 +55,7 @@ class Sending:
         self._url = url
         self._clock = clock
         self._due = asyncio.Event()
+        self._mail_again = 0
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -136,7 +141,7 @@ class Sending:
     # -- mail ----------------------------------------------------------------------------------
 
     async def _mail_due(self) -> None:
-        if self._mail is None:
+        if self._mail is None or self._clock() < self._mail_again:
             return
         query = (
             select(notifications, mailboxes.c.address, projects.c.name.label("project"))
@@ -148,20 +153,26 @@ class Sending:
         )
         for row in await self._database.read(lambda c: c.execute(query).all()):
             state = await self._mail_one(row)
+            if state == "due":  # the server is away: the others wait with it
+                self._mail_again = self._clock() + MAIL_PAUSE_MS
+                return
             change = update(notifications).where(notifications.c.id == row.id).values(mail=state)
             await self._database.write(lambda c, s=change: c.execute(s))  # type: ignore[misc]
 
     async def _mail_one(self, row: Row[tuple[object, ...]]) -> str:
-        """``sent``, or ``failed``: what was not taken is still in the console."""
+        """``sent``; ``due`` when the server is busy or away, for a day; or ``failed``: it is in the console still."""
         assert self._mail is not None
         if await self._database.read(lambda c: _sent_lately(c, row, self._clock())) >= _MAILS_AN_HOUR:
             return "failed"
         text = f"{row.words}\n\n{self._url}/projects/{row.project}/inbox\n"
         try:
             await self._mail.send(str(row.address), f"[{row.project}] {row.words}", text)
+        except Refused as error:
+            log.warning("mail was refused: %s", error)
+            return "failed"
         except OSError as error:
             log.warning("mail was not taken: %s", error)
-            return "failed"
+            return "due" if row.created_at > self._clock() - _MAIL_TRIED_MS else "failed"
         return "sent"
 
 

@@ -197,6 +197,29 @@ def remove(c: Connection, of: Workspace, now: int) -> list[str]:
     return _drop_unused(c, of.project_id)
 
 
+def thin(c: Connection, until: int, day_ms: int, limit: int) -> tuple[int, list[str]]:
+    """Of saves from before `until`, leave each file's last of each day (UTC) and its newest of all.
+
+    At most `limit` at a time; returns how many went, and the keys of the bytes that no other save consists of.
+    """
+    later = saves.alias("later")
+    same = (later.c.workspace_id == saves.c.workspace_id) & (later.c.path == saves.c.path)
+    newer = same & (later.c.seq > saves.c.seq)
+    of_day = newer & (later.c.saved_at < until) & (later.c.saved_at // day_ms == saves.c.saved_at // day_ms)
+    query = (
+        select(saves.c.seq, saves.c.project_id)
+        .where(saves.c.saved_at < until, exists().where(of_day).correlate(saves))
+        .order_by(saves.c.seq)
+        .limit(limit)
+    )
+    found = c.execute(query).all()
+    for start in range(0, len(found), 500):
+        some = [row.seq for row in found[start : start + 500]]
+        c.execute(delete(saves).where(saves.c.seq.in_(some)))
+    keys = [key for place in sorted({row.project_id for row in found}) for key in _drop_unused(c, place)]
+    return len(found), keys
+
+
 def purge(c: Connection, project_id: str) -> list[str]:
     """Remove every row of a project's workspaces; returns the keys of their bytes."""
     mine = select(workspaces.c.id).where(workspaces.c.project_id == project_id)

@@ -29,6 +29,9 @@ from stratal.kernel.ids import new_id
 log = logging.getLogger("stratal.workspaces")
 _STORE = "workspaces"
 _BATCH = 500
+_DAY_MS = 24 * 3600 * 1000
+KEPT_WHOLE_MS = 7 * _DAY_MS
+"""For so long every save is kept; then each file's last of each day."""
 
 
 class SweptBlobs(BlobStore, Protocol):
@@ -43,16 +46,19 @@ class Saves:
         self._blobs = blobs
         self._folders = folders
         self._clock = clock
-        self._task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        self._task = asyncio.create_task(self._sweep(new_id("blob")), name="workspaces: sweep")
+        self._tasks = [
+            asyncio.create_task(self._sweep(new_id("blob")), name="workspaces: sweep"),
+            asyncio.create_task(self._thin_daily(), name="workspaces: thinning"),
+        ]
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
             with suppress(asyncio.CancelledError):
-                await self._task
+                await task
 
     # -- keeping -------------------------------------------------------------------------------
 
@@ -169,6 +175,30 @@ class Saves:
     async def drop(self, keys: Sequence[str]) -> None:
         for key in keys:
             await self._blobs.delete(key)
+
+    async def thin(self) -> int:
+        """Of saves older than a week leave each file's last of each day, and what is its newest; how many went.
+
+        A restore finds what is left: with the day's last state, never a part of one.
+        """
+        gone = 0
+        until = self._clock() - KEPT_WHOLE_MS
+        while True:
+            count, keys = await self._database.write(lambda c: records.thin(c, until, _DAY_MS, _BATCH))
+            await self.drop(keys)
+            gone += count
+            if count < _BATCH:
+                return gone
+
+    async def _thin_daily(self) -> None:
+        while True:
+            try:
+                gone = await self.thin()
+                if gone:
+                    log.info("thinned out %d saves of workspaces that are older than a week", gone)
+            except Exception:
+                log.exception("saves could not be thinned out; it is tried again tomorrow")
+            await asyncio.sleep(_DAY_MS / 1000)
 
     async def weighed(self) -> dict[str, int]:
         """The bytes stored, by project id: for the meter."""
