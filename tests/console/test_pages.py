@@ -58,6 +58,7 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/gallery/rapidocr",
         f"{base}/gallery/espeak-ng",
         f"{base}/indexes",
+        f"{base}/chat",
         f"{base}/why",
         f"{base}/solutions",
         f"{base}/solutions/disease-diagnosis",

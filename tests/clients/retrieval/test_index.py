@@ -1,6 +1,7 @@
 """`stratal index` as a user runs it: documents in, an index, answers with citations, and none where there is none."""
 
 import json
+import zlib
 from pathlib import Path
 
 from platform_server import PlatformServer
@@ -47,13 +48,16 @@ FOREIGN = [
 
 def pdf(text: str) -> bytes:
     """The smallest file that is a PDF with one line of text."""
-    stream = f"BT /F1 12 Tf 40 700 Td ({text}) Tj ET".encode()
+    return with_stream(f"BT /F1 12 Tf 40 700 Td ({text}) Tj ET".encode())
+
+
+def with_stream(stream: bytes, more: bytes = b"") -> bytes:
     objects = [
         b"<< /Type /Catalog /Pages 2 0 R >>",
         b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
         b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 612 792] /Contents 4 0 R "
         b"/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
-        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Length %d%s >>\nstream\n%s\nendstream" % (len(stream), more, stream),
     ]
     out, places = b"%PDF-1.4\n", []
     for number, body in enumerate(objects, start=1):
@@ -73,6 +77,7 @@ def test_documents_are_indexed_found_answered_from_and_not_answered_from(
     files |= {
         "policy.pdf": pdf("Visitors wear a green badge at all times."),
         "broken.pdf": b"%PDF-1.4 no",
+        "bomb.pdf": with_stream(zlib.compress(b" " * (300 << 20), 9), b" /Filter /FlateDecode"),
         "a.zip": b"PK",
     }
     with server.http() as http:
@@ -86,7 +91,9 @@ def test_documents_are_indexed_found_answered_from_and_not_answered_from(
     assert (made["state"], made["documents"]) == ("ready", 5), server.cli(
         "logs", str(made["job"]), *given
     ).stdout
-    assert {one["document"].rpartition("/")[2] for one in made["skipped"]} == {"broken.pdf", "a.zip"}
+    assert {one["document"].rpartition("/")[2] for one in made["skipped"]} == {
+        *("broken.pdf", "bomb.pdf", "a.zip")
+    }
     assert all(one["reason"] for one in made["skipped"])
 
     found = server.json("index", "search", "handbook", "badge for visitors", *given)["passages"]

@@ -1,6 +1,8 @@
 """Pulling from a hub: the platform's own Hub door is the hub, or one that lies."""
 
+import gzip
 import hashlib
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -24,6 +26,7 @@ from wired import Wired
 
 pytestmark = pytest.mark.fast
 
+BOMB = gzip.compress(b"[" * (6 << 20))
 WEIGHTS = b"\0weights" * 100
 PICKLE = b"\x80\x04}."
 COMMIT = "1" * 40
@@ -137,6 +140,12 @@ def hub(
         (hub({"model.pkl": b"anything"}), "pickle_refused"),
         (hub({}, told={}), "no_files"),
         (hub({"bomb.zip": b"PK\3\4" + b"\0" * 100}), "no_files"),
+        (
+            httpx.MockTransport(
+                lambda _: httpx.Response(200, content=BOMB, headers={"Content-Encoding": "gzip"})
+            ),
+            "upstream_failed",
+        ),
         (httpx.MockTransport(lambda _: httpx.Response(500)), "upstream_failed"),
         (httpx.MockTransport(lambda _: httpx.Response(200, content=b"<html>")), "upstream_failed"),
         (
@@ -183,6 +192,50 @@ def test_one_of_several_files_of_weights_is_taken_where_a_pattern_says_which_and
         Runtimes().plan(both.facts.flavors, None, [file.path for file in both.files])
     parts = read_facts({}, ["m-00002-of-00002.gguf", "m-00001-of-00002.gguf", "mmproj-m.gguf"])
     assert parts.flavors["gguf"] == {"files": ["m-00001-of-00002.gguf"]}
+
+
+@pytest.mark.parametrize(
+    ("config", "files", "runtime"),
+    [
+        ({"architectures": ["LlamaForCausalLM"]}, [], "transformers"),
+        ({"architectures": ["BertForSequenceClassification"]}, [], "classify"),
+        ({"architectures": ["BertForTokenClassification"]}, [], "entities"),
+        ({"architectures": ["BertForQuestionAnswering"]}, [], "answer"),
+        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, [], "rewrite"),
+        ({"architectures": ["MarianMTModel"], "model_type": "marian"}, [], "rewrite"),
+        ({"architectures": ["ViTForImageClassification"]}, [], "classify-image"),
+        ({"architectures": ["YolosForObjectDetection"]}, [], "detect"),
+        ({"architectures": ["WhisperForConditionalGeneration"], "model_type": "whisper"}, [], "transcribe"),
+        ({"architectures": ["Wav2Vec2ForCTC"]}, [], "transcribe"),
+        ({"architectures": ["BertModel"]}, ["modules.json"], "embed"),
+        ({"architectures": ["BertModel"]}, [], None),
+        ({"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava"}, [], None),
+        ({"architectures": ["LlamaForCausalLM"], "auto_map": {"AutoModel": "x.Model"}}, [], None),
+    ],
+)
+def test_a_models_architecture_says_how_it_is_served_and_never_from_a_pickle_or_by_code_of_its_own(
+    config: dict[str, Any], files: list[str], runtime: str | None
+) -> None:
+    texts = {"config.json": json.dumps({"model_type": "bert", **config}).encode()}
+    paths = ["config.json", *files]
+    flavors = read_facts(texts, paths).flavors
+    if runtime is None:
+        with pytest.raises(Invalid):
+            Runtimes().plan(flavors, None, [*paths, "model.safetensors"])
+        return
+    plan = Runtimes().plan(flavors, None, [*paths, "model.safetensors"])
+    assert (plan.options.get("task") or plan.runtime) == runtime
+    assert "safetensors" in plan.requirements
+    with pytest.raises(Invalid, match="pickled weights are not opened"):
+        Runtimes().plan(flavors, None, [*paths, "pytorch_model.bin"])
+
+
+def test_a_single_onnx_file_is_served_by_its_graph() -> None:
+    facts = read_facts({"config.json": b'{"model_type": "bert"}'}, ["config.json", "onnx/model.onnx"])
+    plan = Runtimes().plan(facts.flavors, None, ["config.json", "onnx/model.onnx"])
+    assert (plan.runtime, plan.options["file"]) == ("onnx", "onnx/model.onnx")
+    several = read_facts({}, ["a.onnx", "b.onnx"])
+    assert "onnx" not in several.flavors
 
 
 def test_a_name_that_is_another_models_is_not_taken(wired: Wired) -> None:

@@ -29,6 +29,7 @@ from stratal.kernel.errors import Conflict, Invalid, NotFound, TooLarge, Unavail
 TAG = "stratal.upstream"
 MAX_FILES = 2_000
 MAX_BYTES = 512 << 30
+_DESCRIBED = 4 << 20  # what a hub tells of a repository
 _SMALL = 8 << 20  # files without a SHA-256 are texts; larger ones must have one
 _NAMED = re.compile(
     r"hf:(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?:@(?P<revision>[\w.-]{1,120}))?\Z",
@@ -226,17 +227,25 @@ def parse_source(source: str) -> Named:
 async def _described(client: httpx.AsyncClient, asked: Named) -> tuple[str, list[_File]]:
     """The commit that the revision names now, and the files there. Raises `Invalid` for what could not be kept."""
     revision = quote(asked.revision, safe="")
-    answer = await client.get(f"/api/models/{asked.repo}/revision/{revision}", params={"blobs": "true"})
+    address = f"/api/models/{asked.repo}/revision/{revision}"
+    async with client.stream("GET", address, params={"blobs": "true"}) as answer:
+        told = b""
+        async for chunk in answer.aiter_bytes(
+            1 << 16
+        ):  # unpacked as it comes, so that little cannot become much
+            told += chunk
+            if len(told) > _DESCRIBED:
+                raise Unavailable("The hub's answer is too long.", reason="upstream_failed")
     if answer.status_code in (401, 403, 404):
         raise NotFound(
             f"The hub has no {asked.repo}@{asked.revision}, or does not show it to this server.",
             hint="A private or gated model needs STRATAL_HUB_UPSTREAM_TOKEN.",
             reason="no_such_upstream_model",
         )
-    if answer.status_code != 200 or len(answer.content) > 64 << 20:
+    if answer.status_code != 200:
         raise Unavailable(f"The hub answered {answer.status_code}.", reason="upstream_failed")
     try:
-        said = orjson.loads(answer.content)
+        said = orjson.loads(bytes(told))
         commit = said["sha"]
         files = [_file(one) for one in said["siblings"]]
     except (orjson.JSONDecodeError, KeyError, TypeError):

@@ -6,13 +6,10 @@ from stratal.console.native import Refused
 from stratal.console.render import Ways
 from stratal.console.view import View
 
-WRITING = {"transformers", "gguf", "vllm"}
-"""The runtimes whose models write."""
-
 
 async def chat(view: View) -> Response:
     told = await view.get("/endpoints")
-    writers = [one for one in told["endpoints"] if one.get("runtime") in WRITING]
+    writers = [one for one in told["endpoints"] if one.get("chats")]
     found = await view.attempt("/indexes")
     indexes = [] if isinstance(found, Refused) else [one for one in found["indexes"] if one.get("built_at")]
     names = [str(one["name"]) for one in writers]

@@ -6,7 +6,6 @@ from starlette.responses import Response
 
 from stratal.console.listing import Column, arrange
 from stratal.console.native import Refused, segment
-from stratal.console.pages.chat import WRITING
 from stratal.console.render import Ways
 from stratal.console.view import View
 
@@ -54,5 +53,5 @@ async def index(view: View) -> Response:
             f"client.post(client.path({path!r}), {{'question': 'a question'}})",
         ),
         index=told,
-        writers=[one for one in writers if one.get("runtime") in WRITING],
+        writers=[one for one in writers if one.get("chats")],
     )

@@ -2,7 +2,7 @@
 
 const form = document.querySelector("#chatting");
 const thread = document.querySelector("#thread");
-const said = document.querySelector("#said");
+const said = document.querySelector("#message");
 const doing = document.querySelector("#doing");
 const stop = document.querySelector("#stop");
 const send = document.querySelector("#send");
@@ -26,7 +26,7 @@ function entry(role, text) {
 }
 
 async function opened(path, body) {
-  const response = await fetch(form.dataset.api + path, {
+  const response = await fetch(form.dataset.root + path, {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),

@@ -273,6 +273,8 @@ def _brief(view: EndpointView, project: str, url: str) -> dict[str, object]:
         "model": revision.model_name,
         "version": revision.model_version,
         "revision": revision.number,
+        "runtime": revision.plan.runtime,
+        "chats": bool((revision.interface or {}).get("chats")),
         "url": f"{url}/v2/models/{name}/infer",
         "invocations_url": f"{url}/api/v1/projects/{project}/endpoints/{name}/invocations",
         "project": project,
