@@ -1,6 +1,8 @@
 """Write what solutions' newest default runs measured into the table of docs/solutions.md.
 
-Usage: .venv/bin/python scripts/record_solutions.py NAME …     (after: stratal solutions run NAME)
+Usage: .venv/bin/python scripts/record_solutions.py [NAME …]     (after: stratal solutions run NAME)
+
+A row that was written before stays until its solution is recorded again; one that was never measured says so.
 """
 
 import json
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from stratal.ai.solutions.catalogue import Catalogue
+from stratal.ai.solutions.manifest import Solution
 from stratal.cli.solutions.report import between
 
 PAGE = Path(__file__).parent.parent / "docs" / "solutions.md"
@@ -37,6 +40,11 @@ def row(name: str, result: dict[str, Any]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def nothing(one: Solution) -> str:
+    cells = [f"`{one.name}`", one.headline.title, one.headline.badge, *"———", "not measured yet", *"———"]
+    return "| " + " | ".join(cells) + " |"
+
+
 def main() -> None:
     text = PAGE.read_text()
     before, rest = text.split(BEGIN)
@@ -49,6 +57,8 @@ def main() -> None:
         if result["size"] != "default" or result["planted"]:
             raise SystemExit(f"{name}: the newest run is no plain default run")
         rows[name] = row(name, result)
+    for one in Catalogue().all():
+        rows.setdefault(one.name, nothing(one))
     body = "\n".join(rows[name] for name in sorted(rows))
     PAGE.write_text(f"{before}{BEGIN}\n{HEAD}{body}\n{END}{after}")
 

@@ -23,6 +23,7 @@ Examples:
 Exit code 0: promoted, or refused as the solution declares that it will be, or (--tiny) the mechanics work;
 3: refused; 1: it could not be run.
 """
+_REMOVE_SECONDS = 600.0
 _FAULTS = ["leak", "labels", "baseline", "checksum"]
 
 
@@ -203,7 +204,8 @@ def remove(name: str, as_json: bool) -> None:
     there = {project["name"] for project in client.get("/projects")["projects"]}
     removed = [project for project in (project_of(name), project_of(name, tiny=True)) if project in there]
     for project in removed:
-        client.delete(f"/projects/{project}")
+        # Much is overwritten and deleted before it answers.
+        client.request("DELETE", f"/projects/{project}", timeout=_REMOVE_SECONDS)
     if as_json:
         print_json({"name": name, "removed": removed})
     else:
