@@ -32,12 +32,18 @@ def row(name: str, result: dict[str, Any]) -> str:
         metric.title,
         metric.badge,
         *(between(told.get(part)) for part in ("candidate", "baseline", "oracle")),
-        result["verdict"],
+        verdict(result),
         str(result["usage"]["seeds"]),
         f"{result['usage']['cpu_minutes']:.1f}",
         f"{result['latency']['p95_ms']:.0f}",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """With the gates that failed, where any did: a row refused for latency is another than one for its leak."""
+    failed = [gate["gate"] for gate in result["gates"] if gate["status"] == "failed"]
+    return str(result["verdict"]) + (f" ({', '.join(failed)})" if failed else "")
 
 
 def nothing(one: Solution) -> str:
