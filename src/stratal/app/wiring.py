@@ -447,7 +447,16 @@ def wire(settings: Settings, database: Database) -> Platform:
         master,
         events,
         subjects(
-            runs, registered, lake, serving.endpoints, compute.jobs, functions.functions, apps.apps, shelf
+            runs,
+            registered,
+            lake,
+            serving.endpoints,
+            compute.jobs,
+            functions.functions,
+            apps.apps,
+            shelf,
+            studio,
+            reports,
         ),
         clock,
         url=settings.url,

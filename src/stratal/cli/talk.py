@@ -9,7 +9,7 @@ from stratal.sdk import Client
 
 @click.group(epilog='Example: stratal comment add run 3f2a "better than the last, @ada?"')
 def comment() -> None:
-    """Comments on runs, models, tables, endpoints, jobs, functions, repositories and merge requests."""
+    """Comments on runs, models, tables, endpoints, jobs, functions, notebooks, reports, merge requests …"""
 
 
 @comment.command("ls")

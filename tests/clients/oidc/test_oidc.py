@@ -153,8 +153,21 @@ def test_groups_there_are_roles_here_and_whoever_is_removed_there_is_out_everywh
     wait_until(lambda: ada.get("/api/v1/account").json()["projects"] == [{"name": "lab", "role": "editor"}])
     key = key_of(ada, "lab")
 
+    job = httpx.post(
+        f"{town.server.url}/api/v1/projects/lab/jobs",
+        headers={"Authorization": f"Bearer {key}"},
+        json={"argv": ["sleep", "3600"], "grace_seconds": 1},
+    ).json()["id"]
+
+    def job_now() -> dict[str, Any]:
+        with town.server.http() as http:
+            return dict(http.get(f"/api/v1/projects/lab/jobs/{job}").json())
+
+    wait_until(lambda: job_now()["state"] == "running", seconds=120)
     provider.remove("ada")
     wait_until(lambda: ada.get("/api/v1/account").status_code == 401)
+    wait_until(lambda: job_now()["state"] == "failed")
+    assert "no access to the project any more" in job_now()["reason"]
     assert whoami(town.server, key) == "revoked_key"
     with pytest.raises(ClientError):
         s3.list_buckets()

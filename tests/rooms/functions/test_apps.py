@@ -10,6 +10,7 @@ import pytest
 
 from stratal.ai.functions.model import Deployment, FunctionView, Wishes
 from stratal.compute.services.port import Broken
+from stratal.gateway.apps import door as apps_door
 from stratal.gateway.apps.door import AppsDoor
 from stratal.gateway.chain import Chain
 from stratal.gateway.credentials import Authenticator
@@ -283,6 +284,25 @@ def test_a_browser_comes_in_once_and_is_asked_anew_each_time(tell: Tell) -> None
                 assert (await hears.get())["status"] in {401, 403}
         async with client.socket("/talk", cookie, other) as (_, hears):
             assert (await hears.get())["status"] == 403
+
+    tell(story)
+
+
+def test_what_stands_open_by_a_key_ends_with_the_key(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apps_door, "RECHECK_SECONDS", 0.01)
+
+    async def story(room: Room) -> None:
+        made = await deploy(room)
+        client = Client(room, f"{made.function.label}.user.localhost:8484")
+        key = await room.keys.create(OWNER, "prj_a", name="program", role=Role.VIEWER)
+        token = f"{key.id}.{room.keys.secret_of(key.id)}".encode()
+        async with client.socket("/talk", (b"authorization", b"Bearer " + token)) as (says, hears):
+            assert (await hears.get())["type"] == "websocket.accept"
+            await says.put({"type": "websocket.receive", "text": "ha"})
+            assert (await hears.get())["text"] == "haha"
+            await room.keys.revoke(OWNER, key.id)
+            async with asyncio.timeout(30):
+                assert (await hears.get())["code"] == 1008
 
     tell(story)
 

@@ -124,3 +124,18 @@ def test_a_blocks_refusal_stands_in_its_place(wired: Wired, run_id: str) -> None
     html = answer.json()["html"]
     assert html.count("cannot be shown") == 4
     assert "Still here." in html
+
+
+def test_a_report_and_a_workspace_are_talked_about(wired: Wired, run_id: str) -> None:
+    editor, here = wired.key("lab", "editor"), "/api/v1/projects/lab"
+    assert wired.ask("POST", f"{here}/reports", editor, json={"name": "said", "text": "# S"}).status == 201
+    for on, of, status in (
+        ("report", "said", 201),
+        ("report", "none", 404),
+        ("workspace", "none", 404),
+        ("notebook", "none/study.ipynb", 404),
+        ("notebook", "none/../x", 404),
+        ("notebook", "", 404),
+    ):
+        answer = wired.ask("POST", f"{here}/comments", editor, json={"on": on, "of": of, "text": "hm"})
+        assert answer.status in {status, 400 if status == 404 else status}, (on, of, answer.body)

@@ -16,8 +16,11 @@ PLACES = {
     "function": "functions",
     "app": "apps",
     "repository": "repositories",
+    "report": "reports",
+    "workspace": "workspaces",
 }
 """Where the pages of what can be commented on are, by kind."""
+_NAMED = {"model", "endpoint", "function", "app", "repository", "report", "workspace"}
 
 
 def page_of(base: str, on: str, of: str) -> str:
@@ -25,6 +28,8 @@ def page_of(base: str, on: str, of: str) -> str:
     if on == "merge_request":
         repository, _, number = of.rpartition("!")
         return f"{base}/repositories/{segment(repository)}/merges/{segment(number)}"
+    if on == "notebook":
+        on, of = "workspace", of.partition("/")[0]
     return f"{base}/{PLACES[on]}/{segment(of)}" if on in PLACES else base
 
 
@@ -86,9 +91,7 @@ def _event(view: View, one: Json) -> Json:
     if noun == "comment":
         href = page_of(view.base, str(data.get("on")), str(data.get("of")))
         return {**one, "href": href, "shown": f"{data.get('on')} {data.get('of')}"}
-    named = (
-        data.get("name") if noun in {"model", "endpoint", "function", "app", "repository"} else one["subject"]
-    )
+    named = data.get("name") if noun in _NAMED else one["subject"]
     if noun == "merge_request":
         return {**one, "href": page_of(view.base, noun, str(one["subject"])), "shown": one["subject"]}
     href = page_of(view.base, noun, str(named)) if noun in PLACES and named else ""

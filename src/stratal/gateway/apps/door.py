@@ -28,6 +28,7 @@ from stratal.gateway.hosts import (
     refusal,
     visits_of,
 )
+from stratal.gateway.standing import RECHECK_SECONDS
 from stratal.identity.keys import is_key_id
 from stratal.identity.model import Principal
 from stratal.kernel.errors import Invalid, StratalError, Unauthenticated
@@ -113,14 +114,15 @@ class AppsDoor:
         asked = await self._ask(scope, live, who)
         outward = asyncio.create_task(self._answer(asked, send))
         inward = asyncio.create_task(_hear(asked, receive))
+        ended = asyncio.create_task(self._until_refused(scope, receive))
         try:
-            await asyncio.wait([outward, inward], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([outward, inward, ended], return_when=asyncio.FIRST_COMPLETED)
             if inward.done() and not outward.done():
                 inward.result()  # the client is gone, or sent nonsense
             if outward.done():
                 outward.result()
         finally:
-            await _end(asked, outward, inward)
+            await _end(asked, outward, inward, ended)
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         live, who = self._live(scope), scope["state"]["who"]
@@ -138,6 +140,8 @@ class AppsDoor:
             asyncio.create_task(_listen(asked, receive)),
             asyncio.create_task(_over(over, send)),
         ]
+        ended = asyncio.create_task(self._until_refused(scope, receive))
+        ended.add_done_callback(lambda task: None if task.cancelled() else over.set())
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if tasks[0].done():
@@ -145,7 +149,16 @@ class AppsDoor:
         finally:
             if place is not None:
                 self._apps.visiting.visits.let_go(place)
-            await _end(asked, *tasks)
+            await _end(asked, *tasks, ended)
+
+    async def _until_refused(self, scope: Scope, receive: Receive) -> None:
+        """Wait until the caller's key or visit is not good any more: what stands open ends with it."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            try:
+                await self.authenticate(Request({**scope, "type": "http"}, receive))
+            except StratalError:
+                return
 
     def error(self, error: StratalError, scope: Scope) -> Response:
         return refusal(error, scope, self._console)
