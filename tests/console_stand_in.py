@@ -589,6 +589,22 @@ def answers(word: str) -> dict[str, Any]:
                 for a in (True, False)
             ]
         },
+        f"{BASE}/shares": {
+            "shares": [
+                {
+                    "id": word,
+                    "direction": direction,
+                    "kind": word,
+                    "name": word,
+                    "as": word,
+                    "from": word,
+                    "to": word,
+                    "created_at": at,
+                    "created_by": word,
+                }
+                for direction in ("given", "received")
+            ]
+        },
         f"{BASE}/invitations": {
             "invitations": [{"id": word, "role": word, "note": word, "created_at": at, "created_by": word}]
         },

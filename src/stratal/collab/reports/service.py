@@ -26,7 +26,7 @@ from stratal.identity.sessions import hashed
 from stratal.identity.tables import keys, members, people, projects
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, StratalError
+from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, StratalError, Unavailable
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id, random_token
 from stratal.kernel.names import check_name
@@ -35,6 +35,7 @@ MAX_TEXT = 256 * 1024
 MAX_LINK_MS = 366 * 24 * 3600 * 1000
 _MAX_DATA = 4 << 20
 _LIVE_MS = 60_000
+_LIVE_SECONDS = 60.0
 
 Evaluator = Callable[[Principal, Place, Block], Awaitable[Data]]
 """What a block of this project's report shows to this principal. Raises what its room raises."""
@@ -295,7 +296,13 @@ class Reports:
                 Kind.SYSTEM, "report", f"report:{row.name}", row.project_id, row.project, Role.VIEWER
             )
             place = Place(row.project_id, row.project)
-            html = await _rendered(row.text, await self._ask(who, place, row.text))
+            try:
+                async with asyncio.timeout(_LIVE_SECONDS):
+                    html = await _rendered(row.text, await self._ask(who, place, row.text))
+            except TimeoutError:
+                raise Unavailable(
+                    "The figures of this report take too long just now.", hint="Try again in a while."
+                ) from None
             if len(self._asked) > 200:
                 self._asked.clear()
             known = self._asked[row.id] = (self._clock(), html)

@@ -32,12 +32,15 @@ def _state(key: Json) -> str:
 
 async def members(view: View) -> Response:
     """The project's members and, for owners, the invitations that nobody has taken up."""
-    told, invited = await asyncio.gather(view.get("/members"), view.attempt("/invitations"))
+    told, invited, shared = await asyncio.gather(
+        view.get("/members"), view.attempt("/invitations"), view.attempt("/shares")
+    )
     return view.page(
         "members.html",
         "Members",
         at="members",
-        live="member.",
+        live="member. share.",
+        shares=[] if isinstance(shared, Refused) else shared["shares"],
         ways=Ways(
             cli=f"stratal members invite {view.flag} --role editor\nstratal members list {view.flag}",
             python=view.sdk("/members"),
