@@ -617,8 +617,8 @@ def _print_run(run: dict[str, Any]) -> None:
         click.echo(f"  {len(run['partitions'])} partitions: {_counts(counts)}")
         steps = [step for step in steps if step["state"] not in {"succeeded", "cached"}]
     print_table(
-        ["Step", "State", "Why", "Took"],
-        [(step["name"], step["state"], step["reason"], _took(step)) for step in steps],
+        ["Step", "State", "Why", "Took", "Cost"],
+        [(step["name"], step["state"], step["reason"], _took(step), step["cost"] or "") for step in steps],
         empty="It has called no step yet." if not run["steps"] else "Every step went well.",
     )
     for step in run["steps"]:

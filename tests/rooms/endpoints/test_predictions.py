@@ -1,13 +1,18 @@
 """Prediction ids and the spool: found by place, proven by hash, whole after a kill."""
 
+import asyncio
+import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stratal.ai.predictions.ids import Place, decode, encode
+from stratal.ai.predictions.service import Predictions
 from stratal.ai.predictions.spool import MAGIC, Spool, Torn
 from stratal.kernel.errors import NotFound
 
@@ -106,3 +111,41 @@ def test_a_blanked_row_is_gone_and_its_neighbours_are_not(spool: Spool) -> None:
     places = [spool.append(row) for row in (b"one", b"secret", b"three")]
     spool.blank(places[1].segment, places[1].offset)
     assert [row for _, row in spool.rows(1)] == [b"one", b"\0" * 6, b"three"]
+
+
+def test_answers_are_counted_from_where_they_were_counted_to(tmp_path: Path) -> None:
+    def predictions() -> tuple[Spool, Predictions]:
+        spool = Spool(tmp_path, segment_bytes=600)
+        return spool, Predictions(spool, cast("Any", None))
+
+    async def story() -> None:
+        spool, told = predictions()
+        read: list[int] = []
+        rows = spool.rows
+
+        def watched(segment: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+            for offset, row in rows(segment, start):
+                read.append(offset)
+                yield offset, row
+
+        spool.rows = watched  # type: ignore[method-assign]
+        for number in range(12):
+            spool.append(_row(number % 2, "prj_a" if number < 8 else "prj_b"))
+        assert await told.counted([0, 1, 7]) == {0: 6, 1: 6, 7: 0}
+        assert len(read) == 12
+        assert len(spool.segments()) > 2
+        assert await told.counted([1]) == {1: 6}
+        spool.append(_row(1, "prj_a"))
+        assert await told.counted([1]) == {1: 7}
+        assert len(read) <= 14, "only what came since"
+        spool, told = predictions()
+        assert await told.counted([0, 1]) == {0: 6, 1: 7}, "after a restart"
+        await told.purge("prj_a")
+        assert await told.counted([0, 1]) == {0: 2, 1: 2}
+
+    asyncio.run(story())
+
+
+def _row(revision: int, project: str) -> bytes:
+    header = json.dumps({"revision": revision, "project_id": project}).encode()
+    return len(header).to_bytes(4, "little") + header + b"x" * 40

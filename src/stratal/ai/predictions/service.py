@@ -4,8 +4,11 @@ A row is ``u32 header length``, a JSON header, then the bytes of the input and o
 stay as they travelled: nothing is converted while a caller waits, only when somebody asks for the row.
 """
 
+import contextlib
 import hashlib
 import struct
+import threading
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,6 +84,8 @@ class Predictions:
     def __init__(self, spool: Spool, database: Database) -> None:
         self._spool = spool
         self._database = database
+        self._counted: dict[int, tuple[int, Counter[int]]] = {}
+        self._counting = threading.Lock()
 
     async def record(self, answered: Answered) -> str:
         """Write the row; returns the id once the row survives a kill of the server. Raises `OSError`."""
@@ -144,30 +149,55 @@ class Predictions:
             )
 
     async def counted(self, revisions: Collection[int]) -> dict[int, int]:
-        """How many answers are recorded of each of these revisions (their `seq`). Reads the whole spool."""
+        """How many answers are recorded of each of these revisions (their `seq`). Reads what has come since it was asked
+        last; what is in segments that are full is kept beside them."""
 
         def work() -> dict[int, int]:
-            found = dict.fromkeys(revisions, 0)
-            for segment in self._spool.segments():
-                for _, row in self._spool.rows(segment):
-                    (length,) = _COUNT.unpack_from(row)
-                    if length:
-                        revision = orjson.loads(row[4 : 4 + length])["revision"]
-                        if revision in found:
-                            found[revision] += 1
-            return found
+            with self._counting:
+                found: Counter[int] = Counter()
+                segments = self._spool.segments()
+                for segment in segments:
+                    found += self._counts(segment, full=segment != segments[-1])
+                return {revision: found[revision] for revision in revisions}
 
         return await anyio.to_thread.run_sync(work) if revisions else {}
+
+    def _counts(self, segment: int, *, full: bool) -> Counter[int]:
+        """How many rows of each revision a segment has, read on from where it was read to."""
+        kept = self._spool.beside(segment, "counts")
+        if segment not in self._counted and full:
+            with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                told = orjson.loads(kept.read_bytes())
+                counts = Counter({int(revision): int(count) for revision, count in told["counts"].items()})
+                self._counted[segment] = (int(told["end"]), counts)
+        start, counts = self._counted.get(segment, (0, Counter()))
+        end = start
+        for offset, row in self._spool.rows(segment, start):
+            (length,) = _COUNT.unpack_from(row)
+            if length:
+                counts[orjson.loads(row[4 : 4 + length])["revision"]] += 1
+            end = self._spool.behind(offset, row)
+        self._counted[segment] = (end, counts)
+        if full and (end != start or not kept.exists()):
+            body = {"end": end, "counts": {str(revision): count for revision, count in counts.items()}}
+            scratch = kept.with_suffix(".new")
+            with contextlib.suppress(OSError):  # a full disk: it is counted again next time
+                scratch.write_bytes(orjson.dumps(body))
+                scratch.replace(kept)
+        return counts
 
     async def purge(self, project_id: str) -> None:
         """Overwrite every row of the project. Call it when nothing of the project predicts any more."""
 
         def work() -> None:
-            for segment in self._spool.segments():
-                for offset, row in self._spool.rows(segment):
-                    (length,) = _COUNT.unpack_from(row)
-                    if length and orjson.loads(row[4 : 4 + length])["project_id"] == project_id:
-                        self._spool.blank(segment, offset)
+            with self._counting:
+                self._counted.clear()
+                for segment in self._spool.segments():
+                    self._spool.beside(segment, "counts").unlink(missing_ok=True)
+                    for offset, row in self._spool.rows(segment):
+                        (length,) = _COUNT.unpack_from(row)
+                        if length and orjson.loads(row[4 : 4 + length])["project_id"] == project_id:
+                            self._spool.blank(segment, offset)
 
         await anyio.to_thread.run_sync(work)
 

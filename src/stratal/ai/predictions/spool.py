@@ -137,10 +137,11 @@ class Spool:
         except FileNotFoundError:
             raise Torn(f"the spool's segment {segment} is gone") from None
 
-    def rows(self, segment: int) -> Iterator[tuple[int, bytes]]:
-        """Every whole row of a segment with its offset, up to its end or the first that is not whole."""
+    def rows(self, segment: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """Every whole row of a segment with its offset, from `start` (where a row begins) up to its end or the first that
+        is not whole."""
         with contextlib.suppress(FileNotFoundError, Torn), self._path(segment).open("rb") as file:
-            offset = len(MAGIC)
+            offset = max(start, len(MAGIC))
             while True:
                 row = _record(file.fileno(), offset)
                 yield offset, row
@@ -156,6 +157,15 @@ class Spool:
     def segments(self) -> list[int]:
         """The numbers of all segments, oldest first."""
         return sorted(int(path.stem) for path in self._folder.glob("*.seg") if path.stem.isdigit())
+
+    def beside(self, segment: int, what: str) -> Path:
+        """A file of what is known of a segment, which may be lost: it is made again from the segment."""
+        return self._folder / f"{segment:010d}.{what}"
+
+    @staticmethod
+    def behind(offset: int, row: bytes) -> int:
+        """Where the next row begins."""
+        return offset + _HEAD.size + len(row)
 
     def _path(self, segment: int) -> Path:
         return self._folder / f"{segment:010d}.seg"

@@ -34,6 +34,7 @@ STEP_COLUMNS = (
     Column("state", "State", lambda step: step["state"]),
     Column("reason", "Why", lambda step: step.get("reason") or ""),
     Column("time", "Time", lambda step: _seconds(step), numeric=True),
+    Column("cost", "Cost", lambda step: float(step["cost"]) if step.get("cost") else None, numeric=True),
 )
 
 _BOX, _GAP_X, _ROW = 148, 44, 34
@@ -108,6 +109,7 @@ async def pipeline_run(view: View) -> Response:
         graph=graph(steps) if 0 < len(steps) <= MOST_DRAWN else None,
         bars=bars(steps, datetime.now(UTC))[:MOST_DRAWN],
         failed_checks=[(step, check) for step in steps for check in step["checks"] if not check["passed"]],
+        edges=_edges(steps),
         reports=[step["name"] for step in steps if step.get("report")],
         ended=told.get("ended_at") is not None,
     )
@@ -151,6 +153,21 @@ async def calendar(view: View) -> Response:
         bad=sum(one["state"] in {"failed", "cancelled", "skipped"} for one in told["partitions"]),
         count=len(told["partitions"]),
     )
+
+
+def _edges(steps: Sequence[Json]) -> list[Json]:
+    """What went from step to step: each table that a step wrote, its checks, and who of this run read it."""
+    told: list[Json] = []
+    for step in steps:
+        for write in step.get("writes") or ():
+            readers = [
+                other["name"]
+                for other in steps
+                if any(read.get("name") == write["table"] for read in other.get("reads") or ())
+            ]
+            checks = [check for check in step["checks"] if check["table"] == write["table"]]
+            told.append({"step": step["name"], **write, "readers": readers, "checks": checks})
+    return told
 
 
 def graph(steps: Sequence[Json]) -> Graph:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from stratal.compute.jobs import Jobs
 from stratal.compute.reconciler import Bell
@@ -37,6 +37,8 @@ from stratal.kernel.clock import Clock, iso
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Invalid, NotFound
 from stratal.kernel.events import emit
+from stratal.ledger.tables import usage
+from stratal.ledger.units import share
 
 MOST_AT_ONCE = 1000
 REPORTS = ("report", "notebook")
@@ -44,6 +46,7 @@ REPORTS = ("report", "notebook")
 MOST_PARAMETERS = 64 * 1024
 MOST_PARTITIONS = 5000
 _BEYOND = 2**62
+_HOUR_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +258,36 @@ class Pipelines:
             return None if row is None else (records.find_run(c, None, row["run_id"]), records.step_of(row))
 
         return await self._database.read(work)
+
+    async def costs(self, run: Run, found: Sequence[Step]) -> Mapping[str, int]:
+        """What each step cost, in billionths, as far as the ledger has it by now: the usage of a job of its own; of the
+        worker's, a small step's part by the time that it was at work. For whoever may read the run."""
+        own = {step.job_id: step.name for step in found if step.job_id is not None}
+        jobs = [job for job in (*own, run.job_id) if job is not None]
+
+        def work(c: Connection) -> dict[str, int]:
+            spent: dict[str, int] = {}
+            for start in range(0, len(jobs), 500):
+                names = [f"job:{job}" for job in jobs[start : start + 500]]
+                query = select(usage.c.workload, func.sum(usage.c.amount)).where(
+                    usage.c.project_id == run.project_id,
+                    usage.c.started_at >= run.created_at - _HOUR_MS,
+                    usage.c.workload.in_(names),
+                )
+                spent |= {name: int(amount) for name, amount in c.execute(query.group_by(usage.c.workload))}
+            return spent
+
+        spent = await self._database.read(work)
+        told = {name: spent[f"job:{job}"] for job, name in own.items() if f"job:{job}" in spent}
+        times: dict[str, int] = {}
+        for step in found:
+            if step.small and step.workload is not None and step.started_at and step.ended_at:
+                times[step.name] = step.ended_at - step.started_at
+        whole = spent.get(f"job:{run.job_id}")
+        total = sum(times.values())
+        if whole is not None and total > 0:
+            told |= {name: share(whole, time, total) for name, time in times.items()}
+        return told
 
     async def step_log(
         self, who: Principal, project_id: str, run_id: int, name: str

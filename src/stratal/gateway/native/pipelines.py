@@ -21,9 +21,11 @@ from stratal.data.queries.service import Sourced
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
+from stratal.identity.permissions import may
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
 from stratal.kernel.errors import Invalid, NotFound
+from stratal.ledger.units import shown
 
 Who = Annotated[Principal, Depends(caller)]
 Json = Any
@@ -214,10 +216,15 @@ def router(room: Room, projects: Projects, objects: Objects, url: str) -> APIRou
             run = await pipelines.get(who, place.id, run_id)
         found = await pipelines.steps(who, place.id, run_id)
         states = await pipelines.job_states(found)
+        costs = await pipelines.costs(run, found) if may(who, "cost.read", place.id) else {}
         return {
             **_run(run),
+            "cost": shown(sum(costs.values())) if costs else None,
             "partitions": None if run.partitions is None else partition_states(run, found),
-            "steps": [_step(step, states) for step in found],
+            "steps": [
+                {**_step(step, states), "cost": shown(costs[step.name]) if step.name in costs else None}
+                for step in found
+            ],
         }
 
     @api.post(base + "/{run_id}/cancel")
