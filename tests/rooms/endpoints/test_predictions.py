@@ -133,7 +133,7 @@ def test_answers_are_counted_from_where_they_were_counted_to(tmp_path: Path) -> 
             spool.append(_row(number % 2, "prj_a" if number < 8 else "prj_b"))
         assert await told.counted([0, 1, 7]) == {0: 6, 1: 6, 7: 0}
         assert len(read) == 12
-        assert len(spool.segments()) > 2
+        assert len(spool.segments()) > 1
         assert await told.counted([1]) == {1: 6}
         spool.append(_row(1, "prj_a"))
         assert await told.counted([1]) == {1: 7}
