@@ -812,6 +812,17 @@ def _solutions(word: str, at: str) -> dict[str, Any]:
     }
 
 
+def _replay(word: str, at: str) -> dict[str, Any]:
+    other = {"of": word, "kind": "value", "name": word, "before": word, "after": "1", "same": False}
+    put_in = {"kind": "table", "name": word, "version": "7", "state": "changed", "note": word}
+    return {
+        **{"id": 6, "of": word, "kind": "pipeline", "repeats": "5", "repeated_by": "9", "state": "ended"},
+        **{"verdict": "differs", "reason": word, "reproduced": False, "inputs_unchanged": False},
+        **{"altered": [put_in], "differing": [other], "inputs": [put_in], "results": [other]},
+        **{"tolerance": 0.0, "ignored": [], "created_at": at, "created_by": word, "ended_at": at},
+    }
+
+
 def _pipelines(word: str, at: str) -> dict[str, Any]:
     """A deployed pipeline and a run of two steps and a partition, everything in it called `word`."""
     check = {"check": word, "table": word, "blocking": True, "passed": False, "words": word}
@@ -860,6 +871,40 @@ def _pipelines(word: str, at: str) -> dict[str, Any]:
     }
     return {
         f"{BASE}/pipelines": {"pipelines": [deployed, {**deployed, "schedule": None, "last_run": None}]},
+        f"{BASE}/pipelines/calendar/p": {
+            "pipeline": "p",
+            "partitions": [
+                {"name": word, "state": "failed", "run": 5, "at": at, "times": 2},
+                {"name": "2024-01-02", "state": "succeeded", "run": 5, "at": at, "times": 1},
+            ],
+        },
+        f"{BASE}/replays": {"replays": [_replay(word, at)]},
+        f"{BASE}/replays/6": _replay(word, at),
+        f"{BASE}/tables/t/lineage": {
+            "table": "t",
+            "snapshot": "7",
+            "unknown": None,
+            "columns": [
+                {
+                    "name": word,
+                    "sources": [{"table": word, "column": word}],
+                    "roots": [{"table": word, "column": word}],
+                }
+            ],
+        },
+        f"{BASE}/impact": {
+            "of": "t",
+            "steps": [{"run": 5, "pipeline": word, "name": word, "state": "succeeded"}],
+            "jobs": [],
+            "tables": [{"name": word, "snapshots": ["7"], "current": True}],
+            "objects": [word],
+            "runs": [{"id": "r1", "name": word}],
+            "models": [word],
+            "endpoints": [
+                {"name": word, "revision": 1, "model": word, "active": True, "predictions": 3}
+            ],
+            "predictions": 3,
+        },
         f"{BASE}/pipelines/runs": {"runs": [run], "next": None},
         f"{BASE}/pipelines/runs/5": {**run, "steps": [step, other]},
         f"{BASE}/pipelines/runs/5/steps/{quote(word, safe='')}/log": {
@@ -974,6 +1019,10 @@ def every_page(word: str) -> list[str]:
         "/pipelines",
         "/pipelines/5",
         f"/pipelines/5/steps/{quote(word, safe='')}",
+        "/pipelines/calendar/p",
+        "/replays",
+        "/replays/6",
+        "/tables/t/lineage",
         "/nodes",
         "/solutions",
         "/solutions/s",

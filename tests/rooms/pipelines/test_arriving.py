@@ -84,6 +84,9 @@ def test_a_tables_columns_change_only_as_far_as_is_allowed() -> None:
         1: (2.0, "2024-01-01 00:00:00"), 2: (None, "None"), 3: (1.0, "None"),
         4: (2.5, "2024-01-02T10:00:00"), 5: (3.0, "2024-01-03T00:00:00"),
     }  # fmt: skip
+    done = stratal.ingest_rows(iter([{"id": 9, "n": "1"}, {"id": 8}]), "raw.other", name="api")
+    assert (done.rows, rows("raw.other")) == (2, [{"id": 9, "n": 1}, {"id": 8, "n": None}])
+    assert stratal.ingest_rows([], "raw.other").rows == 0
     with pytest.raises(TooManyBadRows, match="'x' is no int"):
         bring("id,n\nx,1\n", columns={"id": "int"})
     assert bring("id,n\nseven,1\n", evolve="widen") == 1

@@ -148,7 +148,7 @@ async def calendar(view: View) -> Response:
             cli=f"stratal pipeline calendar {quote(name)} {view.flag}",
             python=view.sdk(f"/pipelines/calendar/{segment(name)}"),
         ),
-        name=name,
+        pipeline=name,
         months=months,
         bad=sum(one["state"] in {"failed", "cancelled", "skipped"} for one in told["partitions"]),
         count=len(told["partitions"]),

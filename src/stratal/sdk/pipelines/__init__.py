@@ -32,7 +32,7 @@ from stratal.sdk.pipelines.checks import (
     sql_check,
     unique,
 )
-from stratal.sdk.pipelines.ingestion import ingest, ingest_sqlite
+from stratal.sdk.pipelines.ingestion import ingest, ingest_rows, ingest_sqlite
 from stratal.sdk.pipelines.lake import read_sql as sql
 from stratal.sdk.pipelines.sources import history, ingest_http, ingest_sql
 from stratal.sdk.pipelines.transforms import models
@@ -53,6 +53,7 @@ __all__ = [
     "ingest_http",
     "ingest_images",
     "ingest_objects",
+    "ingest_rows",
     "ingest_sql",
     "ingest_sqlite",
     "matches",

@@ -15,7 +15,7 @@ import io
 import json
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -261,6 +261,28 @@ def _kind_of(sql: str) -> str:
         return "int"
     known = {"DOUBLE": "float", "FLOAT": "float", "BOOLEAN": "bool", "DATE": "date", "VARCHAR": "text"}
     return known.get(name, "other")
+
+
+def ingest_rows(
+    rows: Iterable[Mapping[str, Any]],
+    into: str,
+    *,
+    name: str = "rows",
+    columns: Mapping[str, str] | None = None,
+    mode: Mode = "append",
+    keys: Sequence[str] = (),
+    most_bad: float = 0.1,
+    evolve: Evolve = "refuse",
+) -> Ingested:
+    """Bring rows from anywhere (another library's connector, say) into the table `into`, by the rules of `ingest`; `name` is
+    what the source is called where a row is kept aside. With no rows nothing is written."""
+    found: list[tuple[int, Any, str | None]] = [
+        (number, dict(row), None) if isinstance(row, Mapping) else (number, row, "it is no row")
+        for number, row in enumerate(rows, 1)
+    ]
+    if not found:
+        return Ingested(Table(into), 0, 0, None)
+    return bring(name, found, into, columns=columns, mode=mode, keys=keys, most_bad=most_bad, evolve=evolve)
 
 
 def ingest_sqlite(
