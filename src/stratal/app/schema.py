@@ -7,7 +7,7 @@ recognised without it.
 import sqlite3
 from pathlib import Path
 
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, NullPool, create_engine, event, inspect, text
 
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict
@@ -34,32 +34,42 @@ def current_revision(database: Path) -> str | None:
 
 
 def ensure_schema(database: Path) -> None:
-    """Bring the SQLite file to the newest revision. Raises `Conflict` when it was written by a newer Stratal."""
+    """Bring the SQLite file to the newest revision, by all the revisions that it lacks or none.
+
+    Raises `Conflict` when it was written by a newer Stratal.
+    """
     if _is_newest(current_revision(database), str(database)):
         return
-    from alembic import command
-    from alembic.config import Config
+    engine = create_engine(f"sqlite:///{database}", poolclass=NullPool)
 
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("sqlalchemy.url", f"sqlite:///{database}")
-    command.upgrade(config, "head")
+    @event.listens_for(engine, "connect")
+    def leave_transactions_to_us(connection: sqlite3.Connection, _: object) -> None:
+        connection.isolation_level = None  # Python's module would commit before each change of the schema
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    with engine.begin() as connection:
+        _upgrade(connection)
 
 
 def ensure_schema_of(database: Database, shown: str) -> None:
     """The same for an open PostgreSQL database, `shown` in errors: all revisions in one transaction, or none."""
     if _is_newest(database.read_now(revision_in), shown):
         return
+    database.write_now(_upgrade)
+
+
+def _upgrade(connection: Connection) -> None:
+    """Run the revisions that are lacking, in the transaction that `connection` is in."""
     from alembic import command
     from alembic.config import Config
 
-    def work(connection: Connection) -> None:
-        config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-    database.write_now(work)
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def revision_in(connection: Connection) -> str | None:

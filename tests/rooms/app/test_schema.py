@@ -1,13 +1,18 @@
 """The migrations make exactly the tables that the rooms declare."""
 
+import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
+import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, text
 
+from stratal.app import schema
 from stratal.app.schema import MIGRATIONS, current_revision, ensure_schema, newest_revision
 from stratal.app.tables import metadata
 
@@ -111,3 +116,45 @@ def test_endpoints_of_an_earlier_home_keep_their_replicas_and_how_they_were_kept
         ).one()
         assert tuple(kept) == (0, 1, 64, 5000, "{}")
     engine.dispose()
+
+
+_TWO_CHANGES = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "9999", {last!r}
+
+
+def upgrade():
+    with op.batch_alter_table("jobs") as batch:
+        batch.add_column(sa.Column("first", sa.Text()))
+    op.create_table("second", sa.Column("id", sa.Text(), primary_key=True))
+    {then}
+"""
+
+
+def test_an_upgrade_that_is_cut_off_changes_nothing_and_is_done_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stratal.db"
+    ensure_schema(path)
+    last = newest_revision()
+    revisions = tmp_path / "migrations"
+    shutil.copytree(MIGRATIONS, revisions)
+    monkeypatch.setattr(schema, "MIGRATIONS", revisions)
+    cut = revisions / "versions" / "9999_cut.py"
+    cut.write_text(_TWO_CHANGES.format(last=last, then="raise KeyboardInterrupt"))
+    with pytest.raises(KeyboardInterrupt):
+        ensure_schema(path)
+    monkeypatch.undo()
+    ensure_schema(path)  # the same program as before still finds its own schema
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(last,)]
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(jobs)")]
+        assert "first" not in columns
+    monkeypatch.setattr(schema, "MIGRATIONS", revisions)
+    cut.write_text(_TWO_CHANGES.format(last=last, then=""))
+    ensure_schema(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM second").fetchone() == (0,)
+    assert current_revision(path) == "9999"
