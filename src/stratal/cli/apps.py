@@ -10,7 +10,7 @@ import click
 from stratal.cli.functions import code_of, code_shown, tell_rollout
 from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
 from stratal.cli.run import requirements_of, tell_code, variable_of
-from stratal.cli.shown import Duration, Size, ago, lasted, note
+from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
 from stratal.sdk import Client
 from stratal.sdk import apps as sdk
 from stratal.sdk.functions import answering
@@ -66,6 +66,7 @@ def app() -> None:
 @click.option(
     "--memory", type=Size(), default="512MiB", help="Memory that a replica may use (default 512MiB)."
 )
+@click.option("--gpus", type=Gpus(), metavar="[TYPE:]N", help="Whole GPUs for each replica: 1 or h100:2.")
 @click.option(
     "-r",
     "--requirements",
@@ -95,6 +96,7 @@ def deploy(
     max_concurrency: int,
     idle: float,
     memory: int,
+    gpus: tuple[int, str | None] | None,
     requirements: tuple[Path, ...],
     packages: tuple[str, ...],
     variables: tuple[str, ...],
@@ -124,6 +126,8 @@ def deploy(
             max_concurrency=max_concurrency,
             idle_seconds=idle,
             memory_bytes=memory,
+            gpus=gpus[0] if gpus else 0,
+            gpu_type=gpus[1] if gpus else None,
             public=public,
         )
     except TreeError as error:
@@ -199,6 +203,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         ("Requests", f"{revision['max_concurrency']} at once in a replica, {seen['in_flight']} now"),
         ("Replicas", f"{seen['replicas']} now, {revision['min']} to {revision['max']}, {sleeps}"),
         ("Memory", human_bytes(revision["memory_bytes"])),
+        ("GPUs", f"{revision['gpus']} {revision['gpu_type'] or ''}".strip() if revision["gpus"] else "none"),
         ("Acts as", revision["workload"]),
     ]
     if seen["latest"]["state"] == "failed":

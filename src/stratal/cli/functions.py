@@ -11,7 +11,7 @@ import click
 from stratal.app.settings import home_directory
 from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
 from stratal.cli.run import requirements_of, tell_code, variable_of
-from stratal.cli.shown import Duration, Size, ago, lasted, note
+from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
 from stratal.sdk import Client
 from stratal.sdk import functions as sdk
 from stratal.sdk.client import error_of
@@ -76,6 +76,7 @@ def function() -> None:
 @click.option(
     "--memory", type=Size(), default="512MiB", help="Memory that a replica may use (default 512MiB)."
 )
+@click.option("--gpus", type=Gpus(), metavar="[TYPE:]N", help="Whole GPUs for each replica: 1 or h100:2.")
 @click.option(
     "-r",
     "--requirements",
@@ -119,6 +120,7 @@ def deploy(
     timeout: float,
     retries: int,
     memory: int,
+    gpus: tuple[int, str | None] | None,
     requirements: tuple[Path, ...],
     packages: tuple[str, ...],
     variables: tuple[str, ...],
@@ -153,6 +155,8 @@ def deploy(
             timeout_seconds=timeout,
             retries=retries,
             memory_bytes=memory,
+            gpus=gpus[0] if gpus else 0,
+            gpu_type=gpus[1] if gpus else None,
             schedule=schedule,
             zone=zone,
             on=list(triggers),
@@ -269,6 +273,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         ("Replicas", f"{seen['replicas']} now, {revision['min']} to {revision['max']}, {_idle(revision)}"),
         ("Called by", _sources(revision)),
         ("Memory", human_bytes(revision["memory_bytes"])),
+        ("GPUs", f"{revision['gpus']} {revision['gpu_type'] or ''}".strip() if revision["gpus"] else "none"),
         ("Invocations", counted or "none yet"),
     ]
     if seen["latest"]["state"] == "failed":

@@ -85,6 +85,8 @@ class Wishes:
     timeout_seconds: float = 60.0
     retries: int = 3
     memory_bytes: int = 512 << 20
+    gpus: int = 0
+    gpu_type: str | None = None
     public: bool = False
     schedule: str = ""
     """Five fields of cron; "": none."""
@@ -104,7 +106,7 @@ class Wishes:
 
     @property
     def needs(self) -> Needs:
-        return Needs(memory_bytes=self.memory_bytes)
+        return Needs(memory_bytes=self.memory_bytes, gpus=self.gpus, gpu_type=self.gpu_type)
 
     def values(self) -> dict[str, Any]:
         return asdict(self)

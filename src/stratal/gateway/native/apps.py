@@ -52,6 +52,8 @@ class NewApp(Strict):
         description="A replica without requests is stopped after so long; 0: never.",
     )
     memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What a replica may use.")
+    gpus: int = Field(default=0, ge=0, description="So many whole GPUs for each replica.")
+    gpu_type: str | None = Field(default=None, description="Their type, as h100; null: any one type.")
     public: bool = Field(default=False, description="Anybody may ask it, without a key.")
 
 
@@ -159,6 +161,8 @@ def _deployment(body: NewApp) -> Deployment:
             concurrency=body.max_concurrency,
             idle_seconds=body.idle_seconds,
             memory_bytes=body.memory_bytes,
+            gpus=body.gpus,
+            gpu_type=body.gpu_type,
             public=body.public,
         ),
     )
@@ -214,6 +218,8 @@ def _revision(revision: Revision) -> dict[str, object]:
         "max_concurrency": wishes.concurrency,
         "idle_seconds": wishes.idle_seconds,
         "memory_bytes": wishes.memory_bytes,
+        "gpus": wishes.gpus,
+        "gpu_type": wishes.gpu_type,
         "public": wishes.public,
         "created_at": iso(revision.created_at),
         "created_by": revision.created_by,

@@ -52,6 +52,8 @@ class NewFunction(Strict):
     timeout_seconds: float = Field(default=_DEFAULT.timeout_seconds, description="How long a call may take.")
     retries: int = Field(default=_DEFAULT.retries, description="How often a later call is tried again.")
     memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What a replica may use.")
+    gpus: int = Field(default=0, ge=0, description="So many whole GPUs for each replica.")
+    gpu_type: str | None = Field(default=None, description="Their type, as h100; null: any one type.")
     schedule: str = Field(default="", description="Five fields of cron; empty: none.")
     zone: str = Field(default="UTC", description="The schedule's time zone, e.g. Europe/Berlin.")
     on: list[str] = Field(
@@ -169,6 +171,8 @@ def _deployment(body: NewFunction) -> Deployment:
             timeout_seconds=body.timeout_seconds,
             retries=body.retries,
             memory_bytes=body.memory_bytes,
+            gpus=body.gpus,
+            gpu_type=body.gpu_type,
             public=body.public,
             schedule=body.schedule,
             zone=body.zone,
@@ -229,6 +233,8 @@ def _revision(revision: Revision) -> dict[str, object]:
         "timeout_seconds": wishes.timeout_seconds,
         "retries": wishes.retries,
         "memory_bytes": wishes.memory_bytes,
+        "gpus": wishes.gpus,
+        "gpu_type": wishes.gpu_type,
         "public": wishes.public,
         "schedule": wishes.schedule,
         "zone": wishes.zone,
