@@ -36,6 +36,9 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
     base, bucket = world.base, f"measurements-{world.name}"
     with server.http() as http:
         shown = http.get("/api/v1/projects/demo/tables").json()["tables"][0]
+        text = "# Said\n\n```sql bar\nselect 'a' as x, 1 as y\n```\n\n```sql table\nselect 1 as n\n```\n"
+        made = http.post(f"/api/v1{base}/reports", json={"name": "weekly", "text": text})
+        assert made.status_code in {201, 409}, made.text
         (job,) = http.get("/api/v1/projects/demo/jobs", params={"limit": 1}).json()["jobs"]
     return [
         "/login",
@@ -65,6 +68,9 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/audit",
         f"{base}/cost",
         f"{base}/cost?by=project",
+        f"{base}/reports",
+        f"{base}/reports/weekly",
+        f"{base}/reports/weekly/edit",
         f"{base}/members",
         f"{base}/keys",
         f"{base}/sessions",

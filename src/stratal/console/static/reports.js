@@ -2,7 +2,7 @@
 
 const form = document.getElementById("writing");
 const text = document.getElementById("text");
-const preview = document.getElementById("preview");
+const preview = document.getElementById("shown");
 const told = form.querySelector("output");
 let shown = text.value;
 let saved = text.value;
