@@ -11,7 +11,7 @@ _IMAGE = Port("image", "BYTES", "a PNG or JPEG file; in JSON as base64")
 _AUDIO = Port("audio", "BYTES", "a WAV file, 16-bit PCM; in JSON as base64")
 
 _NEEDS = (
-    "No well-kept library brings weights in its package. A model of a hub does it ({}, safetensors): "
+    "No well-kept library brings weights in its package. A model of a hub does it ({}): "
     "stratal models pull hf:ORG/NAME@REVISION, then stratal deploy models:/NAME/1 --name NAME."
 )
 

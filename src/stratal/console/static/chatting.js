@@ -19,7 +19,7 @@ function made(tag, text = "", className = "") {
 function entry(role, text) {
   document.querySelector("#nothing")?.remove();
   const turn = made("article", "", `turn ${role}`);
-  turn.append(made("h3", role === "user" ? "You" : "Answer"), made("p", text, "words"));
+  turn.append(made("h2", role === "user" ? "You" : "Answer"), made("p", text, "words"));
   thread.append(turn);
   thread.scrollTop = thread.scrollHeight;
   return turn;

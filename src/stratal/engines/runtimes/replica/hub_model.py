@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Answer = Callable[[list[Any]], dict[str, Any]]
-    Made = tuple[str, list[tuple[str, str, list[int]]], list[tuple[str, str, Any]], Answer]
 
 _ONLY = {"local_files_only": True, "trust_remote_code": False}
 _MOST_LABELS = 50
@@ -44,19 +43,33 @@ def load(plan: dict[str, Any]) -> TaskModel:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     files: dict[str, str] = {}
     hash_below(plan["model"], "", files)
-    kind, outputs, beside, answer = _TASKS[plan["task"]](_Hub(plan["model"]))
+    made = _TASKS[plan["task"]](_Hub(plan["model"]))
     libraries = {
         "python": sys.version.split()[0],
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
-    model = TaskModel(answer, kind, outputs, files, libraries, beside)
+    model = TaskModel(made.answer, made.kind, made.outputs, files, libraries, made.beside)
     model.interface["task"] = plan["task"]
-    if answer.__name__ == "classified":
-        model.interface["classes"] = answer.classes  # type: ignore[attr-defined]
-    if plan["task"] == "transcribe" and any(name == "task" for name, _, _ in beside):
-        model.interface["translates"] = True
+    model.interface["classes"] = made.classes
+    model.interface["translates"] = made.kind == "audio" and bool(made.beside)
     return model
+
+
+class Made:
+    """What a task is made of: what is taken, told and said beside, as `task_model.TaskModel` has it, and who answers."""
+
+    def __init__(
+        self,
+        kind: str,
+        outputs: list[tuple[str, str, list[int]]],
+        answer: Answer,
+        beside: list[tuple[str, str, Any]] | None = None,
+        classes: list[str] | None = None,
+    ) -> None:
+        self.kind, self.outputs, self.answer = kind, outputs, answer
+        self.beside = beside or []
+        self.classes = classes
 
 
 class _Hub:
@@ -102,15 +115,14 @@ def _classify(hub: _Hub) -> Made:
     ask = hub.pipeline("text-classification", model, tokenizer=tokenizer, top_k=None)
     classes = [str(model.config.id2label[number]) for number in sorted(model.config.id2label)]
 
-    def classified(texts: list[str]) -> dict[str, Any]:
+    def answer(texts: list[str]) -> dict[str, Any]:
         told = np.zeros((len(texts), len(classes)))
         for row, found in enumerate(ask(texts, truncation=True, batch_size=_AT_ONCE)):
             for one in found:
                 told[row, classes.index(one["label"])] = one["score"]
         return {"label": [classes[at] for at in told.argmax(1)], "probabilities": told}
 
-    classified.classes = classes  # type: ignore[attr-defined]
-    return "text", [_LABEL, ("probabilities", "FP64", [-1, len(classes)])], [], classified
+    return Made("text", [_LABEL, ("probabilities", "FP64", [-1, len(classes)])], answer, classes=classes)
 
 
 def _sort(ask: Any) -> Made:
@@ -123,7 +135,7 @@ def _sort(ask: Any) -> Made:
             "scores": [json.dumps(one, ensure_ascii=False) for one in scores],
         }
 
-    return "text", [_LABEL, _SCORE, ("scores", "BYTES", [-1])], [("labels", "BYTES", "")], answer
+    return Made("text", [_LABEL, _SCORE, ("scores", "BYTES", [-1])], answer, [("labels", "BYTES", "")])
 
 
 def labels_of(text: str) -> list[str]:
@@ -158,7 +170,7 @@ def _entities(hub: _Hub) -> Made:
             told.append(json.dumps(listed, ensure_ascii=False))
         return {"entities": told}
 
-    return "text", [("entities", "BYTES", [-1])], [], answer
+    return Made("text", [("entities", "BYTES", [-1])], answer)
 
 
 def _answer(hub: _Hub) -> Made:
@@ -210,7 +222,7 @@ def _answer(hub: _Hub) -> Made:
         return {name: [row[place] for row in found] for place, name in enumerate(names)}
 
     places = [("start", "INT64", [-1]), ("end", "INT64", [-1])]
-    return "text", [("answer", "BYTES", [-1]), _SCORE, *places], [("question", "BYTES", "")], answer
+    return Made("text", [("answer", "BYTES", [-1]), _SCORE, *places], answer, [("question", "BYTES", "")])
 
 
 def _rewrite(hub: _Hub) -> Made:
@@ -247,7 +259,7 @@ def _rewrite(hub: _Hub) -> Made:
         return {"text": [one(*row) for row in rows]}
 
     beside = [("source", "BYTES", ""), ("target", "BYTES", ""), ("max_tokens", "FP64", float(_MOST_TOKENS))]
-    return "text", [("text", "BYTES", [-1])], beside, answer
+    return Made("text", [("text", "BYTES", [-1])], answer, beside)
 
 
 def _embed(hub: _Hub) -> Made:
@@ -281,7 +293,7 @@ def _embed(hub: _Hub) -> Made:
                 tokens[i] = int(count)
         return {"embedding": found, "tokens": tokens}
 
-    return "text", [("embedding", "FP32", [-1, width]), ("tokens", "INT64", [-1])], [], answer
+    return Made("text", [("embedding", "FP32", [-1, width]), ("tokens", "INT64", [-1])], answer)
 
 
 # -- pictures and sounds -------------------------------------------------------------------------
@@ -316,7 +328,7 @@ def _classify_image(hub: _Hub) -> Made:
             "scores": [json.dumps(one, ensure_ascii=False) for one in scores],
         }
 
-    return "image", [_LABEL, _SCORE, ("scores", "BYTES", [-1])], [], answer
+    return Made("image", [_LABEL, _SCORE, ("scores", "BYTES", [-1])], answer)
 
 
 def _detect(hub: _Hub) -> Made:
@@ -336,7 +348,7 @@ def _detect(hub: _Hub) -> Made:
             told.append(json.dumps(listed, ensure_ascii=False))
         return {"objects": told}
 
-    return "image", [("objects", "BYTES", [-1])], [("threshold", "FP64", 0.5)], answer
+    return Made("image", [("objects", "BYTES", [-1])], answer, [("threshold", "FP64", 0.5)])
 
 
 def _transcribe(hub: _Hub) -> Made:
@@ -369,7 +381,7 @@ def _transcribe(hub: _Hub) -> Made:
         return {"text": [one(*row) if isinstance(row, tuple) else one(row, "transcribe", "") for row in rows]}
 
     beside = [("task", "BYTES", "transcribe"), ("language", "BYTES", "")] if languages else []
-    return "audio", [("text", "BYTES", [-1])], beside, answer
+    return Made("audio", [("text", "BYTES", [-1])], answer, beside)
 
 
 _TASKS: dict[str, Callable[[_Hub], Made]] = {
