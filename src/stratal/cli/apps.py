@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 
 import click
 
-from stratal.cli.functions import code_of, code_shown, tell_rollout
+from stratal.cli.functions import code_of, code_shown, named, tell_rollout
 from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
 from stratal.cli.run import requirements_of, tell_code, variable_of
 from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
@@ -108,6 +108,7 @@ def deploy(
     """Deploy an ASGI application of a file in this folder."""
     env = dict(variable_of(text) for text in variables)
     wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
+    called = named("app", name or _name_of(target))
     try:
         tree, target = code_of(target)
         client = Client(project=project)
@@ -116,7 +117,7 @@ def deploy(
             client,
             target,
             tree=tree,
-            name=name or _name_of(target),
+            name=called,
             requirements=wanted,
             env=env,
             wait=wait,

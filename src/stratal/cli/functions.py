@@ -12,6 +12,8 @@ from stratal.app.settings import home_directory
 from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
 from stratal.cli.run import requirements_of, tell_code, variable_of
 from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
+from stratal.kernel.errors import Invalid
+from stratal.kernel.names import check_name
 from stratal.sdk import Client
 from stratal.sdk import functions as sdk
 from stratal.sdk.client import error_of
@@ -135,6 +137,7 @@ def deploy(
     """Deploy a function of a file in this folder."""
     env = dict(variable_of(text) for text in variables)
     wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
+    called = named("function", name or _name_of(target))
     try:
         tree, target = code_of(target)
         client = Client(project=project)
@@ -143,7 +146,7 @@ def deploy(
             client,
             target,
             tree=tree,
-            name=name or _name_of(target),
+            name=called,
             requirements=wanted,
             env=env,
             wait=wait,
@@ -169,6 +172,14 @@ def deploy(
         print_error(f"{error.filename or 'A file'} cannot be read: {error.strerror}.")
         raise SystemExit(1) from None
     tell_rollout("function", made, f"Call it: stratal function invoke {made['name']} '{{}}'", wait, as_json)
+
+
+def named(what: str, name: str) -> str:
+    """The name itself, when it can name one: looked at here, before any code is sent."""
+    try:
+        return check_name(what, name)
+    except Invalid as error:
+        raise click.BadParameter(f"{error.message} {error.hint}", param_hint="--name") from None
 
 
 def tell_rollout(noun: str, made: dict[str, Any], how: str, wait: bool, as_json: bool) -> None:

@@ -66,6 +66,22 @@ class _Target(click.ParamType):  # type: ignore[type-arg]
         return str(value)
 
 
+class _Job(click.ParamType):  # type: ignore[type-arg]
+    """A job's number."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        word = str(value)
+        if re.fullmatch(r"[1-9]\d{0,14}", word, re.ASCII):
+            return int(word)
+        if re.fullmatch(r"a[1-9]\d{0,14}", word, re.ASCII):
+            why = f"{word} is an array: its jobs have numbers of their own (stratal job show {word})."
+        else:
+            why = f"{word[:60]!r} is no job's number, such as 12. List them with: stratal jobs"
+        raise click.BadParameter(why, ctx=ctx, param=param)
+
+
 @click.group(
     epilog="Examples: stratal job show 12 · stratal job why 12 · stratal job logs -f 12 · stratal job stop a3"
 )
@@ -108,7 +124,7 @@ def _show_array(client: Client, name: str, as_json: bool) -> None:
 
 
 @job.command("why")
-@click.argument("job_id", type=click.IntRange(1), metavar="ID")
+@click.argument("job_id", type=_Job(), metavar="ID")
 @project_option
 @json_option
 def why_job(job_id: int, project: str | None, as_json: bool) -> None:
@@ -127,7 +143,7 @@ def why_job(job_id: int, project: str | None, as_json: bool) -> None:
 
 
 @job.command("logs")
-@click.argument("job_id", type=click.IntRange(1), metavar="ID")
+@click.argument("job_id", type=_Job(), metavar="ID")
 @project_option
 @click.option("-f", "--follow", is_flag=True, help="Go on until the job has ended.")
 @click.option("--rank", type=click.IntRange(0), help="One process's of a gang, in --attempt or the last.")

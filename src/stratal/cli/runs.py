@@ -248,6 +248,8 @@ def _show_version(found: dict[str, Any]) -> None:
     click.echo(
         f"flavors {', '.join(found['flavors']) or 'unknown'}; formats {', '.join(found['formats']) or 'unknown'}"
     )
+    if found["onnx"] is not None:
+        click.echo(f"ONNX: {_form(found)}")
     for label in found["labels"]:
         click.echo(click.style(label, fg="yellow"))
     states = {check["path"]: check["state"] for check in found.get("verification", {}).get("files", [])}
@@ -265,6 +267,22 @@ def _show_version(found: dict[str, Any]) -> None:
         empty="No files.",
         right=(1,),
     )
+
+
+def _form(found: dict[str, Any]) -> str:
+    """What is known of the version's ONNX form."""
+    form = found["onnx"]
+    match form["state"]:
+        case "source":
+            rows = (form["parity"] or {}).get("rows")
+            return f"made of {form['converted_from']}" + (f", same answers on {rows} rows" if rows else "")
+        case "made":
+            return f"version {form['version']} answers the same"
+        case "cannot":
+            return f"none: {form['why']}"
+        case "begun":
+            return f"job {form['job']} converts it, or could not: stratal job show {form['job']}"
+    return f"not converted: stratal models convert {found['name']}/{found['version']}"
 
 
 def _metrics(metrics: dict[str, object]) -> str:

@@ -204,6 +204,20 @@ def test_removing(deployed: Deployed) -> None:
     assert json.loads(server.cli("function", "invoke", "fn", '{"x": 1}').stdout) == {"event": {"x": 1}}
 
 
+def test_what_makes_no_sense_is_refused_before_any_code_is_sent(deployed: Deployed) -> None:
+    for options, words in (
+        (["--env", "=x"], "no name"),
+        (["--env", "A B=x"], "cannot name a variable"),
+        (["--name", "a b"], "cannot name a function"),
+    ):
+        refused = deployed.server.cli(
+            "function", "deploy", "app.py:handler", *options, PWD=str(deployed.folder), check=False
+        )
+        assert (refused.returncode, words in refused.stderr) == (2, True), refused.stderr
+        assert "Code:" not in refused.stderr
+    assert "is no job's number" in deployed.server.cli("job", "logs", "abc", check=False).stderr
+
+
 APP = """
 import os
 from starlette.applications import Starlette

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import pytest
@@ -14,9 +14,12 @@ from stratal.ai.models.conversion import (
     PARITY_TAG,
     SOURCE_TAG,
     TAG,
+    UNASKED_PRIORITY,
     Conversions,
+    Told,
     Unasked,
     form_of,
+    told,
 )
 from stratal.ai.models.model import ModelVersion
 from stratal.compute.jobs import Jobs
@@ -31,6 +34,7 @@ ONNX = b"flavors:\n  onnx:\n    data: model.onnx\n"
 class Queued:
     id: int
     argv: list[str]
+    priority: int
 
 
 class Queue:
@@ -43,7 +47,7 @@ class Queue:
     async def submit(self, who: object, project_id: str, spec: Any) -> Queued:
         if self.refusal is not None:
             raise self.refusal
-        self.queued.append(Queued(12 + len(self.queued), list(spec.argv)))
+        self.queued.append(Queued(12 + len(self.queued), list(spec.argv), spec.priority))
         return self.queued[-1]
 
 
@@ -88,6 +92,15 @@ def test_served_converts_what_is_deployed_and_what_comes_after_it_once_each(room
     room.do(bench.conversions.deployed(room.ann, first))
     assert bench.converted == ["models:/m/1"]
     assert bench.tags(first)[JOB_TAG] == "12"
+    assert bench.queue.queued[0].priority == UNASKED_PRIORITY
+    assert told(first) == Told("possible")
+    seen = room.do(room.models.get(room.ann, "prj_a", "m", "1"))
+    assert told(seen) == Told("begun", job="12")
+    for said, known in (
+        ("2", Told("made", 2, job="12")),
+        ("none: no rows", Told("cannot", why="no rows", job="12")),
+    ):
+        assert told(replace(seen, tags={**seen.tags, FORM_TAG: said})) == known
     again = room.do(room.models.resolve(room.ann, "prj_a", "models:/m/1"))
     room.do(bench.conversions.deployed(room.ann, again))
     assert bench.converted == ["models:/m/1"]

@@ -10,6 +10,7 @@ form then (`form_of`), unless it is told to serve it as it is.
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 import orjson
@@ -35,6 +36,8 @@ SOURCE_TAG = "stratal.converted_from"
 PARITY_TAG = "stratal.parity"
 """On an ONNX version: what it was made of, and how both were compared."""
 _SECONDS = 1800.0
+UNASKED_PRIORITY = -36
+"""What nobody asked for lets everything go first that is asked for within six hours after it."""
 
 Serves = Callable[[str, str], bool]
 """(project id, name): does an endpoint serve a version of this model?"""
@@ -71,7 +74,9 @@ class Conversions:
         self._requirements = requirements
         self._unasked = unasked
 
-    async def convert(self, who: Principal, project_id: str, name: str, version: str) -> Job:
+    async def convert(
+        self, who: Principal, project_id: str, name: str, version: str, *, priority: int = 0
+    ) -> Job:
         """Queue the job that converts ``models:/NAME/VERSION``; who may not register models may not have it done.
 
         Raises `NotFound`, `Denied`, and `Invalid` for a model that scikit-learn did not make.
@@ -88,6 +93,7 @@ class Conversions:
             argv=["python", "-c", self._program, found.uri],
             name="convert-to-onnx",
             timeout_seconds=_SECONDS,
+            priority=priority,
             requirements=f"{found.facts.requirements.rstrip()}\n{self._requirements}",
         )
         job = await self._jobs.submit(who, project_id, spec)
@@ -111,7 +117,9 @@ class Conversions:
             model = await self._names.get(who, version.project_id, version.name)
             wish = model.tags.get(TAG)
             if wish == "onnx" or (wish != "none" and (due or self._unasked is Unasked.ALWAYS)):
-                await self.convert(who, version.project_id, version.name, str(version.version))
+                await self.convert(
+                    who, version.project_id, version.name, str(version.version), priority=UNASKED_PRIORITY
+                )
         except StratalError as error:
             log.warning("%s is not converted: %s", version.uri, error)
 
@@ -138,6 +146,33 @@ def form_of(models: Models) -> Callable[[Principal, ModelVersion], Awaitable[Mod
         return form if same and "onnx" in form.facts.flavors and parity(form) else None
 
     return find
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What is known of a version's ONNX form. `state`: ``made`` (as version `number`), ``cannot`` (`why`), ``begun``
+    (by `job`; its end is the job's), ``possible`` (nobody asked for it), or ``source``: it is itself one, of `of`."""
+
+    state: str
+    number: int | None = None
+    why: str = ""
+    job: str | None = None
+    of: str = ""
+
+
+def told(version: ModelVersion) -> Told | None:
+    """What came of the conversion of a scikit-learn version, as its tags say; None for models of other kinds."""
+    source = version.tags.get(SOURCE_TAG)
+    if source is not None:
+        return Told("source", of=source)
+    if not _is_sklearn(version):
+        return None
+    said, job = version.tags.get(FORM_TAG, ""), version.tags.get(JOB_TAG)
+    if said.isdecimal():
+        return Told("made", int(said), job=job)
+    if said:
+        return Told("cannot", why=said.removeprefix("none:").strip(), job=job)
+    return Told("possible") if job is None else Told("begun", job=job)
 
 
 def parity(version: ModelVersion) -> dict[str, object]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 
-from stratal.ai.models.conversion import Conversions
+from stratal.ai.models.conversion import Conversions, parity, told
 from stratal.ai.models.model import FileCheck, ModelVersion, RegisteredModel
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -54,6 +54,7 @@ def router(
             "source": found.source,
             "run_link": found.run_link,
             "signature": found.facts.signature,
+            "onnx": _onnx(found),
             "requirements": found.facts.requirements,
             "files": [
                 {"path": file.path, "size": file.size, "sha256": file.sha256}
@@ -96,6 +97,15 @@ def _model(model: RegisteredModel) -> dict[str, object]:
         "updated_at": iso(model.updated_at),
         "created_by": model.created_by,
     }
+
+
+def _onnx(version: ModelVersion) -> dict[str, object] | None:
+    """The version's ONNX form, if it can have one, or is one."""
+    known = told(version)
+    if known is None:
+        return None
+    form = {"state": known.state, "version": known.number, "why": known.why, "job": known.job}
+    return form | {"converted_from": known.of or None, "parity": parity(version) or None}
 
 
 def _version(version: ModelVersion) -> dict[str, object]:
