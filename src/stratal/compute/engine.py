@@ -240,6 +240,13 @@ class Engine(Protocol):
         """
         ...
 
+    async def grown(self, attempt_id: str, offset: int, seconds: float) -> bool:
+        """Wait until an attempt's log holds more than `offset` bytes, but no longer than `seconds`.
+
+        False, at once: it cannot be waited for (not begun, or the engine is not told); look again later.
+        """
+        ...
+
     async def release(self, attempt_id: str) -> None:
         """Forget an ended attempt and remove its files (its log was stored before). Unknown ids are fine."""
         ...

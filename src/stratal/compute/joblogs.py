@@ -57,6 +57,11 @@ class JobLogs:
             return before[offset : offset + limit]
         return await self._workloads.engine.logs(attempt_id, offset - len(before), limit)
 
+    async def grown(self, attempt_id: str, offset: int, seconds: float) -> bool:
+        """Wait for more than `offset` bytes of a log that is not stored yet; False: look again by yourself."""
+        before = await anyio.to_thread.run_sync(_size, self._preamble(attempt_id))
+        return await self._workloads.engine.grown(attempt_id, offset - before, seconds)
+
     async def live_rank(self, attempt_id: str, rank: int, offset: int) -> bytes:
         """As `live`, of one member of a gang."""
         return await self._workloads.engine.logs(attempt_id, offset, _CHUNK, rank=rank)
@@ -109,3 +114,10 @@ def _read(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,5 +1,6 @@
 """Making an attempt ready: its environment, its code in a folder of its own, its variables, its fences."""
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -52,11 +53,17 @@ class Launching:
         """
         job = held.job
         environment = await self._environment(job)
-        if job.environment_id != environment.id:
-            await self._database.write(lambda c: claims.set_environment(c, held, environment.id))
-        code = await self._lay_out(job)
-        checkpoint = await anyio.to_thread.run_sync(self._checkpoints.prepare, job.id)
+        noting = asyncio.ensure_future(self._note(held, environment))
+        try:
+            code, checkpoint = await self._lay_out(job)
+            await noting
+        finally:
+            noting.cancel()
         return self._spec(held, environment, code, checkpoint)
+
+    async def _note(self, held: Held, environment: Environment) -> None:
+        if held.job.environment_id != environment.id:
+            await self._database.write(lambda c: claims.set_environment(c, held, environment.id))
 
     async def _environment(self, job: Job) -> Environment:
         def progress(line: str) -> None:
@@ -67,35 +74,37 @@ class Launching:
         upgrade = job.upgrade_environment and job.environment_id is None
         return await self._environments.for_requirements(job.requirements, upgrade=upgrade, progress=progress)
 
-    async def _lay_out(self, job: Job) -> Path:
-        """The job's code in a folder of its own. One that is whole already, from before a restart, is kept:
-        the process may just be starting in it."""
+    async def _lay_out(self, job: Job) -> tuple[Path, Path]:
+        """The job's code in a folder of its own, and its checkpoint's folder. Code that is whole already, from before
+        a restart, is kept: the process may just be starting in it."""
         folder = self._logs.folder(job.attempt_id)
         code, scratch, marker = folder / "code", folder / "code.new", folder / "boot"
-        boot = await anyio.to_thread.run_sync(_boot_id)
 
-        def is_there() -> bool:  # of this boot: after a power cut, files may be whole in name only
-            return code.is_dir() and marker.is_file() and marker.read_text() == boot
+        def put_in_place() -> None:
+            try:
+                (scratch / job.cwd).mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise Invalid(f"{job.cwd!r} is no folder of the job's code.", reason="bad_cwd") from error
+            marker.write_text(_boot_id())
+            scratch.rename(code)
 
-        def clear() -> None:
+        def begin() -> tuple[bool, Path]:
+            checkpoint = self._checkpoints.prepare(job.id)
+            # Of this boot: after a power cut, files may be whole in name only.
+            if code.is_dir() and marker.is_file() and marker.read_text() == _boot_id():
+                return True, checkpoint
             remove_tree(scratch)
             remove_tree(code)
             scratch.mkdir(mode=0o700, parents=True)
+            if job.snapshot_id is None:
+                put_in_place()
+            return job.snapshot_id is None, checkpoint
 
-        def put_in_place() -> None:
-            (scratch / job.cwd).mkdir(parents=True, exist_ok=True)
-            marker.write_text(boot)
-            scratch.rename(code)
-
-        if not await anyio.to_thread.run_sync(is_there):
-            await anyio.to_thread.run_sync(clear)
-            if job.snapshot_id is not None:
-                await self._snapshots.lay_out(job.project_id, job.snapshot_id, scratch)
-            try:
-                await anyio.to_thread.run_sync(put_in_place)
-            except (FileExistsError, NotADirectoryError) as error:
-                raise Invalid(f"{job.cwd!r} is no folder of the job's code.", reason="bad_cwd") from error
-        return code
+        there, checkpoint = await anyio.to_thread.run_sync(begin)
+        if not there and job.snapshot_id is not None:
+            await self._snapshots.lay_out(job.project_id, job.snapshot_id, scratch)
+            await anyio.to_thread.run_sync(put_in_place)
+        return code, checkpoint
 
     def _spec(self, held: Held, environment: Environment, code: Path, checkpoint: Path) -> WorkloadSpec:
         job = held.job

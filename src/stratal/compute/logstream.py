@@ -1,5 +1,6 @@
 """A job's log to whoever reads it: the logs of its attempts one behind the other, as far as they go."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from stratal.compute.tables import attempts, jobs, rank_logs
 from stratal.kernel.database import Database
 
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.004, 0.15
-"""How soon to look for more: at once where something was just said or began, then less and less often."""
+"""How soon to look for more where nobody tells of it: at once where something was just said or began, then less often."""
 _QUIET_SECONDS = 5.0
 
 
@@ -53,11 +54,29 @@ class LogStream:
             if chunk:
                 yield chunk
                 pause = _SHORTEST_SECONDS
+            elif follow and now is None:
+                await self._changed.wait(_QUIET_SECONDS)
+                pause = _SHORTEST_SECONDS
             elif follow:
-                await self._changed.wait(_QUIET_SECONDS if now is None else pause)
-                pause = _SHORTEST_SECONDS if now is None else min(pause * 1.5, _LONGEST_SECONDS)
+                told = await self._more(f"job-{job_id}-{number}", offset, pause)
+                pause = _SHORTEST_SECONDS if told else min(pause * 1.5, _LONGEST_SECONDS)
             elif now is None or not await self._ended_meanwhile(job_id, number):
                 return
+
+    async def _more(self, attempt_id: str, offset: int, pause: float) -> bool:
+        """Wait for more of a log, or for a change of some job; where nobody tells of more (False), only so long."""
+        growing = asyncio.ensure_future(self._logs.grown(attempt_id, offset, _QUIET_SECONDS))
+        changing = asyncio.ensure_future(self._changed.wait(_QUIET_SECONDS))
+        try:
+            await asyncio.wait([growing, changing], return_when=asyncio.FIRST_COMPLETED)
+            if not growing.done() or growing.result():
+                return True
+            await asyncio.wait([changing], timeout=pause)
+            return changing.done()
+        finally:
+            growing.cancel()
+            changing.cancel()
+            await asyncio.gather(growing, changing, return_exceptions=True)
 
     async def read_rank(
         self, job_id: int, number: int, rank: int, offset: int, *, follow: bool

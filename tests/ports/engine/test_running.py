@@ -8,7 +8,7 @@ import pytest
 
 from stratal.kernel.errors import Conflict, Invalid
 
-from .conftest import PYTHON, Bench, until
+from .conftest import BOUND, PYTHON, Bench, until
 
 pytestmark = pytest.mark.anyio
 
@@ -193,3 +193,17 @@ async def test_a_service_can_be_reached_through_a_socket_in_a_shared_folder(benc
     finally:
         os.close(folder)
     assert (await bench.ended(spec.attempt_id)).exit_code == 0
+
+
+async def test_whoever_waits_for_a_log_is_told_when_it_grows(bench: Bench) -> None:
+    assert not await bench.engine.grown("nobody", 0, BOUND)
+    gate = bench.folder() / "gate"
+    spec = bench.sh("printf one; while [ ! -e gate ]; do sleep 0.02; done; printf two; sleep 600")
+    await bench.engine.start(spec)
+    await bench.said(spec.attempt_id, "one")
+    assert await bench.engine.grown(spec.attempt_id, 1, BOUND), "there is more already"
+    waits = [asyncio.ensure_future(bench.engine.grown(spec.attempt_id, 3, BOUND)) for _ in range(2)]
+    await asyncio.sleep(0)
+    gate.touch()
+    assert await asyncio.gather(*waits) == [True, True]
+    assert await bench.log(spec.attempt_id) == "onetwo"

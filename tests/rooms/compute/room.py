@@ -115,6 +115,9 @@ class HandEngine:
         name = attempt_id if rank is None else f"{attempt_id}/{rank}"
         return self.output.get(name, b"")[offset : offset + limit]
 
+    async def grown(self, attempt_id: str, offset: int, seconds: float) -> bool:
+        return False
+
     async def release(self, attempt_id: str) -> None:
         self.statuses.pop(attempt_id, None)
         self.output.pop(attempt_id, None)

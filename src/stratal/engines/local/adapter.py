@@ -10,6 +10,7 @@ from typing import Any
 
 from stratal.compute.engine import Capacity, GpuSample, WorkloadSpec, WorkloadStatus
 from stratal.engines.local.gpus import Inventory, NvidiaGpus
+from stratal.engines.local.growth import Growth
 from stratal.engines.local.link import KEEPER
 from stratal.engines.local.linked import Linked, check_id
 from stratal.engines.local.probe import ControlGroup, find_cgroup, machine, try_bubblewrap
@@ -68,6 +69,7 @@ class LocalEngine(Linked):
         self._also_hidden = tuple(Path(os.path.abspath(path)) for path in also_hidden)
         self._zygotes = zygotes or Zygotes()
         self._settings: Mapping[str, Any] = {}
+        self._growth = Growth()
         super().__init__(self._run_dir, KEEPER)
 
     async def connect(self) -> None:
@@ -94,21 +96,33 @@ class LocalEngine(Linked):
         return await asyncio.to_thread(self._gpus.samples, uuids)
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
-        await asyncio.to_thread(self._check, spec)
-        return self._started(await self._link.ask("start", spec=await self._asked(spec)))
+        asked = await asyncio.to_thread(self._checked, spec)
+        return self._started(await self._link.ask("start", spec=asked))
 
     async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
-        answer = await self._link.ask("warm", spec=await self._asked(spec), renew=renew)
+        answer = await self._link.ask("warm", spec=await asyncio.to_thread(self._asked, spec), renew=renew)
         return bool(answer["warm"])
+
+    async def close(self) -> None:
+        self._growth.close()
+        await super().close()
+
+    async def grown(self, attempt_id: str, offset: int, seconds: float) -> bool:
+        check_id(attempt_id)
+        return await self._growth.beyond(self._attempts / attempt_id / "log", offset, seconds)
 
     async def doze(self, attempt_id: str, *, dozing: bool) -> None:
         await self._link.ask("doze", attempt_id=attempt_id, dozing=dozing)
 
     # -- what goes to the keeper -----------------------------------------------------------------
 
-    async def _asked(self, spec: WorkloadSpec) -> dict[str, Any]:
+    def _checked(self, spec: WorkloadSpec) -> dict[str, Any]:
+        self._check(spec)
+        return self._asked(spec)
+
+    def _asked(self, spec: WorkloadSpec) -> dict[str, Any]:
         env = dict(spec.env)
-        devices = await asyncio.to_thread(self._devices, spec, env)
+        devices = self._devices(spec, env)
         return {
             "attempt_id": spec.attempt_id,
             "argv": list(spec.argv),

@@ -161,6 +161,14 @@ class Attempt:
         return process.read_json(f"{self.path}/{name}")
 
 
+def secure(folder: str) -> None:
+    """Have the attempt survive a power cut as one that was taken on. Before its workload's program runs, never after."""
+    for name in ("spec.json", "pid.json"):
+        process.sync_file(f"{folder}/{name}")
+    process.sync_folder(folder)
+    process.sync_folder(os.path.dirname(folder))
+
+
 class Folder:
     """``<run dir>/attempts``, one folder each, and ``<run dir>/trash`` on its way out."""
 
@@ -182,18 +190,15 @@ class Folder:
         return name
 
     def intend(self, spec: dict[str, Any], processors: list[int]) -> Attempt:
-        """Make a new attempt's folder with its durable intent. A power cut leaves all of it or nothing."""
+        """Make a new attempt's folder with its intent, which its launcher makes durable (`secure`)."""
         attempt = Attempt(self._attempts, spec["attempt_id"])
         attempt.nonce = os.urandom(12).hex()
         attempt.processors = processors
         part = f"{self._trash}/{attempt.id}.{attempt.nonce}"
         os.mkdir(part, 0o700)
         intent = {**spec, "nonce": attempt.nonce, "processors": processors}
-        durable = spec.get("durable", True)
-        process.write_json(f"{part}/spec.json", intent, durable=durable)
+        process.write_json(f"{part}/spec.json", intent, durable=False)
         os.rename(part, attempt.path)
-        if durable:
-            process.sync_folder(self._attempts)
         return attempt
 
     def discard(self, attempt: Attempt) -> str:

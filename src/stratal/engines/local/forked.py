@@ -20,7 +20,7 @@ from stratal.engines.local import gang, invocation, namespaces, process, sandbox
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from stratal.engines.local.cgroup import Group
@@ -129,10 +129,16 @@ class Fork:
             time.sleep(0.002)
 
 
-def hold(spec: dict[str, Any], private: str, offer: Offer, group: Group | None) -> tuple[int, socket.socket]:
+def hold(
+    spec: dict[str, Any],
+    private: str,
+    offer: Offer,
+    group: Group | None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> tuple[int, socket.socket]:
     """Build the box below the zygote's namespaces; bubblewrap's process, and the socket that keeps the box.
 
-    Raises `OSError`, `ValueError` (then nothing is left of it).
+    `meanwhile` is done while bubblewrap is at work. Raises `OSError`, `ValueError` (then nothing is left of it).
     """
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     told, teller = os.pipe2(os.O_CLOEXEC)
@@ -149,6 +155,7 @@ def hold(spec: dict[str, Any], private: str, offer: Offer, group: Group | None) 
         child = int(file.read() or b"0")
     try:
         here.sendall(b"\n")
+        meanwhile()
         _await(here, child)
     except (OSError, ValueError):
         here.close()

@@ -3,7 +3,8 @@
 It is a fork of the keeper outside of the sandbox, in its own session, and so outlives the keeper and
 the server. Its files in the attempt's folder are the record:
 
-    pid.json      it took the attempt on (created once: whoever fails to create it must not start)
+    pid.json      it took the attempt on (created once: whoever fails to create it must not start);
+                  durable, while the box is being built, before the workload's program runs
     started.json  the workload's program runs, so fenced
     imports.json  what the workload's program imports, and whether it was forked, for the keeper's zygotes
     usage.json    consumption and members of the tree, from time to time
@@ -25,7 +26,17 @@ import socket
 import sys
 import time
 
-from stratal.engines.local import entry, forked, invocation, namespaces, process, sandbox, shepherd, wire
+from stratal.engines.local import (
+    attempts,
+    entry,
+    forked,
+    invocation,
+    namespaces,
+    process,
+    sandbox,
+    shepherd,
+    wire,
+)
 from stratal.engines.local.census import Census
 from stratal.engines.local.cgroup import Group
 from stratal.engines.local.gang import FIRST_LOG_FD
@@ -55,7 +66,7 @@ def launch(folder: str, nonce: str, status: int, offer: Offer | None) -> None:
     if spec is None or spec["nonce"] != nonce:
         sys.exit("the attempt is not mine")
     me = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "boot": process.boot_id()}
-    if not process.claim_json(f"{folder}/pid.json", me, durable=spec.get("durable", True)):
+    if not process.claim_json(f"{folder}/pid.json", me, durable=False):
         sys.exit("the attempt was taken on before")
     Launcher(folder, spec, status, offer).run()
 
@@ -89,6 +100,7 @@ class Launcher:
         self.status: int | None = None
         self.started_at = 0
         self.isolation: dict[str, Any] = {}
+        self.secured = not spec.get("durable", True)
 
     def run(self) -> None:
         process.become_subreaper()
@@ -156,7 +168,7 @@ class Launcher:
     def _fork_into_box(self, fork: forked.Fork, run: invocation.Invocation) -> None:
         assert self.offer is not None
         plan = sandbox.plan(self.spec, self.private, boxed=True)
-        self.child, self.holder = forked.hold(self.spec, self.private, self.offer, self.group)
+        self.child, self.holder = forked.hold(self.spec, self.private, self.offer, self.group, self._secure)
         self.held = forked.held(self.child)
         descriptors = [*self._rank_logs(), *namespaces.of(self.held)]
         fork.meet()
@@ -168,6 +180,11 @@ class Launcher:
             os.close(fd)
         self._hear_ready(fork.channel, listens=bool(plan[2][1]))
 
+    def _secure(self) -> None:
+        if not self.secured:
+            attempts.secure(self.folder)
+            self.secured = True
+
     def _start(self) -> None:
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         launcher = os.getpid()
@@ -178,6 +195,7 @@ class Launcher:
         with here:
             here.settimeout(_SETUP_SECONDS)
             plan = sandbox.plan(self.spec, self.private, boxed=self.boxed)
+            self._secure()
             with contextlib.suppress(BrokenPipeError):
                 here.sendall(wire.pack(plan))
             try:

@@ -207,6 +207,14 @@ def processor_seconds(pids: Iterable[int]) -> float:
 # -- files -----------------------------------------------------------------------------------------
 
 
+def sync_file(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_folder(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -109,6 +109,9 @@ class RayEngine(Linked):
     async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
         return False
 
+    async def grown(self, attempt_id: str, offset: int, seconds: float) -> bool:
+        return False  # another machine may be writing
+
     async def doze(self, attempt_id: str, *, dozing: bool) -> None:
         """Nothing dozes where nothing is kept warm."""
 
