@@ -13,8 +13,10 @@ import click
 from stratal.app.processes import is_alive
 from stratal.app.record import read_record
 from stratal.app.settings import Home, database_url
+from stratal.app.settings import zygotes as limits_of_zygotes
 from stratal.cli.output import home_option, human_bytes, json_option, print_json
-from stratal.engines.local.probe import probe
+from stratal.engines.local.probe import Bubblewrap, probe
+from stratal.engines.local.shown import why_no_zygotes
 from stratal.kernel.errors import StratalError
 
 Level = Literal["ok", "note", "problem"]
@@ -162,6 +164,7 @@ def _isolation() -> Iterator[Finding]:
             f"not isolated: {box.why_not}",
             "Install bubblewrap. Until then jobs can read this user's files, and `stratal why` says so.",
         )
+    yield _quick_starts(box)
     if found.cgroup.version:
         yield Finding("memory limits", "ok", f"cgroup v{found.cgroup.version} at {found.cgroup.path}")
     else:
@@ -175,3 +178,18 @@ def _isolation() -> Iterator[Finding]:
         yield Finding("landlock", "ok", f"ABI {found.landlock}: a second fence around files")
     else:
         yield Finding("landlock", "note", "this kernel has none", "bubblewrap alone fences files.")
+
+
+def _quick_starts(box: Bubblewrap) -> Finding:
+    """Whether jobs and replicas can be forked from interpreters that are kept warm."""
+    name = "warm starts"
+    try:
+        idle, memory = limits_of_zygotes()
+    except StratalError as error:
+        return Finding(name, "problem", error.message, error.hint or "")
+    why_none = why_no_zygotes(box, memory)
+    if why_none:
+        return Finding(name, "note", f"none: {why_none}", "Jobs and replicas start cold: a second or more.")
+    return Finding(
+        name, "ok", f"forks of interpreters kept for {idle:g} s, in at most {human_bytes(memory)} of memory"
+    )

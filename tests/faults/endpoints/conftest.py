@@ -1,5 +1,6 @@
 """A platform of these tests' own, with two endpoints: ``matrix`` behaves, ``moody`` does what its rows say."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from platform_server import PlatformServer, wait_until
 from registered_models import register
+from stratal.engines.local.process import lives
 
 
 class Stage:
@@ -50,6 +52,18 @@ class Stage:
             ["pgrep", "-f", f"replica/__main__.py {folder}$"], capture_output=True, text=True, check=True
         )
         return max(int(pid) for pid in found.stdout.split())
+
+    def dozing_pid(self, name: str) -> int:
+        """The process of a replica that waits, without a model, to be woken for the endpoint; waits for one."""
+        wait_until(lambda: any(served["dozes"] for served in self.show(name)["traffic"]))
+        with self.server.http() as http:
+            told = http.get(f"/api/v1/projects/default/endpoints/{name}/replicas").json()["replicas"]
+        known = {replica["id"] for replica in told}
+        for started in (self.server.home / "run" / "keeper" / "attempts").glob("rep-endpoint-*/started.json"):
+            record = json.loads(started.read_bytes())
+            if started.parent.name not in known and lives(record["workload"], record["workload_started"]):
+                return int(record["workload"])
+        raise AssertionError("none dozes")
 
     def wait_state(self, name: str, state: str) -> None:
         wait_until(lambda: self.show(name)["state"] == state)

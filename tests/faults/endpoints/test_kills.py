@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 from platform_server import wait_until
+from stratal.engines.local.probe import try_bubblewrap
+from stratal.engines.local.process import start_time
 
 from .conftest import Stage
 
@@ -115,6 +117,16 @@ def test_at_zero_all_who_ask_are_answered_by_one_waking(stage: Stage) -> None:
     for thread in threads:
         thread.join()
     assert statuses == {200: 12}
+    box = try_bubblewrap()
+    if box.users and box.network:  # else nothing dozes
+        os.kill(stage.dozing_pid("sleepy"), signal.SIGKILL)
+        assert stage.invoke("sleepy", 1, 2, 3).status_code == 200
+        dozing = stage.dozing_pid("sleepy")
+        born = start_time(dozing)
+        stage.server.kill()
+        wait_until(lambda: start_time(dozing) != born)  # nobody would ever wake it
+        stage.server.up()
+        assert stage.invoke("sleepy", 1, 2, 3).status_code == 200
     stage.server.cli("endpoint", "rm", "sleepy")
     assert stage.invoke("sleepy", 1, 2, 3).status_code == 404
 

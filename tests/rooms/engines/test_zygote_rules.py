@@ -7,6 +7,8 @@ import pytest
 
 from stratal.engines.local import invocation
 from stratal.engines.local.nursery import _is_name, _is_part_of
+from stratal.engines.local.probe import Bubblewrap
+from stratal.engines.local.shown import why_no_zygotes
 
 pytestmark = pytest.mark.fast
 
@@ -118,3 +120,17 @@ def test_what_is_no_name_is_not_imported(name: object) -> None:
     assert not _is_name(name)
     assert _is_name("a.b")
     assert _is_name("a.b:C")
+
+
+def test_why_there_are_no_zygotes_is_told() -> None:
+    whole = Bubblewrap(Path("/usr/bin/bwrap"), usable=True, users=True, network=True)
+    assert why_no_zygotes(whole, 1 << 20) == ""
+    assert why_no_zygotes(whole, 0) == "STRATAL_ZYGOTE_MEMORY is 0"
+    for lacking in (
+        {"usable": False},
+        {"usable": True, "network": True},
+        {"usable": True, "users": True},
+    ):
+        assert why_no_zygotes(Bubblewrap(why_not="the kernel says no", **lacking), 1 << 20).endswith(
+            ": the kernel says no"
+        )

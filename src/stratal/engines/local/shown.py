@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stratal.engines.local import process
+from stratal.engines.local.probe import Bubblewrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +17,17 @@ class ShownZygote:
     imports: tuple[str, ...]
     warm: bool
     pss_bytes: int
+
+
+def why_no_zygotes(box: Bubblewrap, memory_bytes: int) -> str:
+    """Why nothing can be forked from a warm interpreter here; "" where it can."""
+    if not memory_bytes:
+        return "STRATAL_ZYGOTE_MEMORY is 0"
+    if not box.usable:
+        return f"a fork cannot be fenced as a cold start is: {box.why_not}"
+    if not box.users:
+        return f"bubblewrap may make no namespaces of users: {box.why_not}"
+    return "" if box.network else f"bubblewrap may make no networks of its own: {box.why_not}"
 
 
 def zygotes(run_dir: Path) -> list[ShownZygote]:
