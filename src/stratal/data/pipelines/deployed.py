@@ -211,7 +211,7 @@ class Deployments:
             found = _deployed(c, _find(c, project_id, name))
             spec = _spec_with(found.spec, {**found.spec.parameters, **parameters}, "by name", partitions)
             run_id = self._insert(c, project_id, run_values(spec, who), who.actor, name)
-            return records.find_run(c, project_id, run_id)
+            return records.find_run(c, project_id, run_id, counts=True)
 
         run = await self.database.write(work)
         self.kick()

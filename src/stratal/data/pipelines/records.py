@@ -63,8 +63,9 @@ def _json(text: str | None) -> Any:
     return None if text is None else orjson.loads(text)
 
 
-def find_run(c: Connection, project_id: str | None, run_id: int) -> Run:
-    """Raises `NotFound`, also for a run of another project; None asks for any project's."""
+def find_run(c: Connection, project_id: str | None, run_id: int, *, counts: bool = False) -> Run:
+    """Raises `NotFound`, also for a run of another project; None asks for any project's. With `counts` it says how many
+    of its steps are in which state, which is not free: the journal asks for a run at every turn."""
     query_ = query().where(runs.c.id == min(run_id, 2**62))
     if project_id is not None:
         query_ = query_.where(runs.c.project_id == project_id)
@@ -75,7 +76,7 @@ def find_run(c: Connection, project_id: str | None, run_id: int) -> Run:
             hint="List them with: stratal pipeline ls",
             reason="no_such_run",
         )
-    return run_of(row, counted(c, [run_id])[run_id])
+    return run_of(row, counted(c, [run_id])[run_id] if counts else None)
 
 
 def counted(c: Connection, run_ids: list[int]) -> dict[int, dict[str, int]]:

@@ -110,7 +110,7 @@ class Pipelines:
             )
             if also is not None:
                 also(c, run_id)
-            return records.find_run(c, project_id, run_id)
+            return records.find_run(c, project_id, run_id, counts=True)
 
         run = await self._database.write(work)
         self._upkeep.kick()
@@ -156,13 +156,13 @@ class Pipelines:
         def work(c: Connection) -> tuple[Run, list[int]]:
             run = records.find_run(c, project_id, run_id)
             if run.state.ended:
-                return run, []
+                return records.find_run(c, project_id, run_id, counts=True), []
             own = select(steps.c.job_id).where(
                 steps.c.run_id == run_id, steps.c.job_id.is_not(None), steps.c.state.in_(UNENDED_STEPS)
             )
             found = [run.job_id, *c.execute(own).scalars()]
             self._journal.end(c, run, RunState.CANCELLED, f"cancelled by {who.name}")
-            return records.find_run(c, project_id, run_id), [job for job in found if job is not None]
+            return records.find_run(c, project_id, run_id, counts=True), [job for job in found if job is not None]
 
         run, job_ids = await self._database.write(work)
         for job_id in job_ids:
@@ -206,7 +206,7 @@ class Pipelines:
             }
             c.execute(update(runs).where(runs.c.id == run_id).values(told))
             emit(c, "pipeline.queued", str(run_id), actor=who.actor, project_id=project_id, name=run.pipeline)
-            return records.find_run(c, project_id, run_id)
+            return records.find_run(c, project_id, run_id, counts=True)
 
         run = await self._database.write(work)
         self._upkeep.kick()
@@ -217,7 +217,7 @@ class Pipelines:
     async def get(self, who: Principal, project_id: str, run_id: int) -> Run:
         """Raises `NotFound`, also for a run of another project."""
         require(who, "pipelines.read", project_id, what=f"run {run_id}")
-        return await self._database.read(lambda c: records.find_run(c, project_id, run_id))
+        return await self._database.read(lambda c: records.find_run(c, project_id, run_id, counts=True))
 
     async def steps(self, who: Principal, project_id: str, run_id: int) -> Sequence[Step]:
         """The run's steps in the order they were called. Raises `NotFound`."""
