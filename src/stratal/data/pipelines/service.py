@@ -162,7 +162,9 @@ class Pipelines:
             )
             found = [run.job_id, *c.execute(own).scalars()]
             self._journal.end(c, run, RunState.CANCELLED, f"cancelled by {who.name}")
-            return records.find_run(c, project_id, run_id, counts=True), [job for job in found if job is not None]
+            return records.find_run(c, project_id, run_id, counts=True), [
+                job for job in found if job is not None
+            ]
 
         run, job_ids = await self._database.write(work)
         for job_id in job_ids:
