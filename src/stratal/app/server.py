@@ -22,7 +22,7 @@ from stratal.app.processes import start_time
 from stratal.app.record import check_binding, read_record, write_private
 from stratal.app.settings import Home, Settings
 from stratal.app.wiring import Platform, wire
-from stratal.kernel.errors import Conflict, Unavailable
+from stratal.kernel.errors import Conflict, StratalError, Unavailable
 
 log = logging.getLogger("stratal")
 _GRACE_SECONDS = 5
@@ -53,7 +53,13 @@ def serve(settings: Settings, *, on_ready: Callable[[Platform], None]) -> None:
         tcp = _listen(settings)
         unix = _listen_unix(home.platform_socket)
         with closing(open_database(settings)) as database:
-            platform = wire(settings, database)
+            try:
+                platform = wire(settings, database)
+            except StratalError:
+                raise
+            except Exception:
+                log.exception("the platform could not be put together")
+                raise _could_not_start(home) from None
             write_private(home.admin_key, platform.founded.credential.token)
             _run(settings, platform, [tcp, unix], on_ready)
     finally:
@@ -111,9 +117,11 @@ def _run(
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner, suppress(SystemExit):
         runner.run(server.serve(sockets=sockets))
     if not server.started:
-        raise Unavailable(
-            "The platform could not start.", hint=f"The reason is at the end of {settings.home.log}."
-        )
+        raise _could_not_start(settings.home)
+
+
+def _could_not_start(home: Home) -> Unavailable:
+    return Unavailable("The platform could not start.", hint=f"The reason is at the end of {home.log}.")
 
 
 def _take_lock(home: Home) -> IO[str]:

@@ -95,6 +95,7 @@ def test_a_gang_of_three_goes_on_from_its_checkpoint_when_a_member_is_killed(ser
         *("--env", f"MARK={marker}", "--", "python", "-c", COUNT),
     )
     wait_until(lambda: "counted 2" in ask.log(job, rank=1))
+    wait_until(lambda: "counted 2" in ask.log(job, rank=2))
     members = [pid for pid in processes(marker) if b"RANK=2\0" in Path(f"/proc/{pid}/environ").read_bytes()]
     os.kill(members[-1], signal.SIGKILL)
     ended = ask.ended(job)

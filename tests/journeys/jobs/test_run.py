@@ -240,7 +240,7 @@ def test_mistakes_get_one_clear_message(shell: Shell) -> None:
         (("run",), 2),
         (("run", "--memory", "lots", "--", "x"), 2),
         (("run", "--name", "../x", "--", "x"), 1),
-        (("run", "--env", "A-B=1", "--", "x"), 1),
+        (("run", "--env", "A-B=1", "--", "x"), 2),
         (("run", "--with", "-r /etc/passwd", "--", "x"), 1),
         (("run", "--requirements", "absent.txt", "--", "x"), 2),
         (("job", "show", "999999"), 6),

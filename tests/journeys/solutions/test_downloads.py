@@ -24,8 +24,8 @@ RATINGS = b"1\t10\t5\t100\n1\t11\t2\t101\n2\t10\t4\t99\n2\t30\t5\t300\n"
 def archive() -> bytes:
     kept = io.BytesIO()
     with zipfile.ZipFile(kept, "w") as made:
-        made.writestr("ml-100k/u.data", RATINGS)
-        made.writestr("ml-100k/u.user", "1|24|M|technician|85711\n")
+        for name, text in (("u.data", RATINGS), ("u.user", "1|24|M|technician|85711\n")):
+            made.writestr(zipfile.ZipInfo(f"ml-100k/{name}"), text)  # dated as none, so the same each time
     return kept.getvalue()
 
 

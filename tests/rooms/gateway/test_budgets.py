@@ -33,6 +33,8 @@ WORK = {
     ("POST", f"{P}/catalog/{{name}}/pull"),
     ("POST", f"{P}/functions"),
     ("POST", f"{P}/functions/{{name}}/invocations/{{invocation_id}}/retry"),
+    ("POST", f"{P}/apps"),
+    ("POST", f"{P}/apps/{{name}}/rollback"),
     ("POST", f"{P}/endpoints"),
     ("POST", f"{P}/endpoints/{{name}}/start"),
     ("PUT", f"{P}/indexes/{{name}}"),
