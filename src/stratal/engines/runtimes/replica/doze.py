@@ -19,6 +19,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_UNMET_SECONDS = 60.0
+"""Whoever had it started connects at once. When nobody did for so long, that one was killed meanwhile."""
+
 
 def until_woken(
     listener: socket.socket, wakeup: socket.socket, modules: Sequence[str], runtime: str
@@ -35,7 +38,10 @@ def until_woken(
         ears.register(listener, selectors.EVENT_READ)
         ears.register(wakeup, selectors.EVENT_READ)
         while True:
-            for key, _ in ears.select():
+            heard = ears.select(_UNMET_SECONDS if connection is None else None)
+            if not heard and connection is None:
+                return None
+            for key, _ in heard:
                 if key.fileobj is wakeup:
                     if signal.SIGTERM in wakeup.recv(64):
                         return None
