@@ -56,9 +56,11 @@ class Stage:
     def dozing_pid(self, name: str) -> int:
         """The process of a replica that waits, without a model, to be woken for the endpoint; waits for one."""
         wait_until(lambda: any(served["dozes"] for served in self.show(name)["traffic"]))
-        with self.server.http() as http:
-            told = http.get(f"/api/v1/projects/default/endpoints/{name}/replicas").json()["replicas"]
-        known = {replica["id"] for replica in told}
+        base, known = "/api/v1/projects/default/endpoints", set()
+        with self.server.http() as http:  # the others' replicas run: what dozes is in nobody's list
+            for endpoint in http.get(base).json()["endpoints"]:
+                told = http.get(f"{base}/{endpoint['name']}/replicas").json()["replicas"]
+                known |= {replica["id"] for replica in told}
         for started in (self.server.home / "run" / "keeper" / "attempts").glob("rep-endpoint-*/started.json"):
             record = json.loads(started.read_bytes())
             if started.parent.name not in known and lives(record["workload"], record["workload_started"]):
