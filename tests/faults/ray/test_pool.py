@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from journeys.jobs.test_gangs import Asker, processes
+from journeys.jobs.test_gangs import Asker
 from platform_server import PlatformServer, free_port, wait_until
 
 pytestmark = pytest.mark.soak
@@ -35,6 +36,17 @@ from stratal.engines.ray.start import stay_on_loopback
 stay_on_loopback()
 ray.init(sys.argv[1], _node_ip_address="127.0.0.1", log_to_driver=False)
 """
+
+
+def processes(marker: str) -> list[int]:
+    """The processes that were started with this in their environment."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdecimal():
+            with suppress(OSError):
+                if marker.encode() in (process / "environ").read_bytes():
+                    found.append(int(process.name))
+    return found
 
 
 class Pool:
