@@ -1,16 +1,16 @@
 """The chat page with a language model of random weights, in a real browser."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Error, Page, expect
 
-from platform_server import PlatformServer
+from platform_server import PlatformServer, wait_until
 from tiny_gguf import write_gguf
 
 UPLOAD = """
@@ -39,14 +39,25 @@ def test_an_answer_comes_as_it_is_written_and_stops_when_it_is_told_to(
     expect(first).to_contain_text("12 tokens, cut off at its limit", timeout=60_000)
     expect(page.locator(".turn.user")).to_have_text("Youhello")
     page.fill("#most", "16000")
+    last = page.locator(".turn.assistant").last
     for _ in range(20):  # what has no sense may end by itself at any word
         page.fill("#message", "again")
         page.click("#send")
-        with suppress(Error):
-            page.click("#stop", timeout=3000)
+        place = page.locator("#stop").bounding_box()
+        expect(last).to_contain_text(re.compile(".{400}", re.DOTALL), timeout=60_000)
+        assert page.locator("#stop").bounding_box() == place  # what is written never pushes it from under the pointer
+        try:
+            page.click("#stop", timeout=30_000)
             break
-        expect(page.locator("#send")).to_be_enabled(timeout=60_000)
-    expect(page.locator(".turn.assistant").last).to_contain_text("Stopped.", timeout=60_000)
+        except Error:
+            assert page.locator("#stop").is_disabled()
+    expect(last).to_contain_text("Stopped.", timeout=60_000)
+    told = len(last.inner_text())
+    assert told < 12_000  # of 16,000 tokens, each at least a byte
+    with server.http() as http:
+        path = f"/api/v1/projects/{project}/endpoints/parrot"
+        wait_until(lambda: http.get(path).json()["in_flight"] == 0, seconds=60)
+    assert len(last.inner_text()) == told
     expect(page.locator("#send")).to_be_enabled()
     page.click("#anew")
     expect(page.locator(".turn")).to_have_count(0)

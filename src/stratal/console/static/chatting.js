@@ -51,26 +51,56 @@ async function* events(response) {
   }
 }
 
+/**
+ * Shows what comes a few times a second, however often it comes: a page that lays itself out for each token of a quick
+ * model has no time left for its Stop button.
+ */
+function writer(words) {
+  const shown = words.appendChild(document.createTextNode(""));
+  let waiting = "";
+  let timer = null;
+  const show = () => {
+    clearTimeout(timer);
+    timer = null;
+    const low = thread.scrollHeight - thread.scrollTop - thread.clientHeight < 40;
+    shown.appendData(waiting);
+    waiting = "";
+    if (low) thread.scrollTop = thread.scrollHeight;
+  };
+  const add = (text) => {
+    waiting += text;
+    timer ??= setTimeout(show, 60);
+  };
+  return { add, show };
+}
+
 async function written(turn, model) {
-  const words = turn.querySelector(".words");
   const most = Number.parseInt(document.querySelector("#most").value, 10) || 512;
   const temperature = Number(document.querySelector("#temperature").value);
   const body = { messages, max_tokens: most, temperature: Number.isFinite(temperature) ? temperature : 0.7 };
   const response = await opened(`/endpoints/${encodeURIComponent(model)}/chat`, body);
-  for await (const piece of events(response)) {
-    if (piece.error) throw new Error(piece.error.message);
-    if (piece.text) {
-      const low = thread.scrollHeight - thread.scrollTop - thread.clientHeight < 40;
-      words.append(piece.text);
-      if (low) thread.scrollTop = thread.scrollHeight;
-      continue;
+  const words = writer(turn.querySelector(".words"));
+  let end = null;
+  try {
+    for await (const piece of events(response)) {
+      if (piece.error) throw new Error(piece.error.message);
+      if (piece.text) words.add(piece.text);
+      else end = piece;
     }
-    const note = made("p", `${piece.completion_tokens} tokens${piece.finish === "length" ? ", cut off at its limit" : ""} · `, "muted");
-    const why = made("a", "why?", "link");
-    why.href = `/predictions/${encodeURIComponent(piece.prediction_id)}`;
-    note.append(why);
-    turn.append(note);
+  } finally {
+    words.show();
   }
+  if (end) noted(turn, end);
+}
+
+/** What an answer cost, and where its proof is. */
+function noted(turn, piece) {
+  const cut = piece.finish === "length" ? ", cut off at its limit" : "";
+  const note = made("p", `${piece.completion_tokens} tokens${cut} · `, "muted");
+  const why = made("a", "why?", "link");
+  why.href = `/predictions/${encodeURIComponent(piece.prediction_id)}`;
+  note.append(why);
+  turn.append(note);
 }
 
 /** Where a passage stands, as a link to its bucket. */
