@@ -45,7 +45,9 @@ def test_an_answer_comes_as_it_is_written_and_stops_when_it_is_told_to(
         page.click("#send")
         place = page.locator("#stop").bounding_box()
         expect(last).to_contain_text(re.compile(".{400}", re.DOTALL), timeout=60_000)
-        assert page.locator("#stop").bounding_box() == place  # what is written never pushes it from under the pointer
+        assert (
+            page.locator("#stop").bounding_box() == place
+        )  # what is written never pushes it from under the pointer
         try:
             page.click("#stop", timeout=30_000)
             break

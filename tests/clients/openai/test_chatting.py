@@ -176,13 +176,23 @@ def test_the_command_line_and_the_native_api_chat_as_well(chat: Chat) -> None:
 
 
 def test_a_stream_that_the_client_closes_stops_the_model(chat: Chat) -> None:
-    """It would write 16,000 tokens; what was written until it stopped is recorded, and it answers others at once."""
+    """It would write 16,000 tokens, streamed or not; what was written until then is recorded, and others are answered."""
     chat.run(
         """
         for _ in range(3):
             endless = client.chat.completions.create(model="parrot", messages=HELLO, max_tokens=16000, stream=True)
             next(iter(endless))
             endless.close()
+        for path in ("chat.completions", "responses"):  # no stream: nobody waits for it any more
+            many = {"max_tokens": 16000, "messages": HELLO}
+            many = many if path[0] == "c" else {"max_output_tokens": 16000, "input": "hello"}
+            create = client.with_options(timeout=0.3)
+            for part in path.split("."):
+                create = getattr(create, part)
+            try:
+                create.create(model="parrot", **many)
+            except openai.APITimeoutError:
+                pass
         client.completions.create(model="parrot", prompt="x", max_tokens=3)
         print("null")
         """
@@ -194,7 +204,7 @@ def test_a_stream_that_the_client_closes_stops_the_model(chat: Chat) -> None:
             time.sleep(0.2)
         assert http.get(path).json()["in_flight"] == 0
     broken_off = [row for row in recorded(chat.server.home) if b'"max_tokens":16000' in row]
-    assert len(broken_off) == 3
+    assert 3 <= len(broken_off) <= 5  # what had not begun yet when its client went is not recorded
     assert all(len(row) < 15_000 for row in broken_off)  # a token is a byte at least
 
 

@@ -7,6 +7,7 @@ endpoint, so it is recorded, priced and explained like any prediction.
 """
 
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any
 
@@ -137,11 +138,13 @@ class Search:
         }
         parts: list[str] = []
         end: dict[str, Any] = {}
-        async for piece in self._serving.generate(who, place.id, model, asked, request_id=request_id):
-            if "finish" in piece:
-                end = dict(piece)
-            else:
-                parts.append(str(piece["text"]))
+        writing = self._serving.generate(who, place.id, model, asked, request_id=request_id)
+        async with aclosing(writing) as pieces:
+            async for piece in pieces:
+                if "finish" in piece:
+                    end = dict(piece)
+                else:
+                    parts.append(str(piece["text"]))
         text = "".join(parts)
         citations = answers.cited(text, found.passages)
         note = answers.note_of(citations)

@@ -11,6 +11,7 @@ from starlette.types import Scope
 
 from stratal.ai.endpoints.serving import Serving
 from stratal.gateway.chain import error_body
+from stratal.gateway.gone import unless_gone
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
@@ -52,7 +53,9 @@ def router(serving: Serving, projects: Projects) -> APIRouter:
         }
         request_id = request.scope["state"]["request_id"]
         pieces = serving.generate(who, place.id, name, asked, request_id=request_id)
-        first = await anext(pieces)  # what goes wrong before the first piece is told with its own status
+        first = await unless_gone(
+            request, anext(pieces)
+        )  # what goes wrong before the first piece is told with its own status
         told = _told(first, pieces, request.scope)
         return StreamingResponse(told, 200, {"Cache-Control": "no-store"}, "text/event-stream")
 

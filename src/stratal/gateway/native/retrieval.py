@@ -8,6 +8,7 @@ from pydantic import Field
 from stratal.ai.retrieval.model import Answer, Calibration, Citation, IndexView, Passage, Question
 from stratal.ai.retrieval.room import Room
 from stratal.data.lake.model import Place
+from stratal.gateway.gone import unless_gone
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
@@ -113,10 +114,10 @@ def router(room: Room, projects: Projects) -> APIRouter:
         place = await place_of(who, project)
         body = await read_model(request, AskedFor, _MAX_BODY)
         index = await indexes.searchable(who, place, name)
-        answer = await search.answer(
+        answering = search.answer(
             who, place, index, body.question, model=body.model, request_id=_request_id(request)
         )
-        return shown(answer)
+        return shown(await unless_gone(request, answering))
 
     @api.post("/projects/{project}/indexes/{name}/calibration", openapi_extra=body_of(Questions))
     async def calibrate_index(request: Request, who: Who, project: str, name: str) -> dict[str, object]:

@@ -4,11 +4,8 @@ In JSON a number is a number when a double holds it exactly, else a string of it
 infinities are strings; dates and times are ISO 8601; bytes are base64. The column's type says which it was.
 """
 
-import asyncio
-import contextlib
-from collections.abc import Coroutine
 from contextlib import AsyncExitStack
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
@@ -18,14 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from stratal.data.lake.model import Place
 from stratal.data.queries.service import Answer, Ask, QueryRecord, Warehouse
+from stratal.gateway.gone import unless_gone
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
-from stratal.kernel.errors import Invalid
 
 Who = Annotated[Principal, Depends(caller)]
-T = TypeVar("T")
 
 DEFAULT_ROWS = 10_000
 MAX_JSON_BYTES = 64 * 1024 * 1024
@@ -80,10 +76,10 @@ def router(projects: Projects, warehouse: Warehouse) -> APIRouter:
             body.reads_only,
         )
         if format == "json":
-            return await _unless_gone(request, _as_json(warehouse, who, place, ask))
+            return await unless_gone(request, _as_json(warehouse, who, place, ask))
         stack = AsyncExitStack()
         try:
-            answer = await _unless_gone(request, stack.enter_async_context(warehouse.query(who, place, ask)))
+            answer = await unless_gone(request, stack.enter_async_context(warehouse.query(who, place, ask)))
         except BaseException:
             await stack.aclose()
             raise
@@ -129,34 +125,13 @@ class _Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
-            await _unless_gone(Request(scope, receive), self._send_all(send))
+            await unless_gone(Request(scope, receive), self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for chunk in self._answer.chunks():
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """Await `work`, but cancel it when the client hangs up. Raises `Invalid` then, for nobody to read."""
-    working = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise Invalid("The client went away.", reason="client_gone")
-        return working.result()
-    finally:
-        for task in (working, watching):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await task
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def _accepted(request: Request) -> Literal["json", "csv", "arrow"]:

@@ -15,6 +15,7 @@ from stratal.ai.endpoints.tensors import nested
 from stratal.gateway.bodies import beside
 from stratal.gateway.credentials import Authenticator
 from stratal.gateway.door import principal
+from stratal.gateway.gone import unless_gone
 from stratal.gateway.openai import errors, tools, wire
 from stratal.gateway.openai.audio import Audio, hears, speaks
 from stratal.gateway.openai.batches import Batches
@@ -206,7 +207,9 @@ class OpenAIDoor:
             "model": name,
         }
         if body.get("stream"):
-            first = await anext(pieces)  # what goes wrong before the first piece is told with its own status
+            first = await unless_gone(
+                request, anext(pieces)
+            )  # what goes wrong before the first piece is told with its own status
             options = body.get("stream_options")
             counted = isinstance(options, dict) and options.get("include_usage") is True
             if chat:
@@ -214,7 +217,7 @@ class OpenAIDoor:
             stream = _stream(head, first, pieces, chat=chat, counted=counted, request_id=request_id)
             return StreamingResponse(stream, 200, {"Cache-Control": "no-store"}, "text/event-stream")
         texts, end = [], {}
-        async for piece in pieces:
+        for piece in await unless_gone(request, wire.all_of(pieces)):
             if "finish" in piece:
                 end = dict(piece)
             else:

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from stratal.ai.endpoints.serving import Serving
+from stratal.gateway.gone import unless_gone
 from stratal.gateway.openai import errors, tools, wire
 from stratal.identity.model import Principal
 from stratal.kernel.clock import Clock
@@ -29,11 +30,13 @@ class Responses:
         pieces = self._serving.generate(who, who.project_id, name, asked, request_id=request_id)
         answer = _Answer(body, name, f"resp_{request_id}", self._clock() // 1000)
         if body.get("stream"):
-            first = await anext(pieces)  # what goes wrong before the first piece is told with its own status
+            first = await unless_gone(
+                request, anext(pieces)
+            )  # what goes wrong before the first piece is told with its own status
             return StreamingResponse(
                 _stream(answer, first, pieces), 200, {"Cache-Control": "no-store"}, "text/event-stream"
             )
-        async for piece in pieces:
+        for piece in await unless_gone(request, wire.all_of(pieces)):
             answer.take(piece)
         headers = {"X-Stratal-Prediction-Id": str(answer.end.get("prediction_id", ""))}
         return Response(orjson.dumps(answer.whole()), 200, headers, "application/json")

@@ -1,7 +1,8 @@
 """OpenAI's shapes, read and written."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import orjson
@@ -17,6 +18,12 @@ from stratal.kernel.errors import Invalid
 MAX_BODY = 32 << 20
 MAX_INPUTS = 2048
 MAX_STOPS = 16
+
+
+async def all_of(pieces: AsyncGenerator[Mapping[str, Any], None]) -> list[Mapping[str, Any]]:
+    """All that a model writes. When this is cancelled, so is the writing."""
+    async with aclosing(pieces):
+        return [piece async for piece in pieces]
 
 
 async def json_object(request: Request, limit: int = MAX_BODY) -> dict[str, Any]:
