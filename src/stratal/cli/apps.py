@@ -1,20 +1,25 @@
 """``stratal app``: deploy, ls, show, open, logs, requests, rollback, rm."""
 
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import click
 
-from stratal.cli.functions import code_of, code_shown, named, tell_rollout
-from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
-from stratal.cli.run import requirements_of, tell_code, variable_of
-from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
+from stratal.cli.deployed import (
+    deploy_options,
+    deployed,
+    print_deployed,
+    print_one,
+    print_revisions,
+    rolled_back,
+    tell_rollout,
+    wait_option,
+)
+from stratal.cli.output import json_option, print_json, print_table, project_option
+from stratal.cli.shown import ago, lasted, note
 from stratal.sdk import Client
 from stratal.sdk import apps as sdk
-from stratal.sdk.functions import answering
-from stratal.sdk.worktree import TreeError
 
 _WORDS = {"preparing": "preparing environment and code", "starting": "starting the app"}
 DEPLOY_EPILOG = """
@@ -42,50 +47,9 @@ def app() -> None:
 @app.command("deploy", epilog=DEPLOY_EPILOG)
 @click.argument("target", metavar="FILE.py:APP")
 @click.option("--name", help="Its name (default: the application's, or the file's where that is `app`).")
-@click.option(
-    "--min", "least", type=click.IntRange(0, 256), default=0, help="Replicas when nobody asks (default 0)."
+@deploy_options(
+    "app", "asks", at_once="Requests and WebSockets", most=1000, usual=100, package="fastapi>=0.110"
 )
-@click.option(
-    "--max",
-    "most",
-    type=click.IntRange(1, 256),
-    help="At most so many replicas (default: --min, at least 1).",
-)
-@click.option(
-    "--max-concurrency",
-    type=click.IntRange(1, 1000),
-    default=100,
-    help="Requests and WebSockets at once in a replica (default 100).",
-)
-@click.option(
-    "--idle",
-    type=Duration(),
-    default="5m",
-    help="Stop a replica without requests after so long (default 5m; 0: never).",
-)
-@click.option(
-    "--memory", type=Size(), default="512MiB", help="Memory that a replica may use (default 512MiB)."
-)
-@click.option("--gpus", type=Gpus(), metavar="[TYPE:]N", help="Whole GPUs for each replica: 1 or h100:2.")
-@click.option(
-    "-r",
-    "--requirements",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of requirements to install.",
-)
-@click.option(
-    "--with", "packages", multiple=True, metavar="PKG", help="A package to install, e.g. 'fastapi>=0.110'."
-)
-@click.option(
-    "--env",
-    "variables",
-    multiple=True,
-    metavar="K=V",
-    help="A variable for the app; K alone passes yours on.",
-)
-@click.option("--public", is_flag=True, help="Anybody who reaches the platform may ask it, without a key.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it answers, or failed.")
 @project_option
 @json_option
 def deploy(
@@ -96,52 +60,29 @@ def deploy(
     max_concurrency: int,
     idle: float,
     memory: int,
-    gpus: tuple[int, str | None] | None,
-    requirements: tuple[Path, ...],
-    packages: tuple[str, ...],
-    variables: tuple[str, ...],
     public: bool,
     wait: bool,
-    project: str | None,
     as_json: bool,
+    **sent: Any,
 ) -> None:
     """Deploy an ASGI application of a file in this folder."""
-    env = dict(variable_of(text) for text in variables)
-    wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
-    called = named("app", name or _name_of(target))
-    try:
-        tree, target = code_of(target)
-        client = Client(project=project)
-        tell_code(tree)
-        made = sdk.deploy(
-            client,
-            target,
-            tree=tree,
-            name=called,
-            requirements=wanted,
-            env=env,
-            wait=wait,
-            said=None if as_json else _say,
-            min=least,
-            max=most,
-            max_concurrency=max_concurrency,
-            idle_seconds=idle,
-            memory_bytes=memory,
-            gpus=gpus[0] if gpus else 0,
-            gpu_type=gpus[1] if gpus else None,
-            public=public,
-        )
-    except TreeError as error:
-        print_error(error.message, error.hint)
-        raise SystemExit(1) from None
-    except OSError as error:
-        print_error(f"{error.filename or 'A file'} cannot be read: {error.strerror}.")
-        raise SystemExit(1) from None
+    made = deployed(
+        "app",
+        sdk.deploy,
+        _WORDS,
+        target,
+        name or _name_of(target),
+        wait=wait,
+        as_json=as_json,
+        min=least,
+        max=most,
+        max_concurrency=max_concurrency,
+        idle_seconds=idle,
+        memory_bytes=memory,
+        public=public,
+        **sent,
+    )
     tell_rollout("app", made, f"Open it: stratal app open {made['name']}", wait, as_json)
-
-
-def _say(state: str) -> None:
-    note(f"{_WORDS.get(state, state)} …")
 
 
 def _name_of(target: str) -> str:
@@ -162,22 +103,7 @@ def ls(project: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(
-        ["Name", "State", "App", "Revision", "Replicas", "Address"],
-        [
-            (
-                a["name"] + (" (public)" if a["public"] else ""),
-                a["state"],
-                a["target"],
-                a["revision"],
-                a["replicas"],
-                a["url"],
-            )
-            for a in found["apps"]
-        ],
-        empty="No apps yet. Deploy one with: stratal app deploy app.py:app",
-        right=(3, 4),
-    )
+    print_deployed("app", found["apps"], "app.py:app")
 
 
 @app.command("show")
@@ -193,33 +119,19 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         print_json({**seen, "revisions": history})
         return
     revision = seen["active"] or seen["latest"]
-    idle = lasted(revision["idle_seconds"]) if revision["idle_seconds"] else ""
-    sleeps = f"stopped after {idle} without requests" if idle else "never stopped for being idle"
-    lines = [
-        ("App", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
-        ("Address", seen["url"]),
-        ("Runs", f"{revision['target']} (revision {revision['number']}, code {code_shown(revision)})"),
-        ("Environment", revision["environment"] or "-"),
-        ("Open to", "anybody" if revision["public"] else "the project's people and keys"),
-        ("Requests", f"{revision['max_concurrency']} at once in a replica, {seen['in_flight']} now"),
-        ("Replicas", f"{seen['replicas']} now, {revision['min']} to {revision['max']}, {sleeps}"),
-        ("Memory", human_bytes(revision["memory_bytes"])),
-        ("GPUs", f"{revision['gpus']} {revision['gpu_type'] or ''}".strip() if revision["gpus"] else "none"),
-        ("Acts as", revision["workload"]),
-    ]
-    if seen["latest"]["state"] == "failed":
-        lines.append(("Failed", f"revision {seen['latest']['number']}: {seen['latest']['failure']}"))
-    elif seen["failure"]:
-        lines.append(("Trouble", seen["failure"]))
-    for label, text in lines:
-        click.echo(f"{label + ':':<13}{text}")
-    click.echo()
-    print_table(
-        ["Revision", "State", "App", "Deployed", "By"],
-        [(r["number"], r["state"], r["target"], ago(r["created_at"]), r["created_by"]) for r in history[:10]],
-        empty="",
-        right=(0,),
+    print_one(
+        seen,
+        [
+            ("App", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
+            ("Address", seen["url"]),
+        ],
+        [
+            ("Open to", "anybody" if revision["public"] else "the project's people and keys"),
+            ("Requests", f"{revision['max_concurrency']} at once in a replica, {seen['in_flight']} now"),
+            ("Acts as", revision["workload"]),
+        ],
     )
+    print_revisions(history)
     if seen["ended"]:
         click.echo()
         print_table(
@@ -309,7 +221,7 @@ def requests(name: str, limit: int, project: str | None, as_json: bool) -> None:
 @app.command("rollback", epilog="Examples: stratal app rollback shop · stratal app rollback shop 3")
 @click.argument("name")
 @click.argument("revision", type=click.IntRange(1), required=False)
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it answers, or failed.")
+@wait_option
 @project_option
 @json_option
 def rollback(name: str, revision: int | None, wait: bool, project: str | None, as_json: bool) -> None:
@@ -317,10 +229,7 @@ def rollback(name: str, revision: int | None, wait: bool, project: str | None, a
 
     Without REVISION, the one that answered before. It becomes a new revision.
     """
-    client = Client(project=project)
-    made = sdk.rollback(client, name, revision)
-    if wait:
-        made = answering(client, "apps", made, None if as_json else _say)
+    made = rolled_back("app", sdk.rollback, _WORDS, name, revision, wait, project, as_json)
     tell_rollout("app", made, f"Open it: stratal app open {name}", wait, as_json)
 
 

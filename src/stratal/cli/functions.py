@@ -1,4 +1,4 @@
-"""``stratal function``: deploy, ls, show, logs, invoke, invocations, retry, rm."""
+"""``stratal function``: deploy, ls, show, logs, invoke, invocations, retry, rollback, rm."""
 
 import os
 import re
@@ -8,16 +8,21 @@ from typing import Any
 
 import click
 
-from stratal.app.settings import home_directory
-from stratal.cli.output import human_bytes, json_option, print_error, print_json, print_table, project_option
-from stratal.cli.run import requirements_of, tell_code, variable_of
-from stratal.cli.shown import Duration, Gpus, Size, ago, lasted, note
-from stratal.kernel.errors import Invalid
-from stratal.kernel.names import check_name
+from stratal.cli.deployed import (
+    deploy_options,
+    deployed,
+    print_deployed,
+    print_one,
+    print_revisions,
+    rolled_back,
+    tell_rollout,
+    wait_option,
+)
+from stratal.cli.output import json_option, print_json, print_table, project_option
+from stratal.cli.shown import Duration, ago, lasted, note
 from stratal.sdk import Client
 from stratal.sdk import functions as sdk
 from stratal.sdk.client import error_of
-from stratal.sdk.worktree import TreeError, WorkTree, read_worktree
 
 _WORDS = {"preparing": "preparing environment and code", "starting": "loading the function"}
 DEPLOY_EPILOG = """
@@ -47,54 +52,13 @@ def function() -> None:
 @function.command("deploy", epilog=DEPLOY_EPILOG)
 @click.argument("target", metavar="FILE.py:FUNCTION")
 @click.option("--name", help="Its name (default: the function's).")
-@click.option(
-    "--min", "least", type=click.IntRange(0, 256), default=0, help="Replicas when nobody calls (default 0)."
-)
-@click.option(
-    "--max",
-    "most",
-    type=click.IntRange(1, 256),
-    help="At most so many replicas (default: --min, at least 1).",
-)
-@click.option(
-    "--max-concurrency",
-    type=click.IntRange(1, 256),
-    default=8,
-    help="Calls at once in a replica (default 8).",
-)
-@click.option(
-    "--idle",
-    type=Duration(),
-    default="5m",
-    help="Stop a replica without calls after so long (default 5m; 0: never).",
-)
+@deploy_options("function", "calls", at_once="Calls", most=256, usual=8, package="pandas>=2")
 @click.option("--timeout", type=Duration(), default="60s", help="End a call after so long (default 60s).")
 @click.option(
     "--retries",
     type=click.IntRange(0, 20),
     default=3,
     help="Try a call that nobody waits for again so often (default 3).",
-)
-@click.option(
-    "--memory", type=Size(), default="512MiB", help="Memory that a replica may use (default 512MiB)."
-)
-@click.option("--gpus", type=Gpus(), metavar="[TYPE:]N", help="Whole GPUs for each replica: 1 or h100:2.")
-@click.option(
-    "-r",
-    "--requirements",
-    multiple=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A file of requirements to install.",
-)
-@click.option(
-    "--with", "packages", multiple=True, metavar="PKG", help="A package to install, e.g. 'pandas>=2'."
-)
-@click.option(
-    "--env",
-    "variables",
-    multiple=True,
-    metavar="K=V",
-    help="A variable for the function; K alone passes yours on.",
 )
 @click.option(
     "--schedule",
@@ -108,8 +72,6 @@ def function() -> None:
 @click.option(
     "--on", "triggers", multiple=True, metavar="s3:BUCKET/PREFIX", help="Call it with each new object below."
 )
-@click.option("--public", is_flag=True, help="Anybody who reaches the platform may call it, without a key.")
-@click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it answers, or failed.")
 @project_option
 @json_option
 def deploy(
@@ -122,100 +84,37 @@ def deploy(
     timeout: float,
     retries: int,
     memory: int,
-    gpus: tuple[int, str | None] | None,
-    requirements: tuple[Path, ...],
-    packages: tuple[str, ...],
-    variables: tuple[str, ...],
     schedule: str,
     zone: str,
     triggers: tuple[str, ...],
     public: bool,
     wait: bool,
-    project: str | None,
     as_json: bool,
+    **sent: Any,
 ) -> None:
     """Deploy a function of a file in this folder."""
-    env = dict(variable_of(text) for text in variables)
-    wanted = "".join(requirements_of(path) for path in requirements) + "".join(f"{p}\n" for p in packages)
-    called = named("function", name or _name_of(target))
-    try:
-        tree, target = code_of(target)
-        client = Client(project=project)
-        tell_code(tree)
-        made = sdk.deploy(
-            client,
-            target,
-            tree=tree,
-            name=called,
-            requirements=wanted,
-            env=env,
-            wait=wait,
-            said=None if as_json else lambda state: note(f"{_WORDS.get(state, state)} …"),
-            min=least,
-            max=most,
-            max_concurrency=max_concurrency,
-            idle_seconds=idle,
-            timeout_seconds=timeout,
-            retries=retries,
-            memory_bytes=memory,
-            gpus=gpus[0] if gpus else 0,
-            gpu_type=gpus[1] if gpus else None,
-            schedule=schedule,
-            zone=zone,
-            on=list(triggers),
-            public=public,
-        )
-    except TreeError as error:
-        print_error(error.message, error.hint)
-        raise SystemExit(1) from None
-    except OSError as error:
-        print_error(f"{error.filename or 'A file'} cannot be read: {error.strerror}.")
-        raise SystemExit(1) from None
+    made = deployed(
+        "function",
+        sdk.deploy,
+        _WORDS,
+        target,
+        name or _name_of(target),
+        wait=wait,
+        as_json=as_json,
+        min=least,
+        max=most,
+        max_concurrency=max_concurrency,
+        idle_seconds=idle,
+        timeout_seconds=timeout,
+        retries=retries,
+        memory_bytes=memory,
+        schedule=schedule,
+        zone=zone,
+        on=list(triggers),
+        public=public,
+        **sent,
+    )
     tell_rollout("function", made, f"Call it: stratal function invoke {made['name']} '{{}}'", wait, as_json)
-
-
-def named(what: str, name: str) -> str:
-    """The name itself, when it can name one: looked at here, before any code is sent."""
-    try:
-        return check_name(what, name)
-    except Invalid as error:
-        raise click.BadParameter(f"{error.message} {error.hint}", param_hint="--name") from None
-
-
-def tell_rollout(noun: str, made: dict[str, Any], how: str, wait: bool, as_json: bool) -> None:
-    """Say how a deployment ended; `how` it is asked, where it answers."""
-    latest = made["latest"]
-    if as_json:
-        print_json(made)
-    elif latest["state"] == "active":
-        click.echo(f"{noun.title()} {made['name']} (revision {latest['number']}) answers at {made['url']}")
-        click.echo(how)
-    elif not wait:
-        click.echo(
-            f"Revision {latest['number']} of {made['name']} is on its way: stratal {noun} show {made['name']}"
-        )
-    if wait and latest["state"] in {"failed", "superseded"}:
-        still = f"Revision {made['active']['number']} goes on answering." if made["active"] else ""
-        print_error(f"Revision {latest['number']} {latest['state']}: {latest['failure']}", still)
-        raise SystemExit(1)
-
-
-def code_of(target: str) -> tuple[WorkTree, str]:
-    """The tree to send, and the target within its folder. Raises `TreeError`."""
-    file, colon, attribute = target.rpartition(":")
-    if not colon or not file or not attribute:
-        raise click.BadParameter(
-            "write the file and the function in it, as in app.py:handler", param_hint="FILE.py:FUNCTION"
-        )
-    folder = Path.cwd()
-    if file.endswith(".py"):
-        path = Path(file).resolve()
-        if not path.is_file():
-            raise click.BadParameter(f"there is no file {file}", param_hint="FILE.py:FUNCTION")
-        if not path.is_relative_to(folder.resolve()):
-            folder = path.parent
-        file = path.relative_to(folder.resolve()).as_posix()
-    return read_worktree(folder, without=home_directory()), f"{file}:{attribute}"
 
 
 def _name_of(target: str) -> str:
@@ -240,22 +139,7 @@ def ls(project: str | None, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    print_table(
-        ["Name", "State", "Function", "Revision", "Replicas", "Address"],
-        [
-            (
-                f["name"] + (" (public)" if f["public"] else ""),
-                f["state"],
-                f["target"],
-                f["revision"],
-                f["replicas"],
-                f["url"],
-            )
-            for f in found["functions"]
-        ],
-        empty="No functions yet. Deploy one with: stratal function deploy app.py:handler",
-        right=(3, 4),
-    )
+    print_deployed("function", found["functions"], "app.py:handler")
 
 
 @function.command("show")
@@ -263,36 +147,27 @@ def ls(project: str | None, as_json: bool) -> None:
 @project_option
 @json_option
 def show(name: str, project: str | None, as_json: bool) -> None:
-    """Show what function NAME runs, how it does, and how to call it."""
+    """Show what function NAME runs, how it does, its revisions, and how to call it."""
     client = Client(project=project)
     seen = sdk.get(client, name)
+    history = client.get(sdk.path(client, name, "/revisions"))["revisions"]
     if as_json:
-        print_json(seen)
+        print_json({**seen, "revisions": history})
         return
     revision = seen["active"] or seen["latest"]
-    code = code_shown(revision)
     counted = ", ".join(f"{count} {state}" for state, count in seen["invocations"].items() if count)
-    lines = [
-        ("Function", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
-        ("Runs", f"{revision['target']} (revision {revision['number']}, code {code})"),
-        ("Environment", revision["environment"] or "-"),
-        ("Callable by", "anybody" if revision["public"] else "keys of the project"),
-        (
-            "Calls",
-            f"{revision['max_concurrency']} at once in a replica, {lasted(revision['timeout_seconds'])} each",
-        ),
-        ("Replicas", f"{seen['replicas']} now, {revision['min']} to {revision['max']}, {_idle(revision)}"),
-        ("Called by", _sources(revision)),
-        ("Memory", human_bytes(revision["memory_bytes"])),
-        ("GPUs", f"{revision['gpus']} {revision['gpu_type'] or ''}".strip() if revision["gpus"] else "none"),
-        ("Invocations", counted or "none yet"),
-    ]
-    if seen["latest"]["state"] == "failed":
-        lines.append(("Failed", f"revision {seen['latest']['number']}: {seen['latest']['failure']}"))
-    elif seen["failure"]:
-        lines.append(("Trouble", seen["failure"]))
-    for label, text in lines:
-        click.echo(f"{label + ':':<13}{text}")
+    each = lasted(revision["timeout_seconds"])
+    print_one(
+        seen,
+        [("Function", f"{seen['name']} in project {seen['project']}: {seen['state']}")],
+        [
+            ("Callable by", "anybody" if revision["public"] else "keys of the project"),
+            ("Calls", f"{revision['max_concurrency']} at once in a replica, {each} each"),
+            ("Called by", _sources(revision)),
+            ("Invocations", counted or "none yet"),
+        ],
+    )
+    print_revisions(history)
     click.echo(
         f"\nCall it:\n  stratal function invoke {name} '{{}}'\n"
         f'  curl -s {seen["url"]} -H "Authorization: Bearer $STRATAL_API_KEY" '
@@ -300,24 +175,10 @@ def show(name: str, project: str | None, as_json: bool) -> None:
     )
 
 
-def code_shown(revision: dict[str, Any]) -> str:
-    """Which code a revision is."""
-    source = revision["source"]
-    code: str = revision["snapshot"][:12]
-    code += f", commit {source['commit'][:12]}" if source.get("commit") else ""
-    return code + (", with uncommitted changes" if source.get("commit") and source.get("dirty") else "")
-
-
 def _sources(revision: dict[str, Any]) -> str:
     told = [f"the schedule {revision['schedule']} ({revision['zone']})"] if revision["schedule"] else []
     told += [f"new objects in {trigger}" for trigger in revision["on"]]
     return ", ".join(["whoever asks", *told])
-
-
-def _idle(revision: dict[str, Any]) -> str:
-    if not revision["idle_seconds"]:
-        return "never stopped for being idle"
-    return f"stopped after {lasted(revision['idle_seconds'])} without calls"
 
 
 @function.command(
@@ -482,6 +343,23 @@ def retry(name: str, invocation: str, project: str | None, as_json: bool) -> Non
         print_json(made)
     else:
         click.echo(f"It runs again. What comes of it: stratal function invocations {name}")
+
+
+@function.command(
+    "rollback", epilog="Examples: stratal function rollback score · stratal function rollback score 3"
+)
+@click.argument("name")
+@click.argument("revision", type=click.IntRange(1), required=False)
+@wait_option
+@project_option
+@json_option
+def rollback(name: str, revision: int | None, wait: bool, project: str | None, as_json: bool) -> None:
+    """Deploy again what REVISION of function NAME was: its code, packages, variables, limits and what calls it.
+
+    Without REVISION, the one that answered before. It becomes a new revision.
+    """
+    made = rolled_back("function", sdk.rollback, _WORDS, name, revision, wait, project, as_json)
+    tell_rollout("function", made, f"Call it: stratal function invoke {name} '{{}}'", wait, as_json)
 
 
 @function.command("rm")

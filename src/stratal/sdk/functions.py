@@ -95,6 +95,11 @@ def get(client: Client, name: str) -> Json:
     return client.get(path(client, name))
 
 
+def rollback(client: Client, name: str, revision: int | None = None) -> Json:
+    """Deploy again what `revision` was (None: the one that answered before), as a new revision. Raises `ApiError`."""
+    return client.post(path(client, name, "/rollback"), {"revision": revision})
+
+
 def path(client: Client, name: str, rest: str = "") -> str:
     """Where the native API has the function."""
     return client.path(f"/functions/{quote(name, safe='')}{rest}")

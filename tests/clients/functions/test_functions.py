@@ -197,6 +197,17 @@ def pids_of(folder: Path) -> list[int]:
     return found
 
 
+def test_rolling_back_deploys_again_what_answered_before(deployed: Deployed) -> None:
+    deployed.deploy("--name", "fn", "--env", "GREETING=goodbye")
+    assert deployed.call({"kind": "fence"}).json()["greets"] == "goodbye"
+    shown = deployed.server.cli("function", "rollback", "fn").stdout
+    assert "answers at" in shown
+    assert deployed.call({"kind": "fence"}).json()["greets"] == "hello"
+    seen = deployed.server.json("function", "show", "fn")
+    assert [r["state"] for r in seen["revisions"]] == ["active", "superseded", "failed", "superseded"]
+    assert (seen["active"]["retries"], seen["active"]["timeout_seconds"]) == (1, 20)
+
+
 def test_removing(deployed: Deployed) -> None:
     server = deployed.server
     assert server.json("function", "rm", "lines")["removed"]

@@ -345,6 +345,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ),
     ("GET", f"{P}/functions/{{name}}"): Route("viewer", f"{P}/functions/fn", 404),
     ("GET", f"{P}/functions/{{name}}/revisions"): Route("viewer", f"{P}/functions/fn/revisions", 404),
+    ("POST", f"{P}/functions/{{name}}/rollback"): Route("editor", f"{P}/functions/fn/rollback", 404, json={}),
     ("GET", f"{P}/functions/{{name}}/logs"): Route("viewer", f"{P}/functions/fn/logs", 404),
     ("GET", f"{P}/functions/{{name}}/invocations"): Route("viewer", f"{P}/functions/fn/invocations", 404),
     ("GET", f"{P}/functions/{{name}}/invocations/{{invocation_id}}"): Route(

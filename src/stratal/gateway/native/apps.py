@@ -8,57 +8,37 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
-from stratal.ai.functions.model import APP_CONCURRENCY, Deployment, FunctionView, Revision, Wishes
+from stratal.ai.functions.model import APP_CONCURRENCY, FunctionView
 from stratal.ai.functions.room import Apps
 from stratal.ai.functions.visiting import MOST_AT_ONCE, AppRequest
 from stratal.compute.services.model import ReplicaInfo
-from stratal.gateway.native.bodies import Strict, body_of, read_model
-from stratal.gateway.native.door import SESSION_COOKIE, caller
-from stratal.gateway.native.functions import (
+from stratal.gateway.native.bodies import body_of, read_model
+from stratal.gateway.native.deployed import (
     MAX_BODY,
     PLAIN,
-    NewSource,
+    NewRevision,
+    Rollback,
+    brief_json,
     replica_json,
+    revision_json,
     seconds_of,
 )
+from stratal.gateway.native.door import SESSION_COOKIE, caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
-from stratal.kernel.errors import TooLarge
 
 Who = Annotated[Principal, Depends(caller)]
 P = "/projects/{project}/apps"
-_DEFAULT = Wishes(concurrency=APP_CONCURRENCY)
 
 UrlOf = Callable[[str], str]
 """The address of a host name of users' content, by its label."""
 
 
-class NewApp(Strict):
-    name: str
-    target: str = Field(description="The file and the ASGI application in it: app.py:app")
-    snapshot: str = Field(description="The id of a code snapshot.")
-    cwd: str = Field(default="", description="The folder of the snapshot that `target` lies in.")
-    source: NewSource = Field(default_factory=NewSource)
-    requirements: str = ""
-    env: dict[str, str] = Field(default_factory=dict)
-    min: int = Field(default=_DEFAULT.least, description="So many replicas, also when nobody asks.")
-    max: int | None = Field(default=None, description="At most so many replicas. Default: `min`, at least 1.")
+class NewApp(NewRevision):
     max_concurrency: int = Field(
-        default=_DEFAULT.concurrency, description="Requests and WebSockets at once in one replica."
+        default=APP_CONCURRENCY, description="Requests and WebSockets at once in one replica."
     )
-    idle_seconds: float = Field(
-        default=_DEFAULT.idle_seconds,
-        description="A replica without requests is stopped after so long; 0: never.",
-    )
-    memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What a replica may use.")
-    gpus: int = Field(default=0, ge=0, description="So many whole GPUs for each replica.")
-    gpu_type: str | None = Field(default=None, description="Their type, as h100; null: any one type.")
-    public: bool = Field(default=False, description="Anybody may ask it, without a key.")
-
-
-class Rollback(Strict):
-    revision: int | None = Field(default=None, ge=1, description="Default: the one that answered before.")
 
 
 def router(room: Apps, projects: Projects, url: UrlOf) -> APIRouter:
@@ -76,7 +56,7 @@ def router(room: Apps, projects: Projects, url: UrlOf) -> APIRouter:
         """Deploy code as a new revision. It answers when it has loaded; until then the one before does."""
         place = await projects.get(who, project)
         body = await read_model(request, NewApp, MAX_BODY)
-        return _full(await apps.deploy(who, place, _deployment(body)), url)
+        return _full(await apps.deploy(who, place, body.deployment()), url)
 
     @api.get(P + "/{name}")
     async def get_app(who: Who, project: str, name: str) -> dict[str, object]:
@@ -91,7 +71,7 @@ def router(room: Apps, projects: Projects, url: UrlOf) -> APIRouter:
     async def list_app_revisions(who: Who, project: str, name: str) -> dict[str, object]:
         """The app's revisions, newest first."""
         place = await projects.get(who, project)
-        return {"revisions": [_revision(r) for r in await apps.revisions(who, place.id, name)]}
+        return {"revisions": [revision_json(r) for r in await apps.revisions(who, place.id, name)]}
 
     @api.post(P + "/{name}/rollback", status_code=202)
     async def roll_app_back(
@@ -144,85 +124,19 @@ def router(room: Apps, projects: Projects, url: UrlOf) -> APIRouter:
     return api
 
 
-def _deployment(body: NewApp) -> Deployment:
-    if len(body.env) > 1000:
-        raise TooLarge("An app may be given 1000 variables.")
-    return Deployment(
-        name=body.name,
-        target=body.target,
-        snapshot_id=body.snapshot,
-        cwd=body.cwd,
-        source=body.source.model_dump(),
-        requirements=body.requirements,
-        env=body.env,
-        wishes=Wishes(
-            least=body.min,
-            most=max(1, body.min) if body.max is None else body.max,
-            concurrency=body.max_concurrency,
-            idle_seconds=body.idle_seconds,
-            memory_bytes=body.memory_bytes,
-            gpus=body.gpus,
-            gpu_type=body.gpu_type,
-            public=body.public,
-        ),
-    )
-
-
 # -- shapes --------------------------------------------------------------------------------------
 
 
 def _brief(view: FunctionView, url: UrlOf) -> dict[str, object]:
-    app, revision = view.function, view.active or view.latest
-    return {
-        "name": app.name,
-        "project": app.project,
-        "state": view.state,
-        "failure": view.failure,
-        "target": revision.target,
-        "revision": revision.number,
-        "public": revision.wishes.public,
-        "replicas": view.replicas,
-        "in_flight": view.in_flight,
-        "url": url(app.label or ""),
-        "created_at": iso(app.created_at),
-        "created_by": app.created_by,
-    }
+    return brief_json(view, url(view.function.label or ""))
 
 
 def _full(view: FunctionView, url: UrlOf) -> dict[str, object]:
     return {
         **_brief(view, url),
         "id": view.function.id,
-        "active": None if view.active is None else _revision(view.active),
-        "latest": _revision(view.latest),
-    }
-
-
-def _revision(revision: Revision) -> dict[str, object]:
-    wishes = revision.wishes
-    return {
-        "number": revision.number,
-        "seq": revision.seq,
-        "state": revision.state,
-        "failure": revision.failure,
-        "target": revision.target,
-        "snapshot": revision.snapshot_id,
-        "cwd": revision.cwd,
-        "source": dict(revision.source),
-        "requirements": revision.requirements.splitlines(),
-        "environment": revision.environment_id,
-        "env": dict.fromkeys(revision.env, "…"),
-        "workload": revision.workload,
-        "min": wishes.least,
-        "max": wishes.most,
-        "max_concurrency": wishes.concurrency,
-        "idle_seconds": wishes.idle_seconds,
-        "memory_bytes": wishes.memory_bytes,
-        "gpus": wishes.gpus,
-        "gpu_type": wishes.gpu_type,
-        "public": wishes.public,
-        "created_at": iso(revision.created_at),
-        "created_by": revision.created_by,
+        "active": None if view.active is None else revision_json(view.active),
+        "latest": revision_json(view.latest),
     }
 
 

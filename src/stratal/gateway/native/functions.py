@@ -9,57 +9,35 @@ from starlette.responses import Response
 from stratal.ai.functions.invocations import MOST_AT_ONCE, Invocations
 from stratal.ai.functions.model import Deployment, FunctionView, Invocation, InvocationState, Revision, Wishes
 from stratal.ai.functions.service import Functions
-from stratal.compute.services.model import ReplicaInfo
-from stratal.gateway.native.bodies import Strict, body_of, read_model
+from stratal.gateway.native.bodies import body_of, read_model
+from stratal.gateway.native.deployed import (
+    MAX_BODY,
+    PLAIN,
+    NewRevision,
+    Rollback,
+    brief_json,
+    replica_json,
+    revision_json,
+    seconds_of,
+)
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
-from stratal.kernel.errors import TooLarge
 
 Who = Annotated[Principal, Depends(caller)]
-MAX_BODY = 2 << 20
 MOST_SECONDS_OF_WAITING = 55.0
-PLAIN = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 _DEFAULT = Wishes()
 
 
-class NewSource(Strict):
-    """Where the code came from, as the deployer's git says."""
-
-    kind: str = Field(default="none", max_length=20)
-    commit: str | None = Field(default=None, max_length=200)
-    branch: str | None = Field(default=None, max_length=1000)
-    remote: str | None = Field(default=None, max_length=1000)
-    dirty: bool = False
-
-
-class NewFunction(Strict):
-    name: str
-    target: str = Field(description="The file and the function in it: app.py:handler")
-    snapshot: str = Field(description="The id of a code snapshot.")
-    cwd: str = Field(default="", description="The folder of the snapshot that `target` lies in.")
-    source: NewSource = Field(default_factory=NewSource)
-    requirements: str = ""
-    env: dict[str, str] = Field(default_factory=dict)
-    min: int = Field(default=_DEFAULT.least, description="So many replicas, also when nobody calls.")
-    max: int | None = Field(default=None, description="At most so many replicas. Default: `min`, at least 1.")
-    max_concurrency: int = Field(default=_DEFAULT.concurrency, description="Calls at once in one replica.")
-    idle_seconds: float = Field(
-        default=_DEFAULT.idle_seconds,
-        description="A replica without calls is stopped after so long; 0: never.",
-    )
+class NewFunction(NewRevision):
     timeout_seconds: float = Field(default=_DEFAULT.timeout_seconds, description="How long a call may take.")
     retries: int = Field(default=_DEFAULT.retries, description="How often a later call is tried again.")
-    memory_bytes: int = Field(default=_DEFAULT.memory_bytes, description="What a replica may use.")
-    gpus: int = Field(default=0, ge=0, description="So many whole GPUs for each replica.")
-    gpu_type: str | None = Field(default=None, description="Their type, as h100; null: any one type.")
     schedule: str = Field(default="", description="Five fields of cron; empty: none.")
     zone: str = Field(default="UTC", description="The schedule's time zone, e.g. Europe/Berlin.")
     on: list[str] = Field(
         default_factory=list, description="s3:bucket/prefix: new objects that it is called with."
     )
-    public: bool = Field(default=False, description="Anybody may call it, without a key.")
 
 
 def router(functions: Functions, invocations: Invocations, projects: Projects, url: str) -> APIRouter:
@@ -93,6 +71,15 @@ def router(functions: Functions, invocations: Invocations, projects: Projects, u
         """The function's revisions, newest first."""
         place = await projects.get(who, project)
         return {"revisions": [_revision(r) for r in await functions.revisions(who, place.id, name)]}
+
+    @api.post("/projects/{project}/functions/{name}/rollback", status_code=202)
+    async def roll_function_back(
+        who: Who, project: str, name: str, body: Rollback | None = None
+    ) -> dict[str, object]:
+        """Deploy again what an earlier revision was, as a new one."""
+        place = await projects.get(who, project)
+        number = None if body is None else body.revision
+        return _full(await functions.rollback(who, place, name, number), url)
 
     @api.get("/projects/{project}/functions/{name}/logs")
     async def read_function_log(who: Who, project: str, name: str) -> Response:
@@ -153,31 +140,12 @@ def router(functions: Functions, invocations: Invocations, projects: Projects, u
 
 
 def _deployment(body: NewFunction) -> Deployment:
-    if len(body.env) > 1000:
-        raise TooLarge("A function may be given 1000 variables.")
-    return Deployment(
-        name=body.name,
-        target=body.target,
-        snapshot_id=body.snapshot,
-        cwd=body.cwd,
-        source=body.source.model_dump(),
-        requirements=body.requirements,
-        env=body.env,
-        wishes=Wishes(
-            least=body.min,
-            most=max(1, body.min) if body.max is None else body.max,
-            concurrency=body.max_concurrency,
-            idle_seconds=body.idle_seconds,
-            timeout_seconds=body.timeout_seconds,
-            retries=body.retries,
-            memory_bytes=body.memory_bytes,
-            gpus=body.gpus,
-            gpu_type=body.gpu_type,
-            public=body.public,
-            schedule=body.schedule,
-            zone=body.zone,
-            on=body.on,
-        ),
+    return body.deployment(
+        timeout_seconds=body.timeout_seconds,
+        retries=body.retries,
+        schedule=body.schedule,
+        zone=body.zone,
+        on=body.on,
     )
 
 
@@ -185,21 +153,7 @@ def _deployment(body: NewFunction) -> Deployment:
 
 
 def _brief(view: FunctionView, url: str) -> dict[str, object]:
-    function, revision = view.function, view.active or view.latest
-    return {
-        "name": function.name,
-        "project": function.project,
-        "state": view.state,
-        "failure": view.failure,
-        "target": revision.target,
-        "revision": revision.number,
-        "public": revision.wishes.public,
-        "replicas": view.replicas,
-        "in_flight": view.in_flight,
-        "url": f"{url}/f/{function.project}/{function.name}",
-        "created_at": iso(function.created_at),
-        "created_by": function.created_by,
-    }
+    return brief_json(view, f"{url}/f/{view.function.project}/{view.function.name}")
 
 
 def _full(view: FunctionView, url: str) -> dict[str, object]:
@@ -214,43 +168,12 @@ def _full(view: FunctionView, url: str) -> dict[str, object]:
 def _revision(revision: Revision) -> dict[str, object]:
     wishes = revision.wishes
     return {
-        "number": revision.number,
-        "seq": revision.seq,
-        "state": revision.state,
-        "failure": revision.failure,
-        "target": revision.target,
-        "snapshot": revision.snapshot_id,
-        "cwd": revision.cwd,
-        "source": dict(revision.source),
-        "requirements": revision.requirements.splitlines(),
-        "environment": revision.environment_id,
-        "env": dict.fromkeys(revision.env, "…"),
-        "workload": revision.workload,
-        "min": wishes.least,
-        "max": wishes.most,
-        "max_concurrency": wishes.concurrency,
-        "idle_seconds": wishes.idle_seconds,
+        **revision_json(revision),
         "timeout_seconds": wishes.timeout_seconds,
         "retries": wishes.retries,
-        "memory_bytes": wishes.memory_bytes,
-        "gpus": wishes.gpus,
-        "gpu_type": wishes.gpu_type,
-        "public": wishes.public,
         "schedule": wishes.schedule,
         "zone": wishes.zone,
         "on": list(wishes.on),
-        "created_at": iso(revision.created_at),
-        "created_by": revision.created_by,
-    }
-
-
-def replica_json(replica: ReplicaInfo) -> dict[str, object]:
-    return {
-        "id": replica.id,
-        "version": replica.service.version,
-        "started_at": iso(replica.started_at),
-        "ready_at": None if replica.ready_at is None else iso(replica.ready_at),
-        "isolation": replica.isolation,
     }
 
 
@@ -274,9 +197,3 @@ def _invocation(invocation: Invocation) -> dict[str, object]:
         "ended_at": None if invocation.ended_at is None else iso(invocation.ended_at),
         "seconds": seconds_of(invocation),
     }
-
-
-def seconds_of(invocation: Invocation) -> float | None:
-    if invocation.started_at is None or invocation.ended_at is None:
-        return None
-    return (invocation.ended_at - invocation.started_at) / 1000
