@@ -62,6 +62,9 @@ def texts(folder: Path) -> None:
         eos_token_id=3, pad_token_id=0,
     )  # fmt: skip
     save("rewrite", t.T5ForConditionalGeneration(t5))
+    config = json.loads((folder / "rewrite" / "config.json").read_text())
+    config["task_specific_params"] = {"translation_en_to_de": {"prefix": "translate English to German: "}}
+    (folder / "rewrite" / "config.json").write_text(json.dumps(config))
 
 
 def pictures(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """Every room's tables, imported so that one `MetaData` knows them all (migrations, tests)."""
 
+from stratal.ai.catalog import tables as catalog
 from stratal.ai.endpoints import tables as endpoints
 from stratal.ai.functions import tables as functions
 from stratal.ai.models import tables as models
@@ -40,6 +41,7 @@ ROOMS = (
     features,
     collab,
     models,
+    catalog,
     endpoints,
     repositories,
     talk,

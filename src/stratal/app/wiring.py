@@ -356,6 +356,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     )
     models.follow(conversions.registered)
     commits = Commits(database, models, lineage, clock)
+    upstream = Upstream(*hub_upstream(), registered, commits)
     logged = LoggedModels(database, experiments, clock)
     run_search = RunSearch(database, experiments)
     serving = furnish_endpoints(
@@ -571,8 +572,8 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_finetuning.router(finetunes, projects),
             native_catalog.router(
                 projects,
-                Catalog(registered, commits, compute.environments),
-                Upstream(*hub_upstream(), registered, commits),
+                Catalog(database, registered, commits, compute.environments, upstream, clock),
+                upstream,
             ),
             native_endpoints.router(serving.endpoints, projects, settings.url, invocations),
             native_chat.router(serving.serving, projects),

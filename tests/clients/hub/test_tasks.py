@@ -61,7 +61,8 @@ def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says
     assert WORDS[one["start"] : one["end"]] == one["answer"]
     (vector,) = ask("embed", text=[WORDS])
     assert abs(sum(value * value for value in vector) - 1) < 1e-4
-    assert isinstance(ask("rewrite", text=[WORDS], max_tokens=[4])[0], str)
+    (plain,) = ask("rewrite", text=["translate English to German: " + WORDS], max_tokens=[8])
+    assert ask("rewrite", text=[WORDS], target=["de"], max_tokens=[8]) == [plain]
     (one,) = ask("classify-image", image=[picture])
     assert one["label"] in {"cat", "dog"}
     objects = json.loads(ask("detect", image=[picture], threshold=[0.0])[0])
@@ -95,6 +96,7 @@ def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says
             "answer": {"text": [WORDS]},
             "detect": {"image": [base64.b64encode(b"GIF89a").decode()]},
             "translate": {"audio": [sound], "language": ["xx"]},
+            "rewrite": {"text": [WORDS], "source": ["en"], "target": ["fr"]},
         }.items():
             address = f"/api/v1/projects/{project}/endpoints/{name}/invocations"
             assert http.post(address, json={"inputs": inputs}, timeout=120).status_code == 400

@@ -8,15 +8,18 @@ import struct
 import wave
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from stratal.ai.catalog import service
 from stratal.ai.catalog.entries import ENTRIES, TASKS
-from stratal.ai.catalog.model import Entry
+from stratal.ai.catalog.model import Entry, Hub, Label
 from stratal.ai.catalog.service import Catalog
+from stratal.ai.catalog.upstream import Upstream, parse_source
 from stratal.ai.models.commits import Commits
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -31,7 +34,7 @@ from stratal.engines.runtimes.replica.task_commands import read_wave
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import system_clock
-from stratal.kernel.errors import Invalid
+from stratal.kernel.errors import Invalid, Unavailable
 from stratal.ledger.lineage import Lineage
 from stratal.stores.local import LocalBlobs
 from wired import Wired
@@ -52,12 +55,18 @@ def wired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
 def test_an_entry_says_where_it_is_from_and_pins_all_that_it_is(entry: Entry) -> None:
     assert entry.task in {task.name for task in TASKS}
-    assert entry.implementation in IMPLEMENTATIONS
     assert all((entry.source, entry.revision, entry.licence, entry.limits, entry.size))
-    assert entry.checksums
+    if entry.hub is None:
+        assert entry.implementation in IMPLEMENTATIONS
+        assert entry.checksums
+    else:
+        assert re.fullmatch("[0-9a-f]{40}", entry.hub.commit)
+        assert (entry.revision, entry.label) == (entry.hub.commit, Label.DOWNLOAD)
+        assert parse_source(f"hf:{entry.hub.repo}@{entry.hub.commit}").repo in entry.source
+        assert all(fnmatchcase(path, entry.hub.only) for path in entry.hub.sums)
     assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in entry.checksums.values())
     assert all(re.fullmatch(r"[A-Za-z0-9-]+==[\d.]+", line) for line in entry.requirements)
-    assert entry.measured or any("not measured" in limit for limit in entry.limits)
+    assert entry.measured or any("not measured" in limit.lower() for limit in entry.limits)
     assert all(one.command == f"stratal models bench {entry.task}" for one in entry.measured)
 
 
@@ -65,9 +74,10 @@ def test_a_task_without_a_model_says_what_is_missing(wired: Wired) -> None:
     told = wired.ask("GET", "/api/v1/catalog", wired.admin).json()["tasks"]
     labels = {task["name"]: task["label"] for task in told}
     assert labels["ocr"] == labels["say"] == labels["voice"] == "offline"
-    assert labels["translate"] == labels["chat"] == "needs-model"
+    assert labels["translate"] == labels["chat"] == labels["detect"] == "download"
+    assert labels["summarise"] == "needs-model"
     assert all(task["needs"] for task in told if task["label"] == "needs-model")
-    answer = wired.ask("GET", "/api/v1/catalog/translate", wired.admin)
+    answer = wired.ask("GET", "/api/v1/catalog/summarise", wired.admin)
     assert (answer.status, answer.json()["error"]["code"]) == (404, "needs_model")
 
 
@@ -146,14 +156,100 @@ def test_weights_are_kept_in_the_registry_by_their_checksum(
     assert pull().id == made.id
 
 
-def catalog_of(wired: Wired, packages: Unpacked) -> Catalog:
-    """A catalogue on the platform's own rows and bytes, with its packages from elsewhere."""
+def catalog_of(
+    wired: Wired, packages: Unpacked, transport: httpx.AsyncBaseTransport | None = None
+) -> Catalog:
+    """A catalogue on the platform's own rows and bytes, with its packages, and its hub, from elsewhere."""
     database = wired.platform.database
     lineage = Lineage(database, system_clock)
     blobs = LocalBlobs(wired.platform.settings.home.blobs / "artifacts")
     models = Models(database, Artifacts(database, blobs, lineage, system_clock), lineage, system_clock)
     commits = Commits(database, models, lineage, system_clock)
-    return Catalog(RegisteredModels(database, models, system_clock), commits, packages)  # type: ignore[arg-type]
+    names = RegisteredModels(database, models, system_clock)
+    upstream = Upstream("http://127.0.0.1:8484/hub", "", names, commits, transport)
+    return Catalog(database, names, commits, packages, upstream, system_clock)  # type: ignore[arg-type]
+
+
+class Shelf:
+    """A hub with one repository, which may begin to give out other bytes, another commit, or nothing."""
+
+    def __init__(self) -> None:
+        self.commit = "c" * 40
+        self.large = {"model.safetensors": WEIGHTS, "onnx/model.onnx": b"elsewhere"}
+        self.small = {
+            "config.json": b'{"architectures": ["BertForTokenClassification"], "model_type": "bert"}'
+        }
+        self.asked = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.asked += 1
+        path = request.url.path.removeprefix("/hub")
+        if path == f"/api/models/org/tiny/revision/{'c' * 40}":
+            told: list[dict[str, Any]] = [
+                {"rfilename": name, "lfs": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}}
+                for name, data in self.large.items()
+            ]
+            told += [{"rfilename": name, "size": len(data)} for name, data in self.small.items()]
+            return httpx.Response(200, json={"sha": self.commit, "siblings": told})
+        return httpx.Response(
+            200, content={**self.large, **self.small}[path.partition(f"/{self.commit}/")[2]]
+        )
+
+
+def test_what_a_hub_gives_for_a_commit_is_recorded_the_first_time_and_must_stay_the_same(
+    wired: Wired, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    entry = next(one for one in ENTRIES if one.name == "bert-base-ner")
+    entry = replace(entry, revision="c" * 40, hub=Hub("org/tiny", "c" * 40, "*.safetensors"))
+    monkeypatch.setattr(service, "ENTRIES", (entry,))
+    shelf = Shelf()
+    catalog = catalog_of(wired, Unpacked(tmp_path), httpx.MockTransport(shelf))
+    projects = Projects(wired.platform.database, system_clock)
+
+    def pull(project: str, using: Catalog = catalog) -> Any:
+        async def work() -> Any:
+            return await using.pull(ADMIN, (await projects.get(ADMIN, project)).id, "entities")
+
+        return wired._runner.run(work())
+
+    for name in ("one", "two", "three"):
+        wired.project(name)
+    made = pull("one")
+    assert {file.path for file in made.files} == {"model.safetensors", "config.json", "requirements.txt"}
+    plan = Runtimes().plan(made.facts.flavors, None, [file.path for file in made.files])
+    assert (plan.runtime, plan.options) == ("hub", {"task": "entities"})
+    asked = shelf.asked
+    assert pull("one").id == made.id
+    assert shelf.asked == asked  # it is here: the hub may be away
+    good = dict(shelf.large), dict(shelf.small)
+    for wrong in ("large", "small", "missing", "commit"):
+        shelf.large, shelf.small, shelf.commit = dict(good[0]), dict(good[1]), "c" * 40
+        if wrong == "large":
+            shelf.large["model.safetensors"] = b"something else"
+        elif wrong == "small":
+            shelf.small["config.json"] += b" "
+        elif wrong == "missing":
+            del shelf.small["config.json"]
+        else:
+            shelf.commit = "d" * 40
+        with pytest.raises(Invalid) as refused:
+            pull("two")
+        assert refused.value.reason == ("wrong_commit" if wrong == "commit" else "wrong_checksum")
+        answer = wired.ask("GET", "/api/v1/projects/two/models/bert-base-ner", wired.admin)
+        assert answer.status == 404
+    shelf.large, shelf.small, shelf.commit = *good, "c" * 40
+    assert pull("two").version == 1
+    known = replace(entry, hub=Hub("org/tiny", "c" * 40, "*.safetensors", {"model.safetensors": "0" * 64}))
+    monkeypatch.setattr(service, "ENTRIES", (known,))
+    with pytest.raises(Invalid) as refused:  # what is listed counts more than what was seen
+        pull("three")
+    assert refused.value.reason == "wrong_checksum"
+    monkeypatch.setattr(service, "ENTRIES", (entry,))
+    away = httpx.MockTransport(lambda _: httpx.Response(503))
+    with pytest.raises(Unavailable):
+        pull("three", catalog_of(wired, Unpacked(tmp_path), away))
+    answer = wired.ask("POST", "/api/v1/projects/three/catalog/entities/pull", wired.admin)
+    assert (answer.status, answer.json()["error"]["code"]) == (400, "no_upstream")
 
 
 def test_sets_and_samples_are_apart_and_complete() -> None:
@@ -166,7 +262,7 @@ def test_sets_and_samples_are_apart_and_complete() -> None:
             assert all(name != sample["file"] for name, _ in sets.get(task, {}).get("files", []))
             assert all(read_sample(name) for name, _ in sets.get(task, {}).get("files", []))
         else:
-            assert not set(sample["inputs"]) & set(re.findall(r'"([^"]+)"', json.dumps(sets[task])))
+            assert not set(sample["inputs"]) & set(re.findall(r'"([^"]+)"', json.dumps(sets.get(task, {}))))
 
 
 def test_a_measure_counts_what_is_wrong() -> None:

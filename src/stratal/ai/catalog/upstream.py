@@ -7,7 +7,7 @@ but the first bytes of files whose names do not say whether they are pickles.
 
 import hashlib
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -61,6 +61,14 @@ class Pulled:
 
 
 @dataclass(frozen=True, slots=True)
+class Expected:
+    """What a pull must find: the commit, and the SHA-256 of the files that are known, by path."""
+
+    commit: str
+    sums: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class _File:
     path: str
     size: int
@@ -94,6 +102,8 @@ class Upstream:
         name: str | None = None,
         pickles: bool = False,
         only: str | None = None,
+        expected: Expected | None = None,
+        adding: Mapping[str, bytes] | None = None,
     ) -> Pulled:
         """Make ``hf:org/name@revision`` the next version of the model `name` (default: its own name).
 
@@ -101,7 +111,8 @@ class Upstream:
         weights come along. With `pickles`, which an owner may say, files that carry one are taken too and labelled;
         without, they are left out where there are other weights, and refused where there are none. Raises `Invalid`,
         `NotFound`, `Denied`, `Conflict` for a name that is another model's, `TooLarge`, and `Unavailable` when the hub does
-        not answer. Whatever goes wrong, nothing is kept.
+        not answer. Files of `adding` are put beside, or in place of, the hub's. With `expected`, another commit or another
+        checksum than is known raises `Invalid`. Whatever goes wrong, nothing is kept.
         """
         require(who, "models.write", project_id)
         if pickles:
@@ -112,14 +123,20 @@ class Upstream:
             files, passed = _fitting(files, only)
             chosen, left_out = await _chosen(client, asked, commit, files, pickles=pickles)
             left_out = [*left_out, *passed]
+            if expected is not None:
+                _check_expected(asked, commit, chosen, expected)
             name = name or asked.repo.rpartition("/")[2]
             is_new = await self._claim(who, project_id, name, asked.repo)
             received: list[str] = []
             try:
                 changes = await self._fetched(who, project_id, name, client, asked, commit, chosen, received)
+                _check_fetched(changes, expected)
+                beside = adding or {}
+                changes = [change for change in changes if change.path not in beside]
+                changes += [Add(path, data) for path, data in beside.items()]
                 head = await self._commits.at(who, project_id, name)
                 there = {file.path for file in head.version.files} if head.version else set()
-                changes += [Remove(path) for path in sorted(there - {file.path for file in chosen})]
+                changes += [Remove(path) for path in sorted(there - {change.path for change in changes})]
                 described = f"Pulled from hf:{asked.repo} at its commit {commit}."
                 new = NewCommit(f"{asked.repo}@{commit[:12]}", described, "", changes)
                 point = await self._commits.commit(who, project_id, name, new)
@@ -210,6 +227,41 @@ class Upstream:
                 have.add(file.sha256)
             changes.append(Link(file.path, file.sha256, file.size))
         return changes
+
+
+def _check_expected(asked: Named, commit: str, files: Sequence[_File], expected: Expected) -> None:
+    """Raises `Invalid` before anything is fetched, as far as the hub tells what it has."""
+    if commit != expected.commit:
+        raise Invalid(
+            f"The hub says that {asked.repo} is at {commit}, and {expected.commit} was asked for. Nothing was kept.",
+            reason="wrong_commit",
+        )
+    there = {file.path: file.sha256 for file in files}
+    for path, sha256 in expected.sums.items():
+        if path not in there:
+            raise Invalid(
+                f"The hub has no {path} in {asked.repo} at {commit}. Nothing was kept.",
+                reason="wrong_checksum",
+            )
+        if there[path]:
+            _check_sum(path, there[path], sha256)
+
+
+def _check_fetched(changes: Sequence[Change], expected: Expected | None) -> None:
+    """The same for small files, whose checksum the hub does not tell."""
+    for change in changes:
+        known = expected.sums.get(change.path) if expected is not None else None
+        if known and isinstance(change, Add):
+            _check_sum(change.path, hashlib.sha256(change.data).hexdigest(), known)
+
+
+def _check_sum(path: str, found: str, known: str) -> None:
+    if found != known:
+        raise Invalid(
+            f"{path} has the SHA-256 {found} there, and {known} is the one that is known. Nothing was kept.",
+            hint="Somebody may have changed what the hub gives out: look at it before you pull it by hf:….",
+            reason="wrong_checksum",
+        )
 
 
 def parse_source(source: str) -> Named:

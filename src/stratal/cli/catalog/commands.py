@@ -37,7 +37,7 @@ def catalog(name: str | None, project: str | None, as_json: bool) -> None:
                 task["name"],
                 task["title"],
                 ", ".join(entry["name"] for entry in task["entries"]),
-                task["label"],
+                ", ".join(dict.fromkeys(entry["label"] for entry in task["entries"])) or task["label"],
                 ", ".join(entry["licence"] for entry in task["entries"]),
                 ", ".join(human_bytes(entry["size"]) for entry in task["entries"]),
             )
@@ -47,7 +47,8 @@ def catalog(name: str | None, project: str | None, as_json: bool) -> None:
         right=(5,),
     )
     click.echo(
-        "offline: answers without a network once its package is installed. needs-model: bring your own."
+        "offline: answers without a network once its package is installed. download: fetched from the hub that the "
+        "server is set to, when it is pulled first. needs-model: bring your own."
     )
 
 
@@ -65,6 +66,10 @@ def _show(entry: dict[str, Any]) -> None:
     for limit in entry["limits"]:
         click.echo(click.style(f"limit: {limit}", fg="yellow"))
     print_table(["File of weights", "SHA-256"], entry["checksums"].items(), empty="")
+    if entry["trusts_first"]:
+        click.echo(
+            "Checksums of its other files are recorded when they are fetched first, and must be the same ever after."
+        )
 
 
 @click.command(

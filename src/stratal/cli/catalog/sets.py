@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-FILES = frozenset({"ocr", "faces", "transcribe", "voice"})
+FILES = frozenset({"ocr", "faces", "transcribe", "voice", "classify-image", "detect"})
 """Tasks whose rows are files."""
 _HERE = Path(__file__).parent / "samples"
 _MOST = 20 << 20

@@ -26,10 +26,21 @@ EXAMPLES = {
     "sentiment": "What a wonderful surprise, I am delighted!\nThe delivery was late and the box was broken.",
     "language": "Morgen fahren wir mit dem Zug in die Berge.\nOù est la gare, s'il vous plaît ?",
     "say": "Good morning. The train leaves at nine.",
+    "entities": "Ada Lovelace wrote to Charles Babbage from London.",
+    "answer": "The bridge was opened in 1932 and carries trains and cars.",
+    "translate": "The house is small.",
+    "chat": "Name three fruits.",
     "sort": "The orchestra plays its last concert of the year.\nThe bakery sells rye bread on Thursdays.",
 }
 """What stands in the form at first; every line is a text of its own, but for speech."""
-BESIDE = {"voice": "en-us", "speed": "1", "labels": "food, music, politics"}
+BESIDE = {
+    "voice": "en-us",
+    "speed": "1",
+    "labels": "food, music, politics",
+    "question": "When was the bridge opened?",
+    "source": "en",
+    "target": "de",
+}
 
 
 async def gallery(view: View) -> Response:
@@ -88,6 +99,11 @@ def _python(task: str, name: str, takes: str) -> str:
     head = "import openai  # with the variables of `stratal env`\n\nclient = openai.OpenAI()\n"
     if task == "embed":
         return f"{head}client.embeddings.create(model={name!r}, input='hello').data[0].embedding"
+    if task == "chat":
+        return (
+            f"{head}client.chat.completions.create(model={name!r},\n"
+            "    messages=[{'role': 'user', 'content': 'Name three fruits.'}]).choices[0].message.content"
+        )
     if task == "transcribe":
         return f"{head}client.audio.transcriptions.create(model={name!r}, file=open('speech.wav', 'rb')).text"
     if task == "say":

@@ -241,6 +241,20 @@ function toned(text, tone) {
   return cell;
 }
 
+/** A text with its spans marked, each with its kind beside it. */
+function highlighted(text, spans) {
+  const line = made("p");
+  let at = 0;
+  for (const { start, end, kind } of [...spans].sort((a, b) => a.start - b.start)) {
+    if (start < at || end <= start) continue;
+    const characters = [...text]; // the model counts characters, not UTF-16's units
+    line.append(characters.slice(at, start).join(""), made("mark", characters.slice(start, end).join("")), made("small", ` ${kind} `, "muted"));
+    at = end;
+  }
+  line.append([...text].slice(at).join(""));
+  return line;
+}
+
 const SHOW = {
   async ocr([told]) {
     const lines = JSON.parse(told.lines);
@@ -272,6 +286,23 @@ const SHOW = {
       ])),
     ];
   },
+  async detect([told]) {
+    const found = JSON.parse(told);
+    const corners = ({ x, y, width, height }) => [
+      [x, y], [x + width, y], [x + width, y + height], [x, y + height],
+    ];
+    const named = (one) => `${one.label}, ${(one.score * 100).toFixed(0)} %`;
+    const picture = await marked(found, corners, named);
+    return [picture, found.length ? listed(found.map(named)) : made("p", "Nothing was found above the threshold.")];
+  },
+  "classify-image": ([told]) => [
+    shown(),
+    table(["Kind", "Probability"], Object.entries(JSON.parse(told.scores)).map(([label, score]) => [label, `${(score * 100).toFixed(1)} %`])),
+  ],
+  entities: (found, given) => found.map((told, i) => highlighted(given[i], JSON.parse(told))),
+  answer: (found, given) => found.map((one, i) => highlighted(given[i], [{ ...one, kind: `score ${one.score.toFixed(2)}` }])),
+  translate: (found, given) => [table(["Text", "Translation"], found.map((one, i) => [given[i], one]))],
+  chat: (found) => found.map((one) => made("pre", one)),
   transcribe: ([text]) => [shown(), made("p", text || "Nothing was understood.", "subtitle")],
   voice([told]) {
     const segments = JSON.parse(told.segments);

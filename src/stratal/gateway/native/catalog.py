@@ -44,7 +44,7 @@ def router(projects: Projects, catalog: Catalog, upstream: Upstream) -> APIRoute
             **_entry(entry),
             "inputs": _ports(task.inputs),
             "outputs": _ports(task.outputs),
-            "options": _ports(task.options),
+            "options": _ports((*task.options, *entry.options)),
         }
 
     @api.post("/projects/{project}/catalog/pulls", status_code=201, openapi_extra=body_of(PullBody))
@@ -109,6 +109,7 @@ def _entry(entry: Entry) -> dict[str, object]:
         "limits": list(entry.limits),
         "requirements": list(entry.requirements),
         "checksums": entry.checksums,
+        "trusts_first": entry.hub is not None,
         "measured": [
             {"metric": m.metric, "value": m.value, "sample": m.sample, "command": m.command}
             for m in entry.measured

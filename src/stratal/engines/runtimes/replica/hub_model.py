@@ -230,6 +230,7 @@ def _rewrite(hub: _Hub) -> Made:
     import torch
 
     model, tokenizer = hub.model("AutoModelForSeq2SeqLM"), hub.tokenizer()
+    told_by_words = _by_words(hub.read("config.json") or {})
 
     def languages(source: str, target: str) -> dict[str, Any]:
         if source:
@@ -248,7 +249,17 @@ def _rewrite(hub: _Hub) -> Made:
     def one(text: str, source: str, target: str, most: float) -> str:
         if not 1 <= most <= 4096:
             raise Invalid("max_tokens is from 1 to 4096.")
-        more = languages(source, target)
+        more: dict[str, Any] = {}
+        if told_by_words and (source or target):
+            pair = f"{source or 'en'}_to_{target}"
+            if pair not in told_by_words:
+                known = ", ".join(one.replace("_to_", " to ") for one in told_by_words)
+                raise Invalid(
+                    f"This model translates {known}; not {source or 'en'} to {target or 'nothing'}."
+                )
+            text = told_by_words[pair] + text
+        else:
+            more = languages(source, target)
         given = tokenizer(text, return_tensors="pt", truncation=True).to(model.device)
         given.pop("token_type_ids", None)
         with torch.inference_mode():
@@ -260,6 +271,15 @@ def _rewrite(hub: _Hub) -> Made:
 
     beside = [("source", "BYTES", ""), ("target", "BYTES", ""), ("max_tokens", "FP64", float(_MOST_TOKENS))]
     return Made("text", [("text", "BYTES", [-1])], answer, beside)
+
+
+def _by_words(config: dict[str, Any]) -> dict[str, str]:
+    """What a model like T5 is told before a text to be translated, by ``en_to_de``: its configuration says it."""
+    found = {}
+    for name, said in (config.get("task_specific_params") or {}).items():
+        if name.startswith("translation_") and isinstance(said, dict) and isinstance(said.get("prefix"), str):
+            found[name[len("translation_") :]] = said["prefix"]
+    return found
 
 
 def _embed(hub: _Hub) -> Made:
