@@ -963,6 +963,22 @@ def _ready(word: str, at: str) -> dict[str, Any]:
             "indexes": [index, {**index, "documents": None, "passages": None, "built_at": None}]
         },
         f"{BASE}/indexes/i": index,
+        f"{BASE}/indexes/{quote(word, safe='')}/search": {
+            "passages": [
+                {
+                    "document": f"s3://b/{word}",
+                    "page": 3,
+                    "title": word,
+                    "text": f"before {word} after",
+                    "near": 0.5,
+                    "words": 2.0,
+                    "score": 0.03,
+                    "confidence": 0.4,
+                }
+            ],
+            "confidence": 0.4,
+            "threshold": 0.5,
+        },
     }
 
 
@@ -1050,6 +1066,8 @@ def every_page(word: str) -> list[str]:
         "/gallery/g",
         "/indexes",
         "/indexes/i",
+        "/find",
+        f"/find?index={quote(word, safe='')}&q={quote(word, safe='')}",
         "/audit",
         "/cost",
         "/cost?by=project",

@@ -55,14 +55,14 @@ def finetune(
         print_json(made) if as_json else click.echo(f"Job {made['job']} fine-tunes {name}.")
         return
     if not as_json:
-        click.echo(f"Job {made['job']} fine-tunes it: stratal logs {made['job']} --follow", err=True)
+        click.echo(f"Job {made['job']} fine-tunes it: stratal job logs {made['job']} --follow", err=True)
     address = client.path(f"/jobs/{made['job']}")
     while (job := client.get(address))["state"] in {"queued", "starting", "running"}:
         time.sleep(_POLL_SECONDS)
     result = _result(client, address) if job["state"] == "succeeded" else None
     if result is None:
         raise ApiError(
-            409, "not_trained", f"Job {made['job']} {job['state']}.", f"See: stratal logs {made['job']}"
+            409, "not_trained", f"Job {made['job']} {job['state']}.", f"See: stratal job logs {made['job']}"
         )
     if as_json:
         print_json({**result, "job": made["job"], "uri": f"models:/{name}/{result['version']}"})

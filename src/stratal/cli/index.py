@@ -59,7 +59,7 @@ def create(
     made = client.request("PUT", _path(client, name), json=body)
     if wait:
         if not as_json:
-            click.echo(f"Job {made['job']} builds it: stratal logs {made['job']} --follow", err=True)
+            click.echo(f"Job {made['job']} builds it: stratal job logs {made['job']} --follow", err=True)
         made = _wait(client, name)
     if as_json:
         print_json(made)

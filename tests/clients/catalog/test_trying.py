@@ -28,8 +28,10 @@ def test_texts_are_answered_measured_and_explained(server: PlatformServer) -> No
         "verified",
         "unproven",
     )
-    nothing = server.cli("models", "try", "chat", "--project", project, check=False)
+    nothing = server.cli("models", "try", "summarise", "--project", project, check=False)
     assert (nothing.returncode, "No well-kept library" in nothing.stderr) == (6, True)
+    away = server.cli("models", "try", "chat", "--project", project, check=False)
+    assert (away.returncode, "STRATAL_HUB_UPSTREAM" in away.stderr) == (2, True)
 
 
 @pytest.mark.soak

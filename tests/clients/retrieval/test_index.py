@@ -1,10 +1,17 @@
 """`stratal index` as a user runs it: documents in, an index, answers with citations, and none where there is none."""
 
+import io
 import json
 import zlib
 from pathlib import Path
+from typing import Any
 
-from platform_server import PlatformServer
+import pytest
+from PIL import Image
+
+from platform_server import PlatformServer, wait_until
+
+SAMPLES = Path(__file__).parents[3] / "src" / "stratal" / "cli" / "catalog" / "samples"
 
 DOCUMENTS = {
     "leave.md": (
@@ -59,13 +66,19 @@ def with_stream(stream: bytes, more: bytes = b"") -> bytes:
         b"/Resources << /Font << /F1 << /Type /Font /Subtype /Type1 /BaseFont /Helvetica >> >> >> >>",
         b"<< /Length %d%s >>\nstream\n%s\nendstream" % (len(stream), more, stream),
     ]
+    return with_objects(objects)
+
+
+def with_objects(objects: list[bytes]) -> bytes:
+    """A PDF file of these objects, numbered from 1, the first its catalogue."""
     out, places = b"%PDF-1.4\n", []
     for number, body in enumerate(objects, start=1):
         places.append(len(out))
         out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
     table = b"".join(b"%010d 00000 n \n" % place for place in places)
-    head = b"xref\n0 5\n0000000000 65535 f \n" + table
-    return out + head + b"trailer << /Size 5 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % len(out)
+    size = len(objects) + 1
+    head = b"xref\n0 %d\n0000000000 65535 f \n" % size + table
+    return out + head + b"trailer << /Size %d /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF\n" % (size, len(out))
 
 
 def test_documents_are_indexed_found_answered_from_and_not_answered_from(
@@ -89,7 +102,7 @@ def test_documents_are_indexed_found_answered_from_and_not_answered_from(
     given = ("--project", project)
     made = server.json("index", "create", "handbook", f"s3://{bucket}/handbook/**", *given, timeout=900)
     assert (made["state"], made["documents"]) == ("ready", 5), server.cli(
-        "logs", str(made["job"]), *given
+        "job", "logs", str(made["job"]), *given
     ).stdout
     assert {one["document"].rpartition("/")[2] for one in made["skipped"]} == {
         *("broken.pdf", "bomb.pdf", "a.zip")
@@ -134,6 +147,81 @@ def test_documents_are_indexed_found_answered_from_and_not_answered_from(
     server.cli("index", "rm", "handbook", "--yes", *given)
     assert server.json("index", "ls", *given)["indexes"] == []
     assert "indexes.handbook" not in [one["name"] for one in server.json("tables", "ls", *given)["tables"]]
+
+
+@pytest.mark.soak
+def test_scans_are_read_and_found_where_they_stand(server: PlatformServer) -> None:
+    """A picture of text, and PDFs whose pages are pictures: found by search, each with its document and page."""
+    project = server.project()
+    bucket = f"{project}-scans"
+    picture = Image.open(SAMPLES / "ocr.png").convert("RGB")
+    scanned = io.BytesIO()
+    blank = Image.new("RGB", picture.size, "white")
+    blank.save(scanned, "PDF", save_all=True, append_images=[picture])  # the second page is the scan
+    gray = Image.open(SAMPLES / "ocr-3.png").convert("L")
+    files = {
+        "photo.png": (SAMPLES / "ocr-3.png").read_bytes(),
+        "scan.pdf": scanned.getvalue(),
+        "deflated.pdf": scan_of(gray),
+        "policy.pdf": pdf("Visitors wear a green badge at all times."),
+        "leave.md": DOCUMENTS["leave.md"].encode(),
+        "broken.png": b"\x89PNG no",
+    }
+    with server.http() as http:
+        here = f"/api/v1/projects/{project}"
+        assert http.post(f"{here}/buckets", json={"name": bucket}).status_code == 201
+        for name, data in files.items():
+            at = f"{here}/buckets/{bucket}/object"
+            assert http.put(at, params={"key": name}, content=data).status_code == 201
+    given = ("--project", project)
+    made = server.json("index", "create", "scans", f"s3://{bucket}/**", *given, timeout=900)
+    assert (made["state"], made["documents"], made["ocr"]) == ("ready", 5, "rapidocr")
+    assert [one["document"].rpartition("/")[2] for one in made["skipped"]] == ["broken.png"]
+
+    def found(query: str) -> list[tuple[str, int | None]]:
+        told = server.json("index", "search", "scans", query, *given)["passages"]
+        return [(one["document"].removeprefix(f"s3://{bucket}/"), one["page"]) for one in told]
+
+    assert found("delivery note 58213, twelve boxes")[0] == ("scan.pdf", 2)
+    words = " ".join(read_words("ocr-3.png").split()[:6])
+    assert set(found(words)[:2]) == {("photo.png", None), ("deflated.pdf", 1)}
+    assert found("badge for visitors")[0] == ("policy.pdf", 1)
+    told = server.json("index", "ask", "scans", "Who received delivery note 58213?", *given)
+    assert (told["citations"][0]["document"], told["citations"][0]["page"]) == (f"s3://{bucket}/scan.pdf", 2)
+    body = {"source": f"s3://{bucket}/deflated.pdf", "embedder": made["embedder"]}
+    with server.http() as http:  # without an endpoint for OCR it is left out, and why is said
+        assert http.put(f"/api/v1/projects/{project}/indexes/blind", json=body).status_code == 200
+    blind = wait_until(lambda: not_building(server.json("index", "show", "blind", *given)), seconds=300)
+    assert blind["state"] == "failed"
+    log = server.cli("job", "logs", str(blind["job"]), *given).stdout
+    assert "Page 1 is a picture. Pictures are read by an endpoint for OCR" in log
+
+
+def not_building(seen: dict[str, Any]) -> dict[str, Any] | None:
+    return seen if seen["state"] != "building" else None
+
+
+def read_words(name: str) -> str:
+    """What the bundled picture is known to say."""
+    known = json.loads((SAMPLES / "sets.json").read_text())["ocr"]["files"]
+    return str(dict(known)[name])
+
+
+def scan_of(picture: Image.Image) -> bytes:
+    """A PDF whose only page is the picture, its pixels deflated."""
+    pixels = zlib.compress(picture.tobytes())
+    width, height = picture.size
+    drawn = b"q %d 0 0 %d 0 0 cm /Im0 Do Q" % (width, height)
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 %d %d] /Contents 4 0 R "
+        b"/Resources << /XObject << /Im0 5 0 R >> >> >>" % (width, height),
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(drawn), drawn),
+        b"<< /Type /XObject /Subtype /Image /Width %d /Height %d /ColorSpace /DeviceGray /BitsPerComponent 8 "
+        b"/Filter /FlateDecode /Length %d >>\nstream\n%s\nendstream" % (width, height, len(pixels), pixels),
+    ]
+    return with_objects(objects)
 
 
 def test_what_cannot_be_built_says_why(server: PlatformServer) -> None:

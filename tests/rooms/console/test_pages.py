@@ -184,6 +184,45 @@ def test_hostile_names_stay_text_everywhere(hostile: Browser, path: str) -> None
         assert "<" not in attribute
 
 
+def test_documents_are_searched_on_a_page_of_their_own() -> None:
+    index = {"name": "handbook", "built_at": "2026-01-01T00:00:00Z", "state": "ready"}
+    passage = {
+        "document": "s3://docs/a b/leave.md",
+        "page": 2,
+        "title": "leave.md: Leave",
+        "text": "Unused days expire in March.",
+        **{"near": 0.61, "words": 3.2, "score": 0.0328, "confidence": 0.7},
+    }
+    found = {"passages": [passage], "confidence": 0.7, "threshold": 0.5}
+    there = {f"{BASE}/indexes": {"indexes": [index]}, f"{BASE}/indexes/handbook/search": found}
+    browser = Browser(Native(there))
+    page = browser.get("/projects/default/find?index=handbook&q=which+days+expires&limit=5").text
+    assert "Unused <mark>days</mark> <mark>expire</mark> in March." in page.replace("\n", "")
+    assert "/projects/default/buckets/docs?object=a%20b%2Fleave.md" in page
+    for part in (
+        "page 2",
+        "meaning 0.610",
+        "words 3.20",
+        "rank 0.0328",
+        "confidence 0.70",
+        "enough to answer",
+    ):
+        assert part in page
+    assert "Passages are found" in browser.get("/projects/default/find").text
+    assert f"POST {BASE}/indexes/handbook/search" in browser.native.asked
+    there[f"{BASE}/indexes/handbook/search"] = {**found, "confidence": 0.2, "passages": []}
+    empty = Browser(Native(there)).get("/projects/default/find?index=handbook&q=nothing").text
+    assert "Nothing was found for “nothing”" in empty
+    lost = Browser(Native(there)).get("/projects/default/find?index=gone&q=x")
+    assert (lost.status_code, "Nothing was searched." in lost.text) == (200, True)
+    none = Browser(Native({f"{BASE}/indexes": {"indexes": []}})).get("/projects/default/find").text
+    assert "stratal index create" in none
+    building = {"indexes": [{**index, "built_at": None}]}
+    assert (
+        "is being built" in Browser(Native({f"{BASE}/indexes": building})).get("/projects/default/find").text
+    )
+
+
 def test_one_part_that_is_refused_spoils_nothing_else() -> None:
     answer = Browser(Native({f"{BASE}/jobs": answers("train")[f"{BASE}/jobs"]})).get("/projects/default")
     assert answer.status_code == 200

@@ -134,7 +134,7 @@ class Indexes:
             doing = view.failure or "it is being built"
             raise Conflict(
                 f"Index {name!r} cannot be searched: {doing}.",
-                hint=f"Its job's log: stratal logs {view.index.job_id}",
+                hint=f"Its job's log: stratal job logs {view.index.job_id}",
                 reason="not_built",
             )
         return view.index

@@ -211,7 +211,7 @@ class Runner:
             if made["state"] != "ready":
                 raise Internal(
                     f"Index {wanted.name} was not built: {made['failure']}",
-                    hint=f"Its job's log: stratal logs {made['job']} --project {self.project}",
+                    hint=f"Its job's log: stratal job logs {made['job']} --project {self.project}",
                 )
             self._say(f"index: {made['passages']} passages of {made['documents']} documents")
 

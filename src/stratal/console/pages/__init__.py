@@ -64,6 +64,7 @@ PAGES: dict[str, Page] = {
     "/projects/{project}/chat": chat.chat,
     "/projects/{project}/indexes": indexes.indexes,
     "/projects/{project}/indexes/{index}": indexes.index,
+    "/projects/{project}/find": indexes.search,
     "/projects/{project}/runs": runs.runs,
     "/projects/{project}/runs/{run}": runs.run,
     "/projects/{project}/sweeps": sweeps.sweeps,

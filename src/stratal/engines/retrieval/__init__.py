@@ -4,7 +4,7 @@ from pathlib import Path
 
 from stratal.ai.retrieval import terms
 
-REQUIREMENTS = "pypdf==7.1.0\n"
+REQUIREMENTS = "pillow==13.0.0\npypdf==7.1.0\n"
 
 
 _GIVEN = "from stratal.ai.retrieval.terms import"

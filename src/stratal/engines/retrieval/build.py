@@ -18,7 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ WORDS = 160  # what an embedding model reads at once, with some room
 OVERLAP = 30
 MAX_DOCUMENT = 64 << 20
 MAX_PAGES = 5_000
+MAX_PIXELS = 40_000_000
 MAX_TEXT = 20_000_000  # characters of one document
 BATCH = 64
 QUESTIONS = 40
@@ -175,14 +176,15 @@ def read_document(platform: Platform, index: Json, bucket: str, entry: Json) -> 
         {"key": key},
     )
     if kind == "pdf":
-        return read_pdf(data)
+        return read_pdf(data, lambda picture: read_picture(platform, index["ocr"], picture))
     if kind == "picture":
         return [(None, read_picture(platform, index["ocr"], data))]
     text = decoded(data)
     return [(None, read_html(text) if kind == "html" else text)]
 
 
-def read_pdf(data: bytes) -> Parts:
+def read_pdf(data: bytes, look: Callable[[bytes], str] | None = None) -> Parts:
+    """The text of its pages; a page without any, which is a scan, by its pictures, as `look` reads them."""
     import pypdf
 
     try:
@@ -193,12 +195,20 @@ def read_pdf(data: bytes) -> Parts:
             raise Unreadable(f"It has {len(reader.pages)} pages; at most {MAX_PAGES} are read.")
         parts: Parts = []
         size = 0
+        unread = ""
         for number, page in enumerate(reader.pages, start=1):
             text = page.extract_text() or ""
+            if not text.strip() and look is not None:
+                try:
+                    text = "\n".join(look(picture) for picture in pictures_of(page))
+                except Unreadable as error:
+                    unread = f"Page {number} is a picture. {error}"
             size += len(text)
             if size > MAX_TEXT:
                 raise Unreadable(f"Its text is longer than {MAX_TEXT} characters.")
             parts.append((number, text))
+        if unread and not any(text.strip() for _, text in parts):
+            raise Unreadable(unread)
         return parts
     except Unreadable:
         raise
@@ -206,9 +216,30 @@ def read_pdf(data: bytes) -> Parts:
         raise Unreadable(f"It is no PDF that can be read: {type(error).__name__}: {error}"[:300]) from None
 
 
+def pictures_of(page: Any) -> Iterator[bytes]:
+    """The pictures of a page as PNG or JPEG. Raises `Unreadable` for one that is too large, or of no kind that is read."""
+    resources = (page.get("/Resources") or {}).get_object()
+    for thing in ((resources.get("/XObject") or {}).get_object()).values():
+        stream = thing.get_object()
+        if stream.get("/Subtype") != "/Image":
+            continue
+        if int(stream.get("/Width", 0)) * int(stream.get("/Height", 0)) > MAX_PIXELS:
+            raise Unreadable(f"A picture in it has more than {MAX_PIXELS // 1_000_000} megapixels.")
+        if stream.get("/Filter") in ("/DCTDecode", ["/DCTDecode"]):
+            yield bytes(stream._data)  # a JPEG file as it is
+            continue
+        try:
+            picture = stream.decode_as_image()
+        except Exception as error:  # whatever a damaged picture makes the library raise
+            raise Unreadable(f"A picture in it cannot be read: {type(error).__name__}.") from None
+        out = io.BytesIO()
+        picture.convert("RGB").save(out, "PNG")
+        yield out.getvalue()
+
+
 def read_picture(platform: Platform, ocr: str | None, data: bytes) -> str:
     if not ocr:
-        raise Unreadable("Pictures are read by an endpoint for OCR, and the index names none.")
+        raise Unreadable("Pictures are read by an endpoint for OCR, and the index names none (--ocr).")
     path = f"/endpoints/{urllib.parse.quote(ocr, safe='')}/invocations"
     try:
         answer = platform.native("POST", path, {"inputs": {"image": [base64.b64encode(data).decode()]}})
