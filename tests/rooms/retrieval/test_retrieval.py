@@ -102,6 +102,26 @@ def test_a_threshold_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     assert mixed.refused is not None
 
 
+def test_what_is_measured_on_shares_nothing_with_what_chooses() -> None:
+    """Questions of one sentence stand on one side: here the other sentence's are answered worse, and that shows."""
+    near = [Scored(0.5, True, "a"), Scored(0.4, False, "a")] * 5
+    far = [Scored(0.3, True, "b"), Scored(0.2, False, "b")] * 5
+    mixed = [one for pair in zip(near, far, strict=True) for one in pair]
+    made = calibrate(mixed, "documents")
+    assert made is not None
+    assert (made.threshold, made.answered, made.refused) == (0.45, 0.0, 1.0)
+    assert calibrate(near, "documents") is None  # one sentence only: nothing is left to measure on
+    rows = build.passages(
+        "s3://b/a.md", "v", [(None, "Every new employee receives paid holiday leave yearly.")]
+    )
+    rows += build.passages(
+        "s3://b/b.md", "v", [(None, "Broken laptops are brought to workshop building seven.")]
+    )
+    made_up = build.made_up(rows)
+    assert len({one["group"] for one in made_up}) == 2
+    assert all(len({o["document"] for o in made_up if o["group"] == one["group"]}) == 1 for one in made_up)
+
+
 def test_an_answer_is_sentences_that_stand_in_the_documents_each_with_its_place() -> None:
     found = [
         passage(1, "Leave is twenty-five days a year. It is asked for in the portal."),

@@ -12,24 +12,43 @@ LEAST = 4
 
 @dataclass(frozen=True, slots=True)
 class Scored:
+    """`group` names what it shares with others, like the sentence that it was made of; "" is nothing."""
+
     confidence: float
     answerable: bool
+    group: str = ""
 
 
 def calibrate(scored: Sequence[Scored], source: str) -> Calibration | None:
     """The threshold that best tells answerable questions from others; None when there are too few of a kind.
 
-    Every second question of each kind chooses; the others are what it is measured on. Of thresholds that are
-    equally good the lowest is taken: a real question says things in other words than the documents do.
+    Every second question of each kind chooses; the others are what it is measured on. Those of a group are all on one
+    side, so that what is measured was not seen by the choice in other words. Of thresholds that are equally good the
+    lowest is taken: a real question says things in other words than the documents do.
     """
     kinds = [[one for one in scored if one.answerable is wanted] for wanted in (True, False)]
     if any(len(kind) < LEAST for kind in kinds):
         return None
-    choosing = [one for kind in kinds for one in kind[::2]]
-    held_out = [one for kind in kinds for one in kind[1::2]]
+    choosing, held_out = _halves(scored)
+    if any({one.answerable for one in half} != {True, False} for half in (choosing, held_out)):
+        return None
     threshold = max(_candidates(choosing), key=lambda at: (_youden(choosing, at), -at))
     answered, refused = _rates(held_out, threshold)
     return Calibration(round(threshold, 6), len(scored), answered, refused, source)
+
+
+def _halves(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:
+    """Groups by turns, those of each kind (answerable, not, both) by themselves."""
+    groups: dict[str, list[Scored]] = {}
+    for number, one in enumerate(scored):
+        groups.setdefault(one.group or f"\0{number}", []).append(one)
+    halves: tuple[list[Scored], list[Scored]] = ([], [])
+    turns: dict[frozenset[bool], int] = {}
+    for group in groups.values():
+        kind = frozenset(one.answerable for one in group)
+        turn = turns[kind] = turns.get(kind, -1) + 1
+        halves[turn % 2].extend(group)
+    return halves
 
 
 def _candidates(scored: Sequence[Scored]) -> list[float]:

@@ -134,3 +134,4 @@ class Question:
 
     text: str
     document: str | None
+    group: str = ""

@@ -207,16 +207,17 @@ class Indexes:
         for question in questions:
             found = await self._search.find(who, place, index, question.text, limit=20, request_id=request_id)
             if question.document is None:
-                scored.append(Scored(found.confidence, False))
+                scored.append(Scored(found.confidence, False, question.group))
                 continue
+            group = question.group or question.text
             named = [one.document for one in found.passages if question.document in one.document]
-            scored.append(Scored(found.confidence if named else 0.0, True))
+            scored.append(Scored(found.confidence if named else 0.0, True, group))
             if named:
                 rest = await self._search.find(
                     who, place, index, question.text, limit=1, request_id=request_id, without=named[0]
                 )
                 if rest.passages:
-                    scored.append(Scored(rest.confidence, False))
+                    scored.append(Scored(rest.confidence, False, group))
         source = "documents" if who.workload == f"job:{index.job_id}" else "people"
         made = calibrate(scored, source)
         if made is None:

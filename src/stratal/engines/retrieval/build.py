@@ -6,6 +6,7 @@ document that cannot be read is left out and named with the reason; it does not 
 """
 
 import base64
+import hashlib
 import html.parser
 import io
 import json
@@ -408,7 +409,10 @@ def embed(platform: Platform, endpoint: str, rows: list[Json]) -> None:
 
 
 def made_up(rows: list[Json]) -> list[Json]:
-    """Questions made of the documents' own sentences: a few of a sentence's telling words, and where it stands."""
+    """Questions made of the documents' own sentences: a few of a sentence's telling words, and where it stands.
+
+    Those of one sentence are a group.
+    """
     chance = random.Random(0)  # noqa: S311 - the same questions of the same documents
     documents: dict[str, list[Json]] = {}
     for row in rows:
@@ -424,10 +428,15 @@ def made_up(rows: list[Json]) -> list[Json]:
         sentences = [s for s in re.split(r"(?<=[.!?])\s+", row["text"]) if len(asked_terms(s)) >= 6]
         if not sentences:
             continue
-        words = [w for w in chance.choice(sentences).split() if asked_terms(w)[:1] and len(w) > 3]
+        sentence = chance.choice(sentences)
+        words = [w for w in sentence.split() if asked_terms(w)[:1] and len(w) > 3]
         kept = sorted(chance.sample(range(len(words)), max(3, len(words) // 2))) if len(words) > 3 else []
         if kept:
-            found.append({"question": " ".join(words[at] for at in kept)[:500], "document": document})
+            asked = " ".join(words[at] for at in kept)[:500]
+            group = hashlib.sha256(
+                sentence.encode()
+            ).hexdigest()  # what chooses is not measured on in other words
+            found.append({"question": asked, "document": document, "group": group})
     return found
 
 

@@ -56,6 +56,9 @@ class QuestionBody(Strict):
     document: str | None = Field(
         None, description="A document that answers it (s3://… or a part); absent: none."
     )
+    group: str = Field(
+        "", max_length=200, description="Questions of a group choose or measure together; absent: each alone."
+    )
 
 
 class Questions(Strict):
@@ -124,7 +127,7 @@ def router(room: Room, projects: Projects) -> APIRouter:
         """Choose from which confidence on questions are answered, by questions of which it is known."""
         place = await place_of(who, project)
         body = await read_model(request, Questions, _MAX_BODY)
-        asked = [Question(one.question, one.document) for one in body.questions]
+        asked = [Question(one.question, one.document, one.group) for one in body.questions]
         made = await indexes.calibrate(who, place, name, asked, request_id=_request_id(request))
         return _calibration(made)
 
