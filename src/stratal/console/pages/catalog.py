@@ -43,6 +43,10 @@ BESIDE = {
 }
 
 
+MEASURED = frozenset({"embed", "sort", "ocr", "sentiment", "language", "transcribe", "voice", "say"})
+"""Tasks with a set to measure on."""
+
+
 async def gallery(view: View) -> Response:
     told = await view.native.get("/catalog")
     tasks = {str(task["name"]): task for task in told["tasks"] if isinstance(task, dict)}
@@ -75,8 +79,8 @@ async def entry(view: View) -> Response:
         at="gallery",
         live="endpoint.",
         ways=Ways(
-            cli=f"stratal models try {quote(name)} {view.flag}\n"
-            f"stratal models bench {quote(str(told['task']))} {view.flag}",
+            cli=f"stratal models try {quote(name)} {view.flag}"
+            + (f"\nstratal models bench {quote(name)} {view.flag}" if str(told["task"]) in MEASURED else ""),
             python=_python(str(told["task"]), name, takes),
         ),
         entry=told,
