@@ -219,9 +219,12 @@ def read_pdf(data: bytes, look: Callable[[bytes], str] | None = None) -> Parts:
 
 def pictures_of(page: Any) -> Iterator[bytes]:
     """The pictures of a page as PNG or JPEG. Raises `Unreadable` for one that is too large, or of no kind that is read."""
-    resources = (page.get("/Resources") or {}).get_object()
-    for thing in ((resources.get("/XObject") or {}).get_object()).values():
-        stream = thing.get_object()
+    try:
+        things = page["/Resources"]["/XObject"]
+    except KeyError:
+        return
+    for name in things:
+        stream = things[name]  # followed to where it lies, as the two above are
         if stream.get("/Subtype") != "/Image":
             continue
         if int(stream.get("/Width", 0)) * int(stream.get("/Height", 0)) > MAX_PIXELS:
