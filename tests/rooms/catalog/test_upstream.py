@@ -234,6 +234,16 @@ def test_a_single_onnx_file_is_served_by_its_graph() -> None:
     facts = read_facts({"config.json": b'{"model_type": "bert"}'}, ["config.json", "onnx/model.onnx"])
     plan = Runtimes().plan(facts.flavors, None, ["config.json", "onnx/model.onnx"])
     assert (plan.runtime, plan.options["file"]) == ("onnx", "onnx/model.onnx")
+    for architecture, more, task in (
+        ("BertForSequenceClassification", [], "classify"),
+        ("BertModel", ["modules.json"], "embed"),
+        ("BertForTokenClassification", [], None),
+    ):
+        config = {"config.json": json.dumps({"model_type": "bert", "architectures": [architecture]}).encode()}
+        paths = ["config.json", "onnx/model.onnx", "tokenizer.json", *more]
+        plan = Runtimes().plan(read_facts(config, paths).flavors, None, paths)
+        assert (plan.runtime, plan.options.get("task")) == ("onnxtext" if task else "onnx", task)
+        assert "torch" not in plan.requirements
     several = read_facts({}, ["a.onnx", "b.onnx"])
     assert "onnx" not in several.flavors
 

@@ -23,6 +23,7 @@ LANGUAGE_PACKAGES = "llguidance>=1.9\nnumpy>=2\nsafetensors>=0.4\ntorch>=2.4\ntr
 GGUF_PACKAGES = "gguf>=0.19\nllguidance>=1.9\nnumpy>=2\nxllamacpp>=2026.10\n"
 HUB_PACKAGES = "numpy>=2\nsafetensors>=0.4\nsentencepiece>=0.2\ntorch>=2.4\ntransformers>=5\n"
 ONNX_PACKAGES = "numpy>=2\nonnxruntime>=1.20\n"
+ONNX_TEXT_PACKAGES = ONNX_PACKAGES + "tokenizers>=0.20\n"
 PICTURE_PACKAGES = "pillow>=11\n"
 _LOOKING = ("classify-image", "detect")
 _BY_ENDING = {
@@ -69,6 +70,8 @@ class Runtimes:
                 return Plan("sklearn", {**options, "signature": signature, "predict_fn": predict})
         onnx = flavors.get("onnx")
         if isinstance(onnx, Mapping):
+            if task := _text_task(flavors.get("transformers"), files):
+                return Plan("onnxtext", {**_onnx(onnx, files), "task": task}, ONNX_TEXT_PACKAGES)
             return Plan("onnx", {**_onnx(onnx, files), "signature": signature}, ONNX_PACKAGES)
         language = flavors.get("transformers")
         gguf = flavors.get("gguf")
@@ -150,6 +153,15 @@ def _task_of(kind: str, flavor: Mapping[str, Any], files: Sequence[str]) -> str 
     if flavor.get("model_type") in _REWRITING:
         return "rewrite"
     return "embed" if kind.endswith("Model") and "modules.json" in files else None
+
+
+def _text_task(flavor: object, files: Sequence[str]) -> str | None:
+    """What a graph does with texts that came with its tokenizer: ``classify`` or ``embed``; None: it takes tensors."""
+    if not isinstance(flavor, Mapping) or "tokenizer.json" not in files:
+        return None
+    kinds = [str(kind) for kind in flavor.get("architectures") or []]
+    task = next((found for kind in kinds if (found := _task_of(kind, flavor, files)) is not None), None)
+    return task if task in ("classify", "embed") else None
 
 
 def _gguf(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:

@@ -48,6 +48,19 @@ def load(plan: dict[str, Any]) -> OnnxModel:
     import onnxruntime
 
     files: dict[str, str] = {}
+    session = opened(plan, files)
+    libraries = {
+        "python": sys.version.split()[0],
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+    return OnnxModel(session, plan, files, libraries)
+
+
+def opened(plan: dict[str, Any], files: dict[str, str]) -> Any:
+    """A session with the plan's graph; the SHA-256 of what was read is noted in `files`."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     # Requests come one behind the other: what threads gain on one row is less than what waking them costs.
     options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", "1"))
@@ -55,18 +68,12 @@ def load(plan: dict[str, Any]) -> OnnxModel:
     providers = ["CPUExecutionProvider"]
     data = read_hashed(plan["model"], plan["file"], files)
     try:
-        session = onnxruntime.InferenceSession(data, options, providers=providers)
+        return onnxruntime.InferenceSession(data, options, providers=providers)
     except Exception:
         # Its weights may be files beside it; the library finds those from the graph's own path only.
         hash_below(plan["model"], os.path.dirname(plan["file"]), files)  # noqa: PTH120
         path = os.path.join(plan["model"], plan["file"])  # noqa: PTH118
-        session = onnxruntime.InferenceSession(path, options, providers=providers)
-    libraries = {
-        "python": sys.version.split()[0],
-        "onnxruntime": onnxruntime.__version__,
-        "numpy": np.__version__,
-    }
-    return OnnxModel(session, plan, files, libraries)
+        return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
 class OnnxModel:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 SOCKET = "replica.sock"
-RUNTIMES = ("sklearn", "onnx", "pyfunc", "task", "transformers", "gguf", "hub")
+RUNTIMES = ("sklearn", "onnx", "pyfunc", "task", "transformers", "gguf", "hub", "onnxtext")
 PLAN = "plan.json"
 _CHUNK = 256 << 10
 
