@@ -13,7 +13,7 @@ from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.room import Tellings
 from stratal.ai.explain.why import Why
 from stratal.ai.finding import Finding
-from stratal.ai.finetuning.service import FineTunes
+from stratal.ai.finetuning.service import FineTunes, Method, Program
 from stratal.ai.functions.records import held_environments as held_by_functions
 from stratal.ai.functions.room import furnish as furnish_functions
 from stratal.ai.functions.room import furnish_apps
@@ -65,6 +65,7 @@ from stratal.data.queries.service import Warehouse
 from stratal.engines.batches import program as batch_program
 from stratal.engines.bytecode import compile_aside
 from stratal.engines.duckdb.engine import DuckDBEngine, machine_limits
+from stratal.engines.finetuning import LORA_REQUIREMENTS, LORA_SERVED, lora_program
 from stratal.engines.finetuning import REQUIREMENTS as FINETUNING_REQUIREMENTS
 from stratal.engines.finetuning import program as finetuning_program
 from stratal.engines.functions.apps import Apps as AppProgram
@@ -391,8 +392,10 @@ def wire(settings: Settings, database: Database) -> Platform:
         objects,
         compute.jobs,
         serving.endpoints,
-        finetuning_program(),
-        FINETUNING_REQUIREMENTS,
+        {
+            Method.HEAD: Program(finetuning_program(), FINETUNING_REQUIREMENTS),
+            Method.LORA: Program(lora_program(), LORA_REQUIREMENTS, LORA_SERVED),
+        },
     )
     sweeping = furnish_sweeps(
         database, compute.jobs, experiments, runs, models, registered, OptunaAdvisor(), clock

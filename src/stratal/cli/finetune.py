@@ -1,4 +1,5 @@
-"""``stratal finetune``: a small head on a frozen encoder, trained by a job and held against the base model."""
+"""``stratal finetune``: a head on a frozen encoder, or adapters in a transformer, trained by a job and held against
+the base model."""
 
 import json
 import time
@@ -25,6 +26,21 @@ _MARK = "RESULT "
 @click.option("--name", required=True, help="What the new model is called.")
 @click.option("--first", default="text", show_default=True, help="What the text is called in the rows.")
 @click.option("--second", help="What its class or the other text is called. Default: label, or other.")
+@click.option(
+    "--base",
+    metavar="models:/NAME/VERSION",
+    help="What is fine-tuned: a transformer of the registry. Default: the catalogue's sentence encoder.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["head", "lora"]),
+    help="A small head on the frozen encoder, or adapters in the transformer itself (peft). Default: lora where there "
+    "is a GPU or no head is put on the base.",
+)
+@click.option(
+    "--epochs", default=5, show_default=True, help="For lora: how often the rows are gone through at most."
+)
+@click.option("--rate", default=5e-4, show_default=True, help="For lora: the learning rate.")
 @click.option("--seed", default=0, show_default=True, help="Chooses which fifth of the rows is held out.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it is done, or failed.")
 @project_option
@@ -35,21 +51,34 @@ def finetune(
     name: str,
     first: str,
     second: str | None,
+    base: str | None,
+    method: str | None,
+    epochs: int,
+    rate: float,
     seed: int,
     wait: bool,
     project: str | None,
     as_json: bool,
 ) -> None:
-    """Fine-tune the catalogue's sentence encoder on rows of your own.
+    """Fine-tune a model of texts on rows of your own.
 
-    SOURCE holds lines of JSON: a text and its class (classify), or two texts that belong together (embed). The
-    encoder stays as it is; a head is fitted on its embeddings, measured on a fifth of the rows beside the base
-    model, and registered as the next version of NAME.
+    SOURCE holds lines of JSON: a text and its class (classify), or two texts that belong together (embed). By the
+    method head the catalogue's sentence encoder stays as it is and a head is fitted on its embeddings; by lora
+    adapters are trained in the transformer and merged. What came of it is measured on a fifth of the rows beside
+    the base model, and registered as the next version of NAME.
     """
     client = Client(project=project)
-    entry = client.get("/catalog/embed")
-    asking.ensure(client, entry, quiet=as_json)
-    body = {"aim": aim, "name": name, "source": source, "first": first, "second": second, "seed": seed}
+    if base is None:
+        asking.ensure(client, client.get("/catalog/embed"), quiet=as_json)
+    body: dict[str, object] = {
+        "aim": aim,
+        "name": name,
+        "source": source,
+        "first": first,
+        "second": second,
+        "seed": seed,
+    }
+    body |= {"method": method, "epochs": epochs, "rate": rate, **({"base": base} if base else {})}
     made = client.post(client.path("/finetunes"), body)
     if not wait:
         print_json(made) if as_json else click.echo(f"Job {made['job']} fine-tunes {name}.")

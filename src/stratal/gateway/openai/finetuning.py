@@ -1,4 +1,5 @@
-"""``fine_tuning/jobs``: an uploaded file of chats becomes a classifier of texts on a sentence encoder of the project.
+"""``fine_tuning/jobs``: an uploaded file of chats becomes a classifier of texts on a sentence encoder of the project,
+or a transformer of it is trained itself (`stratal.ai.finetuning.service.Method` says when).
 
 What the last user said is the text, what the assistant answered its class. The job registers the model and deploys it to
 an endpoint of its name: that is the ``fine_tuned_model``, asked with ``moderations`` or at its own address.
@@ -63,6 +64,7 @@ class FineTuning:
         suffix, seed = body.get("suffix") or "tuned", body.get("seed") or 0
         if not isinstance(suffix, str) or not isinstance(seed, int) or not 0 <= seed <= 2**31:
             raise wire.bad("suffix must be a text, and seed a number.", "suffix")
+        epochs, rate = _hyperparameters(body)
         version = await self._finetunes.served_by(who, who.project_id, encoder)
         rows = await self._files.find(who, file_id)
         name = f"{encoder}-{suffix}"
@@ -75,6 +77,8 @@ class FineTuning:
             {"first": "text", "second": "label"},
             seed,
             endpoint=name,
+            epochs=epochs,
+            rate=rate,
         )
         job = await self._finetunes.begin(who, who.project_id, wish)
         said = {
@@ -82,6 +86,7 @@ class FineTuning:
             "model": encoder,
             "name": name,
             "seed": seed,
+            "n_epochs": epochs,
             "job": job.id,
             "created_at": self._clock() // 1000,
             "metadata": body.get("metadata") or {},
@@ -143,6 +148,28 @@ class FineTuning:
         raise NotFound(f"There is no fine-tuning job {job_id[:100]!r}.", reason="no_such_finetune")
 
 
+def _hyperparameters(body: Mapping[str, Any]) -> tuple[int, float]:
+    """(epochs, learning rate), where OpenAI's clients say them. Raises `Invalid` for what is not offered."""
+    method = body.get("method")
+    if method is not None and (not isinstance(method, dict) or method.get("type") != "supervised"):
+        raise wire.bad("method must be of type supervised.", "method")
+    inner = (method or {}).get("supervised")
+    said = (
+        (inner if isinstance(inner, dict) else {}).get("hyperparameters") or body.get("hyperparameters") or {}
+    )
+    if not isinstance(said, dict):
+        raise wire.bad("hyperparameters must be an object.", "hyperparameters")
+    if said.get("batch_size", "auto") != "auto":
+        raise wire.bad("batch_size is not chosen here.", "hyperparameters")
+    epochs, faster = said.get("n_epochs", "auto"), said.get("learning_rate_multiplier", "auto")
+    epochs, faster = (5 if epochs == "auto" else epochs), (1.0 if faster == "auto" else faster)
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or not 1 <= epochs <= 1000:
+        raise wire.bad("n_epochs is a whole number from 1 to 1,000, or auto.", "hyperparameters")
+    if not isinstance(faster, (int, float)) or isinstance(faster, bool) or not 0 < faster <= 1000:
+        raise wire.bad("learning_rate_multiplier is a number up to 1,000, or auto.", "hyperparameters")
+    return epochs, 5e-4 * faster
+
+
 def _shown(said: Mapping[str, Any], job: Job) -> dict[str, Any]:
     status = _STATES.get(job.state, "failed")
     failed = {"code": "job_failed", "message": f"Job {job.id}: {job.reason}", "param": None}
@@ -158,7 +185,7 @@ def _shown(said: Mapping[str, Any], job: Job) -> dict[str, Any]:
         "training_file": said["training_file"],
         "validation_file": None,
         "result_files": [],
-        "hyperparameters": {"n_epochs": "auto"},
+        "hyperparameters": {"n_epochs": said.get("n_epochs", "auto")},
         "trained_tokens": None,
         "seed": said["seed"],
         "error": failed if status == "failed" else None,
