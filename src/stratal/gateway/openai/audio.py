@@ -83,8 +83,8 @@ class Audio:
         served = self._serving.describe(who, who.project_id, name)
         if not (served.interface or {}).get("translates"):
             raise wire.bad(
-                f"The model of endpoint {name!r} does not translate speech, and no model of the catalogue does; "
-                "one of Whisper's kind from a hub does.",
+                f"The model of endpoint {name!r} does not translate speech; one of Whisper's kind does "
+                "(stratal models deploy whisper-base, fetched from a hub).",
                 "model",
             )
         shape = str(form.get("response_format") or "json")
@@ -186,7 +186,10 @@ def _asked(form: FormData) -> tuple[str, bytes]:
         raise wire.bad("model must name an endpoint of the project.", "model")
     if not isinstance(file, UploadFile):
         raise wire.bad("file must be a sound, a WAV file.", "file")
-    return name, file.file.read()
+    sound = file.file.read()
+    if sound[:4] != b"RIFF" or sound[8:12] != b"WAVE":
+        raise wire.bad("The sound must be a WAV file, 16-bit PCM: convert it, for example by ffmpeg.", "file")
+    return name, sound
 
 
 def _seconds(sound: bytes) -> float:

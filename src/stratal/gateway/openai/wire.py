@@ -82,7 +82,8 @@ def generation(body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
     """What a language model is asked: the parameters that it knows, checked. Raises `Invalid` for those it does not."""
     for unoffered in (
         *("functions", "function_call", "logprobs", "top_logprobs", "audio", "best_of", "suffix"),
-        *("logit_bias", "modalities", "prediction", "web_search_options"),
+        *("logit_bias", "modalities", "prediction", "web_search_options", "echo"),
+        *("presence_penalty", "frequency_penalty"),
         *(() if chat else ("tools", "response_format")),
     ):
         if body.get(unoffered) and body[unoffered] != ["text"]:
