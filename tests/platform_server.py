@@ -46,7 +46,8 @@ class PlatformServer:
             for name, value in os.environ.items()
             if not name.startswith(("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_", "HF_", "OPENAI_"))
         }
-        return {**kept, "STRATAL_HOME": str(self.home), **self.more, **more}
+        # Conversions that nobody asked for would run beside whatever a test does next.
+        return {**kept, "STRATAL_HOME": str(self.home), "STRATAL_CONVERT": "asked", **self.more, **more}
 
     def cli(
         self, *arguments: str, check: bool = True, input: str | None = None, timeout: float = 120, **env: str

@@ -38,9 +38,9 @@ SETTINGS: dict[str, str] = {
     "STRATAL_SMTP_URL": "Where mail is handed over: smtp://USER:PASSWORD@HOST:587?from=ADDRESS (default: none is sent).",
     "STRATAL_WEBHOOK_NETWORKS": "Networks that webhooks may tell though not public, e.g. 10.0.0.0/8 (default none).",
     "STRATAL_ZYGOTE_MEMORY": "Memory that interpreters kept warm may hold in all, e.g. 1GiB (default 512MiB; 0: keep none).",
-    "STRATAL_ZYGOTE_IDLE": "Seconds after which an unused one of them goes (default 300).",
+    "STRATAL_ZYGOTE_IDLE": "Seconds after which an unused one of them goes (default 240).",
     "STRATAL_CONVERT": "Which scikit-learn models are converted to ONNX unasked: asked (none), served or always "
-    "(default asked).",
+    "(default always).",
     "STRATAL_LOG_LEVEL": "How much the server logs: debug, info, warning or error (default info).",
 }
 DEFAULT_PORT = 8484
@@ -192,7 +192,7 @@ class Settings:
     hostnames: tuple[str, ...] = ()
     currency: str = "USD"
     user_domain: str = DEFAULT_USER_DOMAIN
-    convert: str = "asked"
+    convert: str = "always"
     database_url: str | None = field(default=None, repr=False)  # it may hold a password
     engine: str = "local"
     ray_interface: str = "127.0.0.1"
@@ -263,8 +263,8 @@ def currency(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def convert(environ: Mapping[str, str] = os.environ) -> str:
-    """STRATAL_CONVERT, else asked. Raises `Invalid` for any other word than asked, served and always."""
-    word = environ.get("STRATAL_CONVERT") or "asked"
+    """STRATAL_CONVERT, else always. Raises `Invalid` for any other word than asked, served and always."""
+    word = environ.get("STRATAL_CONVERT") or "always"
     if word not in {"asked", "served", "always"}:
         raise Invalid(f"STRATAL_CONVERT={word[:40]!r} is not asked, served or always.")
     return word
@@ -332,7 +332,7 @@ def webhook_networks(environ: Mapping[str, str] = os.environ) -> "tuple[Network,
 
 def zygotes(environ: Mapping[str, str] = os.environ) -> tuple[float, int]:
     """Idle seconds and bytes of memory of warm interpreters. Raises `Invalid` for what is neither."""
-    memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY", "512MiB"), environ.get("STRATAL_ZYGOTE_IDLE", "300")
+    memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY", "512MiB"), environ.get("STRATAL_ZYGOTE_IDLE", "240")
     size = re.fullmatch(r"(\d+)\s*([KMG]?)(?:i?B)?", memory.strip(), re.IGNORECASE)
     if size is None:
         raise Invalid(f"STRATAL_ZYGOTE_MEMORY is {memory!r}, which is no size like 512MiB.")

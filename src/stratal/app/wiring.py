@@ -19,6 +19,7 @@ from stratal.ai.functions.room import furnish as furnish_functions
 from stratal.ai.functions.room import furnish_apps
 from stratal.ai.models.commits import Commits
 from stratal.ai.models.conversion import Conversions, Unasked
+from stratal.ai.models.forms import Forms
 from stratal.ai.models.logged import LoggedModels
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
@@ -352,10 +353,21 @@ def wire(settings: Settings, database: Database) -> Platform:
     closes.append(artifact_collector.close)
     models = Models(database, artifacts, lineage, clock, is_held=holds_model)
     registered = RegisteredModels(database, models, clock)
+    forms = Forms(database, artifacts, clock)
     conversions = Conversions(
-        models, registered, compute.jobs, to_onnx_script(), TO_ONNX_REQUIREMENTS, Unasked(settings.convert)
+        database,
+        models,
+        registered,
+        forms,
+        compute.jobs,
+        clock,
+        to_onnx_script(),
+        TO_ONNX_REQUIREMENTS,
+        Unasked(settings.convert),
     )
     models.follow(conversions.registered)
+    starts.append(conversions.start)
+    closes.append(conversions.close)
     commits = Commits(database, models, lineage, clock)
     upstream = Upstream(*hub_upstream(), registered, commits)
     logged = LoggedModels(database, experiments, clock)
@@ -368,6 +380,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         models,
         Runtimes(),
         clock,
+        forms,
         conversions,
         shares,
         spool=home.spool,
@@ -435,6 +448,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         serving.predictions,
         serving.endpoints,
         models,
+        forms,
         experiments,
         runs,
         compute.jobs,
@@ -569,7 +583,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_workspaces.router(studio, projects, at_host),
             native_merges.router(shelf, projects),
             native_runs.router(projects, experiments, runs, run_search, artifacts),
-            native_models.router(projects, registered, models, conversions),
+            native_models.router(projects, registered, models, forms, conversions),
             native_sweeps.router(sweeping.sweeps, projects),
             native_retrieval.router(retrieval, projects),
             native_finetuning.router(finetunes, projects),

@@ -25,7 +25,8 @@ made the model (else in one built from the model's requirements), and only when 
 over from the revision before. When that fails, the old one goes on answering.
 
 \b
-Where the version was converted to ONNX and both answered the same, the ONNX form is served (--as-is: not).
+Where the version has an ONNX form, which answers the same, that is served (--as-is: not). One that is made later
+is not swapped in: deploying again serves it.
 
 \b
 With --traffic it takes over that percentage of the requests only; the rest goes on as before. Which
@@ -72,7 +73,7 @@ Exit codes: 0 it answers (with --no-wait: it was accepted) · 1 it failed, or ma
 @click.option(
     "--traffic", type=Shares(), metavar="v2=10", help="Give the new revision this percentage of the requests."
 )
-@click.option("--as-is", is_flag=True, help="Serve this very version, also when there is an ONNX form of it.")
+@click.option("--as-is", is_flag=True, help="Serve the version's own files, also when it has an ONNX form.")
 @project_option
 @json_option
 def deploy(
@@ -124,9 +125,10 @@ def follow(client: Client, made: dict[str, Any], *, wait: bool, as_json: bool) -
         click.echo(f"Watch it with: stratal endpoint show {name}")
     elif latest["state"] == "active":
         share = "" if latest["share"] is None else f" with {latest['share']} % of the requests"
-        if latest["asked"] is not None:
-            click.echo(f"{model_of(latest)} is the ONNX form of {latest['asked']}, with the same answers.")
-        click.echo(f"Endpoint {name} serves {model_of(latest)} (revision {number}){share} at {made['url']}")
+        form = "" if latest["form"] is None else " in its ONNX form"
+        click.echo(
+            f"Endpoint {name} serves {model_of(latest)}{form} (revision {number}){share} at {made['url']}"
+        )
         click.echo(f"How to call it: stratal endpoint show {name}")
     if wait and latest["number"] == number and latest["state"] != "active":
         still = f"Revision {made['revision']} goes on answering." if made["active"] else ""

@@ -75,7 +75,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
     active, latest = seen["active"], seen["latest"]
     lines = [
         ("Endpoint", f"{seen['name']} in project {seen['project']}: {seen['state']}"),
-        ("Serves", f"{model_of(active)} (revision {active['number']})" if active else "nothing yet"),
+        ("Serves", _serves_line(active) if active else "nothing yet"),
         *(("Traffic", _traffic_line(served)) for served in seen["traffic"] if len(seen["traffic"]) > 1),
         ("Environment", (active or latest)["environment"] or "-"),
         ("Libraries", ", ".join(f"{k} {v}" for k, v in (active or latest)["libraries"].items()) or "-"),
@@ -84,6 +84,9 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         ("Requests", _requests_line(seen)),
         *(("Replica", f"{r['id']} since {r['started_at']}, {_fence(r)}") for r in seen["replicas"]),
     ]
+    if seen["form_since"] is not None:
+        again = f"stratal deploy {model_of(active)} --name {seen['name']}"
+        lines.append(("Form", f"an {seen['form_since'].upper()} form was made since; to serve it: {again}"))
     if latest["state"] == "failed":
         lines.append(("Failed", f"revision {latest['number']} ({model_of(latest)}): {latest['failure']}"))
     elif seen["failure"]:
@@ -92,6 +95,11 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         click.echo(f"{label + ':':<13}{text}")
     if seen["interface"]:
         _show_calls(seen)
+
+
+def _serves_line(active: dict[str, Any]) -> str:
+    form = "" if active["form"] is None else ", its ONNX form"
+    return f"{model_of(active)}{form} (revision {active['number']})"
 
 
 def _traffic_line(served: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """``stratal runs`` and ``stratal models``."""
 
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from stratal.sdk import Client
 from stratal.sdk import jobs as sdk
 
 _SHOWN_METRICS = 4
+_POLL_SECONDS = 0.5
 
 
 @click.group(
@@ -166,54 +168,60 @@ def show_model(name: str, verify: bool, project: str | None, as_json: bool) -> N
 
 @models.command(
     "convert",
-    epilog="Example: stratal models convert forest/1 && stratal deploy models:/forest/2 --name forest",
+    epilog="Example: stratal models convert forest/1 && stratal deploy models:/forest/1 --name forest",
 )
 @click.argument("name", metavar="NAME/VERSION|NAME@ALIAS")
 @click.option(
-    "--wait/--no-wait", default=True, show_default=True, help="Return when it is registered, or failed."
+    "--wait/--no-wait", default=True, show_default=True, help="Return when it is converted, or cannot be."
 )
 @project_option
 @json_option
 def convert_model(name: str, wait: bool, project: str | None, as_json: bool) -> None:
-    """Convert a scikit-learn version to ONNX, registered as the next version once both answer the same.
+    """Convert a scikit-learn version to ONNX now: a form of it, kept once both answer the same.
 
     A job does it, and compares the answers on the rows of the model's input example. ONNX answers a row
-    many times faster, and its replicas need no scikit-learn. To have each version of a model converted
-    when it is registered, give the model the tag stratal.convert=onnx (with MLflow's client).
+    many times faster, and its replicas load no scikit-learn; endpoints deployed after that serve it. Versions that are
+    registered with an input example are converted by themselves when there is nothing else to do; the tag
+    stratal.convert=none on the model (with MLflow's client) has that not done.
     """
     client = Client(project=project)
     base, slash, version = name.rpartition("/")
     if not slash:
         base, _, alias = name.partition("@")
         version = f"@{alias}"
-    path = client.path(f"/models/{quote(base, safe='')}")
-    asked = client.post(f"{path}/versions/{quote(version, safe='@')}/convert")
+    path = client.path(f"/models/{quote(base, safe='')}/versions/{quote(version, safe='@')}")
+    asked = client.post(f"{path}/convert")
     if wait:
-        asked = _converted(client, path, asked, quiet=as_json)
+        asked["form"] = _converted(client, path, asked, quiet=as_json)
+    form = asked["form"]
     if as_json:
         print_json(asked)
+    elif form["state"] == "made":
+        click.echo(f"{asked['uri']} has an ONNX form: {_compared(form)}.")
+        click.echo(f"Serve it: stratal deploy {asked['uri']} --name NAME")
     elif not wait:
         click.echo(
             f"Job {asked['job']} converts {asked['uri']}. Follow it: stratal job logs -f {asked['job']}"
         )
-    elif asked["converted"] is not None:
-        click.echo(
-            f"Registered {asked['converted']}. Serve it: stratal deploy {asked['converted']} --name NAME"
+    if wait and form["state"] != "made":
+        print_error(
+            f"{asked['uri']} was not converted: {form['why']}", f"Its log: stratal job logs {asked['job']}"
         )
-    if wait and asked["converted"] is None:
-        print_error(f"{asked['uri']} was not converted.", f"Its log: stratal job logs {asked['job']}")
         raise SystemExit(1)
 
 
 def _converted(client: Client, path: str, asked: dict[str, Any], *, quiet: bool) -> dict[str, Any]:
-    """Follow the job to its end; `converted` is the version that it registered, None for none."""
-    if quiet:
-        sdk.wait(client, int(asked["job"]))
-    else:
-        sdk.follow(client, int(asked["job"]))
-    versions = client.get(path)["versions"]
-    made = next((v["uri"] for v in versions if v["job"] == asked["job"]), None)
-    return {**asked, "converted": made}
+    """Follow the job to its end; what came of the form."""
+    form: dict[str, Any] = asked["form"]
+    if form["state"] == "converting":
+        if quiet:
+            sdk.wait(client, int(asked["job"]))
+        else:
+            sdk.follow(client, int(asked["job"]))
+    while form["state"] == "converting":  # its job has ended, which is noted in a moment
+        form = next(f for f in client.get(path)["forms"] if f["kind"] == form["kind"])
+        time.sleep(_POLL_SECONDS)
+    return form
 
 
 def _show_name(client: Client, name: str, as_json: bool) -> None:
@@ -225,7 +233,7 @@ def _show_name(client: Client, name: str, as_json: bool) -> None:
     if found["description"]:
         click.echo(found["description"])
     print_table(
-        ["Version", "Aliases", "Run", "Job", "Formats", "Created"],
+        ["Version", "Aliases", "Run", "Job", "Formats", "Forms", "Created"],
         [
             (
                 v["version"],
@@ -233,6 +241,7 @@ def _show_name(client: Client, name: str, as_json: bool) -> None:
                 v["run_id"],
                 v["job"],
                 ", ".join([*v["formats"], *v["labels"]]),
+                ", ".join(f"{form['kind']}: {form['state']}" for form in v["forms"]),
                 v["created_at"],
             )
             for v in found["versions"]
@@ -248,8 +257,8 @@ def _show_version(found: dict[str, Any]) -> None:
     click.echo(
         f"flavors {', '.join(found['flavors']) or 'unknown'}; formats {', '.join(found['formats']) or 'unknown'}"
     )
-    if found["onnx"] is not None:
-        click.echo(f"ONNX: {_form(found)}")
+    for form in found["forms"]:
+        click.echo(f"{form['kind'].upper()}: {_form(form)}")
     for label in found["labels"]:
         click.echo(click.style(label, fg="yellow"))
     states = {check["path"]: check["state"] for check in found.get("verification", {}).get("files", [])}
@@ -262,27 +271,28 @@ def _show_version(found: dict[str, Any]) -> None:
                 f["sha256"],
                 *([states.get(f["path"])] if states else []),
             )
-            for f in found["files"]
+            for f in [*found["files"], *(file for form in found["forms"] for file in form["files"])]
         ],
         empty="No files.",
         right=(1,),
     )
 
 
-def _form(found: dict[str, Any]) -> str:
-    """What is known of the version's ONNX form."""
-    form = found["onnx"]
+def _form(form: dict[str, Any]) -> str:
+    """What became of a form."""
     match form["state"]:
-        case "source":
-            rows = (form["parity"] or {}).get("rows")
-            return f"made of {form['converted_from']}" + (f", same answers on {rows} rows" if rows else "")
         case "made":
-            return f"version {form['version']} answers the same"
-        case "cannot":
-            return f"none: {form['why']}"
-        case "begun":
-            return f"job {form['job']} converts it, or could not: stratal job show {form['job']}"
-    return f"not converted: stratal models convert {found['name']}/{found['version']}"
+            return f"{human_bytes(form['size'])}, {_compared(form)}, made by job {form['job']}"
+        case "converting":
+            return f"job {form['job']} is at it: stratal job logs -f {form['job']}"
+        case "waiting":
+            return "converted when there is nothing else to do"
+    return f"none ({form['state']}): {form['why']}"
+
+
+def _compared(form: dict[str, Any]) -> str:
+    parity = form["parity"]
+    return f"the same answers on {parity['rows']} rows ({parity['real_rows']} logged), at most {parity['apart']:.2g} apart"
 
 
 def _metrics(metrics: dict[str, object]) -> str:

@@ -121,11 +121,13 @@ class Page(Generic[T]):
 
 
 class RootKind(StrEnum):
-    """Whose directory of artifacts it is. `UPLOADS` are a project's bytes that wait to be named."""
+    """Whose directory of artifacts it is. `UPLOADS` are a project's bytes that wait to be named; they and forms
+    have no place on the wire."""
 
     RUN = "run"
     LOGGED_MODEL = "logged_model"
     MODEL_VERSION = "model_version"
+    MODEL_FORM = "model_form"
     UPLOADS = "uploads"
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,25 +68,43 @@ def test_a_forest_is_converted_when_registered_and_answers_the_same_as_onnx(serv
     forest = register(server, project, "forest")["forest"]
     (job,) = server.json("jobs", "--project", project)["jobs"]
     assert job["name"] == "convert-to-onnx"
-    wait_until(
-        lambda: server.json("job", "show", str(job["id"]), "--project", project)["state"] == "succeeded",
-        seconds=600,
-    )
-    found = server.json("models", "show", "forest/2", "--project", project)
-    assert (found["flavors"], found["job"]) == (["onnx", "python_function"], str(job["id"]))
-    assert found["tags"]["stratal.converted_from"] == forest["uri"]
-    parity = json.loads(found["tags"]["stratal.parity"])
-    assert (parity["real_rows"], parity["precision"]) == (40, "single")
-    # Who asks for the version gets its ONNX form, and is told; traffic and requests may name either.
-    told = server.json("models", "show", "forest/1", "--project", project)["tags"]
-    assert (told["stratal.onnx"], told["stratal.onnx.job"]) == ("2", str(job["id"]))
+
+    def forms() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = server.json("models", "show", "forest/1", "--project", project)["forms"]
+        return found
+
+    # What is deployed before the form is there answers by its own files, and goes on doing so.
+    early = ("deploy", "models:/forest/1", "--name", "early", "--no-wait", "--project", project)
+    server.json(*early)
+    wait_until(lambda: forms()[0]["state"] != "converting", seconds=600)
+    (form,) = forms()
+    assert (form["kind"], form["state"], form["job"], form["why"]) == ("onnx", "made", str(job["id"]), "")
+    assert (form["parity"]["real_rows"], form["parity"]["precision"]) == (40, "single")
+    assert [file["path"] for file in form["files"]] == ["model.onnx"]
+    # It is no version: nothing new is in the registry, neither is a run.
+    shown = server.json("models", "show", "forest", "--project", project)
+    assert [version["version"] for version in shown["versions"]] == [1]
+    assert shown["latest_version"] == 1
+    assert len(server.json("runs", "--project", project)["runs"]) == 1
+    verified = server.json("models", "show", "forest/1", "--verify", "--project", project)["verification"]
+    assert verified["verified"]
+    assert "model.onnx" in [file["path"] for file in verified["files"]]
+    told = server.json("models", "convert", "forest/1", "--project", project)
+    assert (told["job"], told["form"]["state"]) == (str(job["id"]), "made")  # it is not made twice
+    show = ("endpoint", "show", "early", "--project", project)
+    wait_until(lambda: server.json(*show)["active"] is not None, seconds=400)
+    shown = server.json(*show)
+    assert (shown["active"]["runtime"], shown["form_since"]) == ("sklearn", "onnx")
     made = server.json("deploy", "models:/forest/1", "--name", "f", "--project", project, timeout=400)
     active = made["active"]
-    assert (active["runtime"], active["version"], active["asked"]) == ("onnx", "2", "models:/forest/1")
+    assert (active["runtime"], active["version"], active["form"]) == ("onnx", "1", form["id"])
+    assert active["loaded"] == {"model.onnx": form["files"][0]["sha256"]}
     with server.http(server.key(project)) as http:
         assert http.get("/v2/models/f/versions/1").status_code == 200
         tensor = {"name": "x", "datatype": "FP64", "shape": [5, 30], "data": forest["rows"]}
-        answer = http.post("/v2/models/f/infer", json={"inputs": [tensor]}).json()["outputs"]
+        answered = http.post("/v2/models/f/infer", json={"inputs": [tensor]})
+        assert answered.headers["X-Stratal-Runtime"] == "onnx"
+        answer = answered.json()["outputs"]
     assert [output["name"] for output in answer] == ["predict", "probabilities"]
     assert answer[0]["data"] == forest["predict"]
     probabilities = [p for row in forest["probabilities"] for p in row]  # type: ignore[attr-defined]
@@ -94,17 +113,18 @@ def test_a_forest_is_converted_when_registered_and_answers_the_same_as_onnx(serv
     why = json.loads(
         server.cli("why", made_id(server, project, "f", forest["rows"]), "--json", check=False).stdout
     )
-    kinds = [link["kind"] for link in why["chain"]]
-    models = [link["name"] for link in why["chain"] if link["kind"] == "model version"]
-    assert models == ["forest/2", "forest/1"], kinds  # the ONNX form, and what it was made of
+    chain = {link["kind"]: link for link in why["chain"]}
+    assert [link["kind"] for link in why["chain"]][:7] == [
+        *("prediction", "endpoint", "form", "job", "code", "environment", "model version"),
+    ]
+    assert {link["status"] for link in why["chain"][:7]} == {"verified"}, why
+    assert chain["model version"]["name"] == "forest/1"
     facts = {fact["name"]: fact["value"] for link in why["chain"] for fact in link["facts"]}
-    assert facts["serves"] == "models:/forest/2, the ONNX form of models:/forest/1, which was asked for"
-    assert facts["converted from"].startswith(
-        "models:/forest/1; its job noted the same answers on 40 real rows"
-    )
+    assert facts["serves"] == f"the ONNX form of models:/forest/1, converted by job {job['id']}"
+    assert facts["compared"].startswith("its job noted the same answers on 40 real rows")
     as_is = ("deploy", "models:/forest/1", "--as-is", "--name", "plain", "--no-wait", "--project", project)
     latest = server.json(*as_is)["latest"]
-    assert (latest["runtime"], latest["version"], latest["asked"]) == ("sklearn", "1", None)
+    assert (latest["runtime"], latest["version"], latest["form"]) == ("sklearn", "1", None)
 
 
 def made_id(server: PlatformServer, project: str, endpoint: str, rows: object) -> str:

@@ -173,9 +173,10 @@ class HandRuntime:
     def plan(
         self, flavors: Mapping[str, Any], signature: Mapping[str, Any] | None, files: Sequence[str]
     ) -> Plan:
-        if "hand" not in flavors:
-            raise Invalid("No runtime here serves that.", reason="unservable")
-        return Plan("hand", {})
+        for flavor in ("hand", "onnx"):
+            if flavor in flavors:
+                return Plan(flavor, {})
+        raise Invalid("No runtime here serves that.", reason="unservable")
 
     def command(
         self, plan: Plan, python: Path, model: Path, folder: Path, doze: Sequence[str] | None = None
@@ -325,11 +326,17 @@ class Room:
     # -- shorthands ----------------------------------------------------------------------------
 
     async def deployed(
-        self, name: str, uri: str, *, traffic: Mapping[str, int] | None = None, **changes: Any
+        self,
+        name: str,
+        uri: str,
+        *,
+        traffic: Mapping[str, int] | None = None,
+        as_is: bool = False,
+        **changes: Any,
     ) -> None:
         """Deploy, and wait until it answers or failed."""
         made = await self.endpoints.deploy(
-            OWNER, "prj_a", name, uri, changes=Changes(**changes), traffic=traffic
+            OWNER, "prj_a", name, uri, changes=Changes(**changes), traffic=traffic, as_is=as_is
         )
         await until(lambda: self._settled(name, made.latest.number))
 

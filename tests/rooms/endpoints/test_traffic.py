@@ -15,7 +15,7 @@ from stratal.ai.endpoints.latency import SLICE_SECONDS, SLICES, Latencies
 from stratal.ai.endpoints.model import Changes, Revision, RevisionState, Wishes
 from stratal.ai.endpoints.runtime import Plan
 from stratal.ai.endpoints.traffic import choose, place, share_of, shared_out
-from stratal.ai.models.model import ModelVersion
+from stratal.ai.models.model import Form, FormState, ModelFile, ModelVersion
 from stratal.identity.model import Principal
 from stratal.kernel.errors import Invalid, NotFound
 
@@ -172,45 +172,84 @@ def test_a_share_of_the_requests_goes_to_the_new_version_and_the_same_key_to_the
     in_room(story, after_a_restart)
 
 
-def test_a_converted_version_is_served_in_its_form_and_answers_to_both_names(
+def test_a_version_is_served_in_the_form_that_it_had_when_it_was_deployed(
     in_room: Callable[..., None],
 ) -> None:
     async def story(room: Room) -> None:
-        one, two, three = [await room.models.add("m", content) for content in (b"one", b"two", b"three")]
-        forms, deployed = {one: two}, []
+        one, two = [await room.models.add("m", content) for content in (b"one", b"two")]
+        forms: dict[str, Form] = {}
+        deployed = []
 
-        async def form_of(who: Principal, version: ModelVersion) -> ModelVersion | None:
-            form = forms.get(version.uri)
-            return None if form is None else await room.models.resolve(who, "prj_a", form)
+        async def form_of(version_id: str) -> Form | None:
+            return forms.get(version_id)
 
         async def on_deployed(who: Principal, version: ModelVersion) -> None:
             deployed.append(version.uri)
 
+        async def add_form(uri: str, content: bytes) -> Form:
+            version = await room.models.resolve(OWNER, "prj_a", uri)
+            blob = await room.blobs.put(content)
+            form = Form(
+                *(
+                    f"mf_{version.version}",
+                    "prj_a",
+                    version.id,
+                    "onnx",
+                    FormState.MADE,
+                    "",
+                    "12",
+                    {},
+                    1,
+                    1,
+                    "job:12",
+                )
+            )
+            file = ModelFile("model.bin", blob.size, blob.sha256, blob.key)
+            forms[version.id] = replace(form, files=(file,))
+            return forms[version.id]
+
         room.endpoints.form_of, room.endpoints.on_deployed = form_of, on_deployed
-        await room.deployed("sum", three)
+        await room.deployed("sum", two)
+        await add_form(one, b"one as onnx")
         await room.deployed("sum", one, traffic={"v1": 20})
         view = await room.endpoints.get(OWNER, "prj_a", "sum")
-        told = [(s.revision.model_version, s.revision.asked, s.percent) for s in view.served]
-        assert told == [("3", None, 80), ("2", one, 20)]
-        assert deployed == [three]  # of a form nothing more is made
-        for version in ("1", "2"):
-            assert await versions(room, range(3), version=version) == {"2": 3}
+        told = [(s.revision.model_version, s.revision.form_id, s.percent) for s in view.served]
+        assert told == [("2", None, 80), ("1", "mf_1", 20)]
+        assert (view.served[1].revision.layout, view.served[1].revision.converted_by) == ("mf_1", "12")
+        assert deployed == [two]  # of what has a form nothing more is made
+        assert await versions(room, range(3), version="1") == {"1": 3}
+        answer = await room.serving.infer(OWNER, "prj_a", "sum", ask(1.0), None, request_id="r", version="1")
+        assert answer.runtime == "onnx"
         with pytest.raises(NotFound):
             await versions(room, range(1), version="4")
-        await room.endpoints.share_out(OWNER, "prj_a", "sum", {"v1": 100})
-        assert room.serving.serves("prj_a", "m")
-        assert not room.serving.serves("prj_b", "m")
-        made = await room.endpoints.deploy(OWNER, "prj_a", "plain", one, as_is=True)
-        assert (made.latest.model_version, made.latest.asked) == ("1", None)
-        live = room.serving.find("prj_a", "plain")
-        assert live is not None
-        await until(lambda: live.deploying is None)
-        assert deployed == [three]
-
-    async def after_a_restart(room: Room) -> None:
+        # A form that is made later is not swapped in; deploying again serves it, rolling back does not.
+        await room.endpoints.share_out(OWNER, "prj_a", "sum", {"v1": 0})
+        assert view.form is None
+        late = await add_form(two, b"two as onnx")
         view = await room.endpoints.get(OWNER, "prj_a", "sum")
         assert view.active is not None
-        assert (view.active.model_version, view.active.asked) == ("2", "models:/m/1")
+        assert (view.active.form_id, view.form) == (None, late)
+        await room.deployed("sum", two)
+        view = await room.endpoints.get(OWNER, "prj_a", "sum")
+        assert view.active is not None
+        assert (view.active.form_id, view.form) == ("mf_2", None)
+        await room.endpoints.rollback(OWNER, "prj_a", "sum", "r1")
+        live = room.serving.find("prj_a", "sum")
+        assert live is not None
+        await until(lambda: live.deploying is None)
+        view = await room.endpoints.get(OWNER, "prj_a", "sum")
+        assert view.active is not None
+        assert (view.active.model_version, view.active.form_id) == ("2", None)
+        # Asked for as it is, nothing is said of a form.
+        await room.deployed("plain", two, as_is=True)
+        view = await room.endpoints.get(OWNER, "prj_a", "plain")
+        assert view.active is not None
+        assert (view.active.form_id, view.active.as_is, view.form) == (None, True, None)
+        assert deployed == [two]
+
+    async def after_a_restart(room: Room) -> None:
+        (first, again, *_) = await room.endpoints.revisions(OWNER, "prj_a", "sum")
+        assert (first.form_id, again.form_id, again.plan.runtime) == (None, "mf_2", "onnx")
 
     in_room(story, after_a_restart)
 

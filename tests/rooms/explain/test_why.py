@@ -1,4 +1,4 @@
-"""The chain of a prediction by a converted model goes on to what it was converted from, if its job read that."""
+"""The chain of a prediction: by a version's own files, by its form, and by what was converted before there were forms."""
 
 import asyncio
 from collections.abc import Mapping
@@ -7,12 +7,11 @@ from typing import Any, cast
 
 import pytest
 
-from stratal.ai.endpoints.model import Revision, RevisionState
+from stratal.ai.endpoints.model import PinnedFile, Revision, RevisionState
 from stratal.ai.endpoints.runtime import Plan
 from stratal.ai.explain.model import Explanation, Status
 from stratal.ai.explain.why import Why
-from stratal.ai.models.conversion import PARITY_TAG, SOURCE_TAG
-from stratal.ai.models.model import Facts, ModelVersion
+from stratal.ai.models.model import Facts, FileCheck, Form, FormState, ModelFile, ModelVersion, State
 from stratal.ai.predictions.service import Prediction
 from stratal.compute.engine import Isolation, Usage
 from stratal.compute.model import Job, JobState
@@ -23,12 +22,12 @@ pytestmark = pytest.mark.fast
 
 ADA = Principal(Kind.PERSON, "per_1", "ada", "prj_a", "alpha", Role.EDITOR)
 MADE = ModelVersion(*("mv_1", "prj_a", "m", 1, "", None, "", None, "job:7", "", "None", 1, 1, "ada"), Facts())
-FORM = replace(
-    MADE,
-    id="mv_2",
-    version=2,
-    workload="job:8",
-    tags={SOURCE_TAG: "models:/m/1", PARITY_TAG: '{"real_rows": 40, "rows": 1040, "apart": 1e-07}'},
+OLD = replace(MADE, id="mv_2", version=2, workload="job:8", tags={"stratal.converted_from": "models:/m/1"})
+"""Converted before versions had forms: a version of its own."""
+FORM = Form(
+    *("mf_1", "prj_a", "mv_1", "onnx", FormState.MADE, "", "8"),
+    *({"real_rows": 40, "rows": 1040, "apart": 1e-07}, 1, 2, "ada"),
+    (ModelFile("model.onnx", 5, "aa", "blob"),),
 )
 
 
@@ -53,10 +52,12 @@ JOBS = {
 
 
 class Records:
-    """What the rooms would tell of one prediction by `served`; `read`: the model versions that each job read."""
+    """What the rooms would tell of one prediction by `served`, or a form of it; `read`: the model versions that each
+    job read."""
 
-    def __init__(self, served: ModelVersion, asked: str | None, read: Mapping[str, list[str]]) -> None:
-        options = {} if asked is None else {"asked": asked}
+    def __init__(
+        self, served: ModelVersion, options: Mapping[str, str], read: Mapping[str, list[str]], sha256: str
+    ) -> None:
         self.revision_ = Revision(
             *(
                 5,
@@ -65,14 +66,22 @@ class Records:
                 served.id,
                 "m",
                 str(served.version),
-                (),
+                [PinnedFile("model.onnx", sha256, 5, "blob")],
                 Plan("onnx", options),
                 None,
                 "",
                 None,
                 None,
             ),
-            *(RevisionState.ACTIVE, "", None, {}, {}, 1, "ada"),
+            *(
+                RevisionState.ACTIVE,
+                "",
+                None,
+                {"model.onnx": sha256} if "form" in options else {},
+                {},
+                1,
+                "ada",
+            ),
         )
         self.served, self.read = served, read
 
@@ -82,14 +91,14 @@ class Records:
     async def revision(self, seq: int) -> Revision:
         return self.revision_
 
-    async def by_id(self, version_id: str) -> ModelVersion:
-        known = {version.id: version for version in (MADE, FORM)}
-        if version_id not in known:
+    async def by_id(self, id_: str) -> ModelVersion | Form:
+        known = {one.id: one for one in (MADE, OLD, FORM)}
+        if id_ not in known:
             raise NotFound("There is none.")
-        return known[version_id]
+        return known[id_]
 
-    async def verify(self, version: ModelVersion) -> list[Any]:
-        return []
+    async def verify(self, one: ModelVersion | Form) -> list[Any]:
+        return [FileCheck(f.path, f.sha256, f.sha256, State.VERIFIED) for f in one.files]
 
     async def by_workload(self, workload: str) -> Job:
         return JOBS[workload]
@@ -104,9 +113,12 @@ class Records:
         return self.read.get(workload, [])
 
 
-def explained(served: ModelVersion, asked: str | None = None, **read: list[str]) -> Explanation:
-    told = cast("Any", Records(served, asked, {name.replace("_", ":"): ids for name, ids in read.items()}))
-    why = Why(told, told, told, told, told, told, told, told, told)
+def explained(
+    served: ModelVersion, *, sha256: str = "aa", options: Any = None, **read: list[str]
+) -> Explanation:
+    reads = {name.replace("_", ":"): ids for name, ids in read.items()}
+    told = cast("Any", Records(served, options or {}, reads, sha256))
+    why = Why(told, told, told, told, told, told, told, told, told, told)
     return asyncio.run(why.explain(ADA, "pr_1"))
 
 
@@ -117,33 +129,47 @@ def kinds(found: Explanation) -> list[str]:
 ONE = ["model version", "run", "job", "code", "environment"]
 
 
+BY_FORM = {"form": "mf_1", "converted_by": "8"}
+FORMED = ["form", "job", "code", "environment"]
+
+
 def test_a_model_of_a_job_ends_with_that_job() -> None:
     found = explained(MADE, job_7=["mv_2"])
     assert kinds(found) == ["prediction", "endpoint", *ONE]
     assert found.other_inputs == ("the network",)
-    assert all(name != "serves" for name, _ in found.chain[1].facts)
+    assert dict(found.chain[1].facts)["serves"] == "models:/m/1 by its own files, with onnx"
 
 
-def test_a_converted_one_goes_on_to_what_its_job_read() -> None:
-    found = explained(FORM, "models:/m/1", job_8=["mv_gone", "mv_1"])
-    assert kinds(found) == ["prediction", "endpoint", *ONE, *ONE]
-    assert [link.name for link in found.chain if link.kind == "model version"] == ["m/2", "m/1"]
-    assert (
-        dict(found.chain[1].facts)["serves"]
-        == "models:/m/2, the ONNX form of models:/m/1, which was asked for"
-    )
-    assert (
-        "models:/m/1; its job noted the same answers on 40 real rows"
-        in dict(found.chain[2].facts)["converted from"]
-    )
-    program = next(link for link in found.chain if link.kind == "code")
+def test_a_form_comes_before_the_version_that_its_job_was_seen_reading() -> None:
+    found = explained(MADE, options=BY_FORM, job_8=["mv_1"])
+    assert kinds(found) == ["prediction", "endpoint", *FORMED, *ONE]
+    assert dict(found.chain[1].facts)["serves"] == "the ONNX form of models:/m/1, converted by job 8"
+    form = found.chain[2]
+    assert (form.id, form.name, form.status) == ("mf_1", "m/1 as ONNX", Status.VERIFIED)
+    assert [one.what for one in form.hashes] == ["model.onnx", "model.onnx as loaded"]
+    compared = dict(form.facts)["compared"]
+    assert compared.startswith("its job noted the same answers on 40 real rows")
+    program = found.chain[4]
     assert (program.status, dict(program.facts)["program"]) == (
         Status.VERIFIED,
         "the text in the job's command, and no files",
     )
     assert found.other_inputs == ("the network",)  # of the training; the conversion had none
+    assert explained(MADE, options=BY_FORM).chain[3].status is Status.UNPROVEN  # its job read something else
+    assert explained(MADE, options=BY_FORM, sha256="bb", job_8=["mv_1"]).chain[2].status is Status.BROKEN
+    gone = explained(MADE, options={**BY_FORM, "form": "mf_9"})
+    assert (gone.chain[2].kind, gone.chain[2].status) == ("form", Status.UNPROVEN)
+
+
+def test_what_was_converted_as_a_version_goes_on_to_what_its_job_read() -> None:
+    found = explained(OLD, options={"asked": "models:/m/1"}, job_8=["mv_gone", "mv_1"])
+    assert kinds(found) == ["prediction", "endpoint", *ONE, *ONE]
+    assert [link.name for link in found.chain if link.kind == "model version"] == ["m/2", "m/1"]
+    serves = dict(found.chain[1].facts)["serves"]
+    assert serves == "models:/m/2, the ONNX form of models:/m/1, which was asked for"
+    assert dict(found.chain[2].facts)["converted from"] == "models:/m/1"
 
 
 def test_what_a_tag_says_and_no_door_saw_is_not_followed() -> None:
-    assert kinds(explained(FORM)) == ["prediction", "endpoint", *ONE]
-    assert kinds(explained(FORM, job_8=["mv_2"])) == ["prediction", "endpoint", *ONE]
+    assert kinds(explained(OLD)) == ["prediction", "endpoint", *ONE]
+    assert kinds(explained(OLD, job_8=["mv_2"])) == ["prediction", "endpoint", *ONE]

@@ -244,6 +244,13 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/models/{{name}}/versions/{{version}}/convert"): Route(
         "editor", f"{P}/models/m/versions/1/convert", 400
     ),
+    # Handed in by the job that converts the version; none does.
+    ("PUT", f"{P}/models/{{name}}/versions/{{version}}/forms/{{kind}}/file"): Route(
+        "editor", f"{P}/models/m/versions/1/forms/onnx/file", 409, body=b"x"
+    ),
+    ("POST", f"{P}/models/{{name}}/versions/{{version}}/forms/{{kind}}"): Route(
+        "editor", f"{P}/models/m/versions/1/forms/onnx", 409, json={"why": "it cannot be"}
+    ),
     ("GET", f"{P}/models/{{name}}/versions/{{version}}/verify"): Route(
         "viewer", f"{P}/models/m/versions/1/verify"
     ),

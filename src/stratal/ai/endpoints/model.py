@@ -11,6 +11,7 @@ from typing import Any
 
 from stratal.ai.endpoints.latency import Summary
 from stratal.ai.endpoints.runtime import Plan
+from stratal.ai.models.model import Form
 from stratal.compute.services.model import Needs, ReplicaInfo, ReplicaState, Scaling
 
 
@@ -82,19 +83,35 @@ class Revision:
 
     @property
     def layout(self) -> str:
-        """A name for exactly these files: a converted model's stand beside those of its version."""
-        converted = self.plan.options.get("converted")
-        suffix = f"-{str(converted['sha256'])[:16]}" if converted else ""
-        return self.model_version_id + suffix
+        """A name for exactly these files: a form's stand beside those of its version."""
+        return self.form_id or self.model_version_id
+
+    @property
+    def form_id(self) -> str | None:
+        """The form (`stratal.ai.models.forms`) that answers for the version; None: its own files do."""
+        return self._option("form")
+
+    @property
+    def as_is(self) -> bool:
+        """Was it asked for that the version's own files answer?"""
+        return self.plan.options.get("as_is") is True
+
+    @property
+    def converted_by(self) -> str | None:
+        """The number of the job that made the form."""
+        return self._option("converted_by")
 
     @property
     def asked(self) -> str | None:
-        """The version that was asked for, when this is the form that it was converted to."""
-        asked = self.plan.options.get("asked")
-        return asked if isinstance(asked, str) else None
+        """The version that was asked for, where this one answers for it: what was deployed before versions had forms."""
+        return self._option("asked")
+
+    def _option(self, name: str) -> str | None:
+        value = self.plan.options.get(name)
+        return value if isinstance(value, str) else None
 
     def answers_for(self, version: str) -> bool:
-        """Is this the version of the model, or the form that it was converted to?"""
+        """Is this the version of the model?"""
         return version in (self.model_version, (self.asked or "").rpartition("/")[2])
 
     @property
@@ -215,3 +232,5 @@ class EndpointView:
     refused: int
     """Shed since this server started (429 and 503)."""
     in_flight: int
+    form: Form | None = None
+    """One that was made after the active revision was deployed, which goes on with the version's own files."""

@@ -9,7 +9,8 @@ from stratal.ai.endpoints.rollout import KIND, Rollouts
 from stratal.ai.endpoints.runtime import Runtime
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.endpoints.serving import Serving
-from stratal.ai.models.conversion import Conversions, form_of
+from stratal.ai.models.conversion import Conversions
+from stratal.ai.models.forms import Forms
 from stratal.ai.models.registry import Models
 from stratal.ai.predictions.service import Predictions
 from stratal.ai.predictions.spool import Spool
@@ -47,6 +48,7 @@ def furnish(
     models: Models,
     runtime: Runtime,
     clock: Clock,
+    forms: Forms,
     conversions: Conversions,
     shares: Shares | None = None,
     *,
@@ -70,7 +72,7 @@ def furnish(
         serving,
         predictions,
         clock,
-        form_of(models),
+        forms.served,
         conversions.deployed,
     )
     conversions.serves = serving.serves

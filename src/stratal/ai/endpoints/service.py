@@ -20,10 +20,10 @@ from stratal.ai.endpoints.model import (
     Wishes,
 )
 from stratal.ai.endpoints.rollout import KIND, Rollouts
-from stratal.ai.endpoints.runtime import Runtime
+from stratal.ai.endpoints.runtime import Plan, Runtime
 from stratal.ai.endpoints.serving import Kept, Live, Serving, no_such_endpoint
 from stratal.ai.endpoints.traffic import named, share_of, shared_out
-from stratal.ai.models.model import ModelVersion
+from stratal.ai.models.model import Form, ModelVersion
 from stratal.ai.predictions.service import Predictions
 from stratal.compute.jobs import Jobs
 from stratal.compute.services.model import Condition, ReplicaInfo, check_scaling
@@ -40,13 +40,13 @@ from stratal.kernel.names import check_name
 
 Resolve = Callable[[Principal, str, str], Awaitable[ModelVersion]]
 """(who, project id, ``models:/…``) → the version it names. Raises `NotFound`, `Invalid`, `Denied`."""
-FormOf = Callable[[Principal, ModelVersion], Awaitable[ModelVersion | None]]
-"""The version that a version was converted to and whose answers were found to be the same; None: there is none."""
+FormOf = Callable[[str], Awaitable[Form | None]]
+"""(a version's id) → what it was converted to and whose answers were found to be the same; None: there is none."""
 Deployed = Callable[[Principal, ModelVersion], Awaitable[None]]
 """Told of each version that is deployed as it is; it must not raise."""
 
 
-async def _no_form(who: Principal, version: ModelVersion) -> ModelVersion | None:
+async def _no_form(version_id: str) -> Form | None:
     return None
 
 
@@ -101,40 +101,46 @@ class Endpoints:
         The endpoint is made when there is none. Returns when the wish is durable; the revision is rolled
         out after that, and those before answer until then. `changes` are to how it is kept. `traffic`
         (``{"v2": 10}``, v2 being this very version) gives the revision that percentage of the requests;
-        without it, all. A version that was converted, with the same answers, is served in that form, unless `as_is`;
-        the revision's `asked` says for which it stands. Raises `Invalid` for a name, model or wish that makes no
+        without it, all. A version that has a form with the same answers is served in that form, unless `as_is`; which
+        form it is is pinned with the revision. Raises `Invalid` for a name, model or wish that makes no
         sense, `NotFound` for a model that is not there, `Denied`.
         """
         check_name("endpoint", name)
         require(who, "endpoints.deploy", project_id, what=f"endpoint {name!r}")
         changes = changes or Changes()
         await self._check(changes.of(Wishes()))
-        asked = version = await self._resolve(who, project_id, model)
-        form = None if as_is else await self.form_of(who, asked)
-        if form is not None:
-            version = form
-            traffic = _renamed(traffic or {}, str(asked.version), str(form.version))
-        plan = self._runtime.plan(
-            version.facts.flavors, version.facts.signature, [file.path for file in version.files]
-        )
-        if form is not None:
-            plan = replace(plan, options={**plan.options, "asked": asked.uri})
+        version = await self._resolve(who, project_id, model)
+        form = None if as_is else await self.form_of(version.id)
+        made_of = version if form is None else form
+        plan = self._plan(version, form)
+        if as_is:
+            plan = replace(plan, options={**plan.options, "as_is": True})
         values: dict[str, object] = {
             "model_version_id": version.id,
             "model_name": version.name,
             "model_version": str(version.version),
             "files": records.values_of_files(
-                [PinnedFile(f.path, f.sha256, f.size, f.blob_key) for f in version.files]
+                [PinnedFile(f.path, f.sha256, f.size, f.blob_key) for f in made_of.files]
             ),
             "plan": records.values_of_plan(plan),
             "job_id": version.job_id,
-            "requirements": version.facts.requirements or plan.requirements,
-            "environment_id": await self._environment_of(version),
+            "requirements": version.facts.requirements if form is None else "",
+            "environment_id": await self._environment_of(version, form),
         }
+        values["requirements"] = values["requirements"] or plan.requirements
         view = await self._begin(who, project_id, name, changes, values, traffic or {})
         if form is None and not as_is:
-            await self.on_deployed(who, asked)
+            await self.on_deployed(who, version)
         return view
+
+    def _plan(self, version: ModelVersion, form: Form | None) -> Plan:
+        """How the version is loaded, or the form in its place. Raises `Invalid`."""
+        if form is None:
+            paths = [file.path for file in version.files]
+            return self._runtime.plan(version.facts.flavors, version.facts.signature, paths)
+        (file,) = form.files
+        plan = self._runtime.plan({form.kind: {"data": file.path}}, version.facts.signature, [file.path])
+        return replace(plan, options={**plan.options, "form": form.id, "converted_by": form.job_id})
 
     async def rollback(
         self, who: Principal, project_id: str, name: str, to: str | None = None
@@ -191,12 +197,14 @@ class Endpoints:
             raise Invalid("A replica that is given processors needs at least 0.01.", reason="bad_needs")
         await self._services.check(wishes.scaling(self._serving.request_seconds), wishes.needs)
 
-    async def _environment_of(self, version: ModelVersion) -> str | None:
-        """The environment of the job that made the model: the replica runs in exactly that one. None: none is known."""
-        if version.workload is None or version.job_id is None:
+    async def _environment_of(self, version: ModelVersion, form: Form | None) -> str | None:
+        """The environment of the job that made the model, or the form: the replica runs in exactly that one.
+        None: none is known."""
+        workload = version.workload if form is None else f"job:{form.job_id}"
+        if workload is None or (form is None and version.job_id is None):
             return None
         try:
-            job = await self._jobs.by_workload(version.workload)
+            job = await self._jobs.by_workload(workload)
         except NotFound:
             return None
         return job.environment_id if job.project_id == version.project_id else None
@@ -345,7 +353,11 @@ class Endpoints:
 
     async def get(self, who: Principal, project_id: str, name: str) -> EndpointView:
         """Raises `NotFound`, also for an endpoint of another project."""
-        return await self._view(self._get(who, "endpoints.read", project_id, name))
+        view = await self._view(self._get(who, "endpoints.read", project_id, name))
+        active = view.active
+        if active is None or active.form_id is not None or active.as_is:
+            return view
+        return replace(view, form=await self.form_of(active.model_version_id))
 
     async def revisions(self, who: Principal, project_id: str, name: str) -> Sequence[Revision]:
         """The endpoint's revisions, newest first."""
@@ -456,8 +468,3 @@ def _state(live: Live, latest: Revision) -> tuple[EndpointState, str]:
         Condition.AWAKE: EndpointState.READY,
     }
     return states[condition], live.failure
-
-
-def _renamed(traffic: Mapping[str, int], asked: str, served: str) -> Mapping[str, int]:
-    """Shares of the version that was asked for, as those of the one that is served in its place."""
-    return {f"v{served}" if name in (asked, f"v{asked}") else name: share for name, share in traffic.items()}

@@ -35,12 +35,13 @@ _TRIES = 2
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An endpoint's answer, recorded under `prediction_id`."""
+    """An endpoint's answer, recorded under `prediction_id`; `runtime` says what answered (``sklearn``, ``onnx`` …)."""
 
     prediction_id: str
     outputs: Sequence[Tensor]
     model_version: str
     revision_number: int
+    runtime: str
 
 
 class Kept:
@@ -212,7 +213,8 @@ class Serving:
         )
         live.answered += 1
         kept.recent.add(time.time(), (time.perf_counter() - started) * 1000)
-        return Answer(prediction_id, tensors, kept.revision.model_version, kept.revision.number)
+        revision = kept.revision
+        return Answer(prediction_id, tensors, revision.model_version, revision.number, revision.plan.runtime)
 
     async def generate(
         self, who: Principal, project_id: str, name: str, asked: Mapping[str, Any], *, request_id: str

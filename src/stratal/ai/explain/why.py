@@ -1,17 +1,18 @@
 """``why``: builds the chain of a prediction from what doors recorded, hashing every stored byte again.
 
 prediction → endpoint revision → model version → run → job → code, environment, and each table snapshot
-and object version the job read.
+and object version the job read. Where a form answered for the version, it and the job that converted it come first.
 """
 
 import hashlib
+from collections.abc import Mapping, Sequence
 
 from stratal.ai.endpoints.model import Revision
 from stratal.ai.endpoints.service import Endpoints
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.model import Explanation, Hash, Link, Status
-from stratal.ai.models.conversion import SOURCE_TAG, parity
-from stratal.ai.models.model import ModelVersion, State
+from stratal.ai.models.forms import Forms
+from stratal.ai.models.model import FileCheck, Form, ModelVersion, State
 from stratal.ai.models.registry import Models
 from stratal.ai.predictions.service import Prediction, Predictions
 from stratal.collab.experiments import Experiments
@@ -26,6 +27,8 @@ from stratal.kernel.clock import iso
 from stratal.kernel.errors import NotFound
 
 _METRICS_SHOWN = 8
+_SOURCE_TAG = "stratal.converted_from"
+"""On a version that was converted from another one, before versions had forms."""
 _MODEL = {State.VERIFIED: Status.VERIFIED, State.BROKEN: Status.BROKEN, State.MISSING: Status.BROKEN}
 
 
@@ -37,6 +40,7 @@ class Why:
         predictions: Predictions,
         endpoints: Endpoints,
         models: Models,
+        forms: Forms,
         experiments: Experiments,
         runs: Runs,
         jobs: Jobs,
@@ -47,6 +51,7 @@ class Why:
         self._predictions = predictions
         self._endpoints = endpoints
         self._models = models
+        self._forms = forms
         self._experiments = experiments
         self._runs = runs
         self._jobs = jobs
@@ -72,10 +77,15 @@ class Why:
         project = who.project
         others: dict[str, None] = {}
         served: Revision | None = revision
+        if revision.form_id is not None:
+            links, inputs = await self._converted(who, version, revision)
+            chain += links
+            others |= dict.fromkeys(inputs)
+            served = None  # what it loaded and runs in is the form's
         while version is not None:
             chain.append(await self._model(version, served))
             chain.append(await self._run(who, version))
-            job = await self._job_of(version)
+            job = await self._job_of(version.workload)
             if job is None:
                 made = (("made by", version.created_by), ("outside", "no job of this platform made it"))
                 chain.append(Link("job", "none", "none", made, claim=Status.UNPROVEN))
@@ -89,13 +99,37 @@ class Why:
             chain.append(await self._environment(job, served))
             chain += await self._inputs.of(made_by, job.project_id)
             others |= dict.fromkeys(_other_inputs(job))
-            # What was converted has a history before that: of the version that the job read.
+            # What was converted before versions had forms has a history before that: of the version that the job read.
             version, served = await self._source(version, job), None
         return Explanation(prediction_id, project, chain, tuple(others))
 
+    async def _converted(
+        self, who: Principal, version: ModelVersion, revision: Revision
+    ) -> tuple[list[Link], tuple[str, ...]]:
+        """The form that answered and the job that converted it, which must have been seen reading the version."""
+        try:
+            form = await self._forms.by_id(revision.form_id or "")
+        except NotFound:
+            gone = (("gone", "the form was deleted with its version"),)
+            return [Link("form", revision.form_id or "", "deleted", gone, claim=Status.UNPROVEN)], (
+                "what the deleted form was made of",
+            )
+        chain = [_form(version, form, await self._forms.verify(form), revision)]
+        job = await self._job_of(f"job:{form.job_id}")
+        if job is None:
+            made = (("gone", "the job that converted it is not on record any more"),)
+            return [*chain, Link("job", "none", "none", made, claim=Status.UNPROVEN)], ()
+        if version.id not in await self._inputs.models_of(job.workload):
+            unseen = (("unseen", f"the job was not seen reading {version.uri}"),)
+            chain.append(Link("job", str(job.id), str(job.id), unseen, claim=Status.UNPROVEN))
+        else:
+            chain.append(_job(job))
+        chain += [await self._code(who, job), await self._environment(job, revision)]
+        return chain, _other_inputs(job)
+
     async def _source(self, version: ModelVersion, job: Job) -> ModelVersion | None:
         """The version that a converted one was made of, as it says *and* as its job was seen reading; None: it was not."""
-        said = version.tags.get(SOURCE_TAG)
+        said = version.tags.get(_SOURCE_TAG)
         if said is None:
             return None
         for version_id in await self._inputs.models_of(version.workload or job.workload):
@@ -110,31 +144,17 @@ class Why:
     # -- links -------------------------------------------------------------------------------
 
     async def _model(self, version: ModelVersion, revision: Revision | None) -> Link:
-        checks = await self._models.verify(version)
-        hashes = [Hash(check.path, check.expected, check.found, _MODEL[check.state]) for check in checks]
+        hashes = _hashes(await self._models.verify(version))
         pinned = {file.path: file.sha256 for file in version.files}
-        for path, loaded in sorted(revision.loaded.items() if revision is not None else ()):
-            same = pinned.get(path) == loaded
-            hashes.append(
-                Hash(
-                    f"{path} as loaded", pinned.get(path), loaded, Status.VERIFIED if same else Status.BROKEN
-                )
-            )
+        hashes += _loaded(pinned, revision)
         facts = [
             ("registered", f"{iso(version.created_at)} by {version.created_by}"),
             ("files", str(len(version.files))),
             ("formats", ", ".join(version.facts.formats) or "unknown"),
             *(("label", label) for label in version.facts.labels),
         ]
-        compared = parity(version)
-        if SOURCE_TAG in version.tags and compared:
-            facts.append(
-                (
-                    "converted from",
-                    f"{version.tags[SOURCE_TAG]}; its job noted the same answers on {compared.get('real_rows')} real "
-                    f"rows and more made of them, {compared.get('rows')} in all, at most {compared.get('apart')} apart",
-                )
-            )
+        if _SOURCE_TAG in version.tags:
+            facts.append(("converted from", version.tags[_SOURCE_TAG]))
         return Link("model version", version.id, f"{version.name}/{version.version}", facts, hashes)
 
     async def _run(self, who: Principal, version: ModelVersion) -> Link:
@@ -151,11 +171,11 @@ class Why:
         facts += [(metric.key, f"{metric.value:.6g}") for metric in run.metrics[:_METRICS_SHOWN]]
         return Link("run", run.id, run.name, facts)
 
-    async def _job_of(self, version: ModelVersion) -> Job | None:
-        if version.workload is None:
+    async def _job_of(self, workload: str | None) -> Job | None:
+        if workload is None:
             return None
         try:
-            return await self._jobs.by_workload(version.workload)
+            return await self._jobs.by_workload(workload)
         except NotFound:
             return None
 
@@ -254,13 +274,47 @@ def _revision(prediction: Prediction, revision: Revision) -> Link:
         facts.append(
             ("libraries", ", ".join(f"{name} {version}" for name, version in revision.libraries.items()))
         )
-    if revision.asked is not None:
-        facts.append(
-            ("serves", f"{revision.model_uri}, the ONNX form of {revision.asked}, which was asked for")
-        )
+    if revision.form_id is not None:
+        serves = f"the ONNX form of {revision.model_uri}, converted by job {revision.converted_by}"
+    elif revision.asked is not None:
+        serves = f"{revision.model_uri}, the ONNX form of {revision.asked}, which was asked for"
+    else:
+        serves = f"{revision.model_uri} by its own files, with {revision.plan.runtime}"
+    facts.append(("serves", serves))
     return Link(
         "endpoint", str(prediction.revision), f"{prediction.endpoint} revision {revision.number}", facts
     )
+
+
+def _hashes(checks: Sequence[FileCheck]) -> list[Hash]:
+    return [Hash(check.path, check.expected, check.found, _MODEL[check.state]) for check in checks]
+
+
+def _loaded(pinned: Mapping[str, str], revision: Revision | None) -> list[Hash]:
+    """What the replica said it had read, against what was pinned."""
+    hashes = []
+    for path, loaded in sorted(revision.loaded.items() if revision is not None else ()):
+        same = Status.VERIFIED if pinned.get(path) == loaded else Status.BROKEN
+        hashes.append(Hash(f"{path} as loaded", pinned.get(path), loaded, same))
+    return hashes
+
+
+def _form(version: ModelVersion, form: Form, checks: Sequence[FileCheck], revision: Revision) -> Link:
+    compared = form.parity
+    facts = (
+        ("of", version.uri),
+        ("converted", f"{iso(form.ended_at or form.created_at)} by job {form.job_id}"),
+        (
+            "compared",
+            f"its job noted the same answers on {compared.get('real_rows')} real rows and more made of them, "
+            f"{compared.get('rows')} in all, at most {compared.get('apart')} apart",
+        ),
+    )
+    pinned = {file.path: file.sha256 for file in revision.files}
+    hashes = [*_hashes(checks), *_loaded(pinned, revision)]
+    if pinned != {file.path: file.sha256 for file in form.files}:
+        hashes.append(Hash("files served", None, None, Status.BROKEN, "they are not the form's"))
+    return Link("form", form.id, f"{version.name}/{version.version} as ONNX", facts, hashes)
 
 
 def _job(job: Job) -> Link:

@@ -1,7 +1,9 @@
 """Values of the registry."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 STAGES = ("None", "Staging", "Production", "Archived")
 """MLflow's stages of a version; aliases have taken their place."""
@@ -87,6 +89,52 @@ class RegisteredModel:
     tags: dict[str, str] = field(default_factory=dict)
     aliases: dict[str, int] = field(default_factory=dict)
     latest: tuple[ModelVersion, ...] = ()
+
+
+class FormState(StrEnum):
+    """How far a form is.  waiting ──▶ converting ──▶ made | refused | failed;  the last two may be asked for again."""
+
+    WAITING = "waiting"
+    """Nobody asked for it: it is begun when nothing else is to do."""
+    CONVERTING = "converting"
+    """Its job is queued or runs."""
+    MADE = "made"
+    """Its files are here, and it answers like the version."""
+    REFUSED = "refused"
+    """The version cannot be converted, or what came of it answers otherwise; `why` says so."""
+    FAILED = "failed"
+    """The job came to no result; `why` says how it ended."""
+
+
+ONNX = "onnx"
+"""The one kind of form that there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What a version was converted to: other files that answer like its own. It is no version and has no number.
+
+    `parity` is how both were compared, as the job noted: ``rows`` in all, ``real_rows`` of them logged with the model,
+    ``apart`` the largest difference, ``form``, ``precision``, ``estimator_ms`` and ``onnx_ms`` for one row.
+    """
+
+    id: str
+    project_id: str
+    version_id: str
+    kind: str
+    state: FormState
+    why: str
+    job_id: str | None
+    parity: Mapping[str, Any]
+    created_at: int
+    ended_at: int | None
+    created_by: str
+    files: tuple[ModelFile, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """Of its files, in bytes."""
+        return sum(file.size for file in self.files)
 
 
 class State(StrEnum):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Connection, delete, insert, select, update
 
+from stratal.ai.models.forms import drop_forms
 from stratal.ai.models.model import STAGES, Facts, ModelVersion
 from stratal.ai.models.rows import facts_text, find_model, with_files
 from stratal.ai.models.sources import Source, open_source
@@ -108,7 +109,8 @@ def insert_pinned(
 
 
 def unpin(connection: Connection, version: ModelVersion) -> None:
-    """Remove a version's rows and let go of its files, in the caller's write."""
+    """Remove a version's rows, its forms too, and let go of their files, in the caller's write."""
+    drop_forms(connection, version.id)
     remove_root(connection, version.id)
     connection.execute(delete(model_version_tags).where(model_version_tags.c.version_id == version.id))
     connection.execute(delete(model_versions).where(model_versions.c.id == version.id))

@@ -7,6 +7,7 @@ from stratal.ai.models.tables import (
     logged_model_tags,
     logged_models,
     model_aliases,
+    model_forms,
     model_version_tags,
     model_versions,
     registered_model_tags,
@@ -23,6 +24,7 @@ async def purge_models(database: Database, project_id: str) -> None:
 def _purge(connection: Connection, project_id: str) -> None:
     versions = select(model_versions.c.id).where(model_versions.c.project_id == project_id)
     connection.execute(delete(model_version_tags).where(model_version_tags.c.version_id.in_(versions)))
+    connection.execute(delete(model_forms).where(model_forms.c.project_id == project_id))
     connection.execute(delete(model_versions).where(model_versions.c.project_id == project_id))
     names = select(registered_models.c.id).where(registered_models.c.project_id == project_id)
     for table in (model_aliases, registered_model_tags):

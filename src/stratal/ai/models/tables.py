@@ -118,3 +118,28 @@ model_version_tags = Table(
     Column("value", Text, nullable=False),
     PrimaryKeyConstraint("version_id", "key"),
 )
+
+# What a version was converted to, or why it was not: one row for each version and kind. Files: the artifacts of the
+# row's id. `parity` is how its answers were compared with the version's, as JSON. `job_id` is the job that converts,
+# and `creator_…` on whose behalf it does.
+model_forms = Table(
+    "model_forms",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, nullable=False),
+    Column("version_id", Text, ForeignKey("model_versions.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("job_id", BigInteger),
+    Column("parity", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("created_by", Text, nullable=False),
+    Column("creator_id", Text, nullable=False),
+    Column("creator_name", Text, nullable=False),
+    Column("creator_role", Text, nullable=False),
+    UniqueConstraint("version_id", "kind"),
+    Index("ix_model_forms_state", "state"),
+    Index("ix_model_forms_project_id", "project_id"),
+)

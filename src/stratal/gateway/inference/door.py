@@ -102,7 +102,7 @@ class InferenceDoor:
         content, header_length = await beside(
             size, codec.write, asked, name, answer.model_version, answer.prediction_id, answer.outputs
         )
-        headers = {"X-Stratal-Prediction-Id": answer.prediction_id}
+        headers = {"X-Stratal-Prediction-Id": answer.prediction_id, "X-Stratal-Runtime": answer.runtime}
         if header_length is None:
             return Response(content, 200, headers, "application/json")
         headers["Inference-Header-Content-Length"] = str(header_length)

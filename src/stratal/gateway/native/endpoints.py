@@ -45,7 +45,8 @@ _INVOCATION: dict[str, Any] = {
     },
     "responses": {
         "200": {
-            "description": "The predictions, and the id that explains them (also in X-Stratal-Prediction-Id).",
+            "description": "The predictions, and the id that explains them (also in X-Stratal-Prediction-Id); "
+            "X-Stratal-Runtime says what answered: sklearn, onnx, pyfunc …",
             "content": {
                 "application/json": {
                     "schema": {
@@ -85,7 +86,7 @@ class NewRevision(BaseModel):
     gpu_type: str | None = Field(None, description="Their type, as h100. Default: any one type.")
     as_is: bool = Field(
         False,
-        description="Serve this very version, also when it was converted to ONNX with the same answers.",
+        description="Serve the version's own files, also when it has an ONNX form with the same answers.",
     )
     traffic: int | dict[str, int] | None = Field(
         None,
@@ -229,7 +230,7 @@ def invocations(serving: Serving, projects: Projects) -> Callable[..., Awaitable
         return Response(
             await beside(size, write, answer.outputs, answer.prediction_id),
             200,
-            {"X-Stratal-Prediction-Id": answer.prediction_id},
+            {"X-Stratal-Prediction-Id": answer.prediction_id, "X-Stratal-Runtime": answer.runtime},
             "application/json",
         )
 
@@ -294,6 +295,7 @@ def _full(view: EndpointView, project: str, url: str) -> dict[str, object]:
     return {
         **_brief(view, project, url),
         "id": view.endpoint.id,
+        "form_since": None if view.form is None else view.form.kind,
         "min": wishes.least,
         "concurrency": wishes.concurrency,
         "idle_seconds": wishes.idle_ms / 1000,
@@ -365,6 +367,8 @@ def _revision(revision: Revision) -> dict[str, object]:
         "version": revision.model_version,
         "model_version_id": revision.model_version_id,
         "asked": revision.asked,
+        "form": revision.form_id,
+        "converted_by": revision.converted_by,
         "runtime": revision.plan.runtime,
         "share": revision.share,
         "job": revision.job_id,

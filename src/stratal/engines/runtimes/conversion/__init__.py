@@ -1,4 +1,4 @@
-"""Programs that turn a registered model into one of another format, each run by a job in its own environment."""
+"""Programs that turn a registered model into a form of another format, each run by a job in its own environment."""
 
 from pathlib import Path
 

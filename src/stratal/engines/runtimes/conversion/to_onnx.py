@@ -1,10 +1,12 @@
-"""A registered scikit-learn model as ONNX, registered as the next version once both answer the same.
+"""A registered scikit-learn model as ONNX, handed in as a form of its version once both answer the same.
 
 Run in a job's sandbox, in the model's own environment with skl2onnx beside it: ``to_onnx.py models:/NAME/VERSION``.
 Answers are compared on the rows that the model was logged with (its input example), and on rows made of
 those: each column's values dealt out anew, numbers moved by up to a tenth. Labels must be the same on all of
 them, numbers within `TOLERANCE`. Double precision is tried first; of trees single precision, because that is
 what scikit-learn's own compare in.
+
+A model that cannot be converted is no failure: why is handed in instead.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ import json
 import os
 import sys
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 import warnings
 from functools import partial
 from typing import Any
@@ -46,7 +51,9 @@ def main(uri: str) -> None:
         )
     graph, report = convert(estimator, example, _predict_fn(described))
     print(json.dumps(report), flush=True)
-    _register(uri, graph, report, described)
+    _send("PUT", uri, "/file", graph.SerializeToString())
+    _send("POST", uri, "", json.dumps({"parity": report}).encode())
+    print(f"{uri} has an ONNX form", flush=True)
 
 
 def convert(estimator: Any, example: Any, predict_fn: str = "predict") -> tuple[Any, dict[str, Any]]:
@@ -235,50 +242,34 @@ def _milliseconds(ask: Any) -> float:
     return round(sorted(spent)[10], 4)
 
 
-# -- registering -----------------------------------------------------------------------------------
+# -- handing in ------------------------------------------------------------------------------------
 
 
 def _predict_fn(described: Any) -> str:
     return str(described.flavors.get("python_function", {}).get("predict_fn") or "predict")
 
 
-def _register(uri: str, graph: Any, report: dict[str, Any], described: Any) -> None:
-    import mlflow
-    import onnxruntime
-
+def _send(method: str, uri: str, below: str, body: bytes) -> None:
+    """Tell the platform, with the job's own key."""
     name, _, version = uri.removeprefix("models:/").rpartition("/")
-    client = mlflow.MlflowClient()
-    source = client.get_model_version(name, version)
-    experiment = client.get_run(source.run_id).info.experiment_id if source.run_id else None
-    with mlflow.start_run(experiment_id=experiment, run_name=f"{name} {version} as ONNX"):
-        mlflow.log_params({key: report[key] for key in ("form", "precision", "real_rows", "rows")})
-        mlflow.log_metrics({key: report[key] for key in ("apart", "estimator_ms", "onnx_ms")})
-        made = mlflow.onnx.log_model(
-            graph,
-            name="model",
-            registered_model_name=name,
-            signature=described.signature,
-            pip_requirements=[f"onnxruntime=={onnxruntime.__version__}", f"numpy=={np.__version__}"],
-            save_as_external_data=False,
-        )
-    version = made.registered_model_version
-    client.set_model_version_tag(name, version, "stratal.converted_from", uri)
-    client.set_model_version_tag(name, version, "stratal.parity", json.dumps(report))
-    _tell(uri, str(version))
-    print(f"registered models:/{name}/{version}", flush=True)
-
-
-def _tell(uri: str, what: str) -> None:
-    """What came of the conversion, on the version that was to be converted."""
-    import mlflow
-
-    name, _, version = uri.removeprefix("models:/").rpartition("/")
-    mlflow.MlflowClient().set_model_version_tag(name, version, "stratal.onnx", what)
+    project, quoted = os.environ["STRATAL_PROJECT"], urllib.parse.quote(name, safe="")
+    path = f"/api/v1/projects/{project}/models/{quoted}/versions/{version}/forms/onnx{below}"
+    kind = "application/octet-stream" if below else "application/json"
+    headers = {"Authorization": f"Bearer {os.environ['STRATAL_API_KEY']}", "Content-Type": kind}
+    request = urllib.request.Request(  # noqa: S310 - the platform's own address
+        os.environ["STRATAL_URL"] + path, body, headers, method=method
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=600):  # noqa: S310
+            return
+    except urllib.error.HTTPError as error:
+        told = error.read().decode(errors="replace")
+        raise SystemExit(f"{method} {path}: {error.code} {told}") from None
 
 
 if __name__ == "__main__":
     try:
         main(sys.argv[1])
     except CannotConvert as error:
-        _tell(sys.argv[1], f"none: {str(error)[:1000]}")
-        sys.exit(str(error))
+        _send("POST", sys.argv[1], "", json.dumps({"why": str(error)[:2000]}).encode())
+        print(error, flush=True)
