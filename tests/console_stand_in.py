@@ -247,6 +247,22 @@ def answers(word: str) -> dict[str, Any]:
         "signature": {word: word},
         "requirements": word,
         "files": [{"path": word, "size": 3, "sha256": "a" * 64}],
+        "forms": [
+            {
+                "kind": word,
+                "id": word,
+                "state": state,
+                "why": word,
+                "job": "7",
+                "parity": {"real_rows": 1, "rows": 2, "apart": 1e-7, "estimator_ms": 5.5, "onnx_ms": 0.06},
+                "size": 3,
+                "files": [{"path": word, "size": 3, "sha256": "a" * 64}],
+                "created_at": at,
+                "ended_at": at,
+                "created_by": word,
+            }
+            for state in ("made", "waiting", "converting", "refused", "failed")
+        ],
     }
     model = {
         "name": word,
@@ -290,6 +306,11 @@ def answers(word: str) -> dict[str, Any]:
         "idle_seconds": 600,
         "requests": 1,
         "awake": 1,
+        "form_since": word,
+        "active": {
+            **{"number": 1, "model": word, "version": "1", "asked": word, "form": word, "converted_by": "7"},
+            "runtime": word,
+        },
         "max": 2,
         "in_flight": 3,
         "recent": recent,

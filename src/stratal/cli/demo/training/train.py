@@ -67,6 +67,7 @@ def main(table_name: str, model_name: str) -> None:
             model,
             name="model",
             signature=infer_signature(train, model.predict(train)),
+            input_example=train.iloc[:50],
             registered_model_name=model_name,
         )
     print(f"registered {model_name}", flush=True)
