@@ -665,6 +665,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             deny=partial(put_on_record, audit),
             gate=gate,
             past=partial(refuse_effects, lineage.pasts),
+            of_key=keys.principal_of,
         ),
         starts=starts,
         closes=closes,

@@ -1,9 +1,9 @@
 """The chain that every request passes, in order. Read it top to bottom: this is all that happens.
 
 1. give the request an id; 2. refuse what is malformed or not for this host; 3. find the door;
-4. let the door say who asks, and the gate whether they may spend; 5. let the door answer; 6. turn what
-went wrong into the door's own dialect; 7. put a refusal on record; 8. count the bytes to whoever asked;
-9. write one log line.
+4. let the door say who asks, and the gate whether they may spend; 5. let the door answer, for as long as who asks
+still may; 6. turn what went wrong into the door's own dialect; 7. put a refusal on record; 8. count the bytes to
+whoever asked; 9. write one log line.
 """
 
 import logging
@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stratal.gateway.door import Door
+from stratal.gateway.standing import OVERDUE_SECONDS, Overdue, asked_again
 from stratal.identity.model import Principal
 from stratal.kernel.asking import ASKING, Asking
 from stratal.kernel.errors import Internal, Invalid, NotFound, StratalError
@@ -35,6 +36,9 @@ Gate = Callable[[Principal, str, Scope], None]
 """Asked of every request before its door answers: who, through which door, what. Raises to refuse it."""
 Past = Callable[[Principal, str, Scope], Awaitable[None]]
 """The same for those who are shown the past (see `held`)."""
+
+OfKey = Callable[[str], Awaitable[Principal]]
+"""Whose key that is now; raises for one that has ended."""
 
 Deny = Callable[[Principal | None, Asking, Scope, int], None]
 """Told of every refused request: who asked as far as known, from where, what, and the status it got."""
@@ -66,12 +70,16 @@ class Chain:
         deny: Deny | None = None,
         gate: Gate | None = None,
         past: Past | None = None,
+        of_key: OfKey | None = None,
+        overdue_seconds: float = OVERDUE_SECONDS,
     ) -> None:
         self._doors = doors
         self._deny = deny
         self._count = count
         self._gate = gate
         self._past = past
+        self._of_key = of_key
+        self._overdue_seconds = overdue_seconds
         self._hosts = {host.lower() for host in hosts}
         self._any_address = any_address
         self._elsewhere = elsewhere
@@ -98,13 +106,18 @@ class Chain:
             self._check(scope)
             door = self._find(scope)
             asking.door = door.name
-            scope["state"]["authenticate"] = door.authenticate
-            scope["state"]["who"] = who = await door.authenticate(Request(scope, receive))
+            request = Request(scope, receive)
+            scope["state"]["who"] = who = await door.authenticate(request)
             if who is not None and self._gate is not None:
                 self._gate(who, door.name, scope)
             if who is not None and self._past is not None:
                 await self._past(who, door.name, scope)
-            await door(scope, receive, answer)
+            if who is None:
+                await door(scope, receive, answer)
+                return
+            good = scope["state"]["still_good"] = asked_again(who, door.authenticate, request, self._of_key)
+            async with Overdue(good, answer.stands, self._overdue_seconds) as overdue:
+                await door(scope, overdue.receiving(receive), answer)
         except StratalError as error:
             await self._refuse(error, door, scope, receive, answer)
         except Exception:
@@ -257,6 +270,10 @@ class _Answer:
             return message
 
         return counted
+
+    def stands(self) -> bool:
+        """Has it begun, and not ended?"""
+        return self.status != 0 and not self.finished
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.types import Message, Scope
 
 from stratal.gateway.door import Door
+from stratal.gateway.standing import asked_again
 from stratal.identity.model import Principal
 from stratal.kernel.errors import StratalError
 from stratal.kernel.ids import new_id
@@ -71,9 +72,12 @@ class InProcess:
             return {"type": "http.request", "body": sending, "more_body": False}
 
         try:
-            who = scope["state"]["who"] = await self._door.authenticate(Request(scope, receive))
-            if who is not None and self._gate is not None:
-                self._gate(who, self._door.name, scope)
+            request = Request(scope, receive)
+            who = scope["state"]["who"] = await self._door.authenticate(request)
+            if who is not None:
+                scope["state"]["still_good"] = asked_again(who, self._door.authenticate, request, None)
+                if self._gate is not None:
+                    self._gate(who, self._door.name, scope)
             await self._door(scope, receive, answer)
         except StratalError as error:
             refusal = self._door.error(error, scope)
