@@ -337,6 +337,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         compute.services,
         keys,
         visits,
+        events,
         WORKSPACE_RUNTIMES,
         lambda credential, project: client_env(settings.url, credential, project),
         clock,

@@ -8,6 +8,7 @@ opens nothing. Revocation and expiry are columns of the key's row and are looked
 
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,7 +17,7 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.permissions import RANK, require
-from stratal.identity.tables import keys, members, projects
+from stratal.identity.tables import keys, projects
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Denied, Invalid, NotFound, Unauthenticated
@@ -71,6 +72,14 @@ class Departed:
 
     keys: int
     accounts: tuple[str, ...]
+    actors: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weakened:
+    """What got weaker with somebody's role: `keys`, how many; `actors`, what the records call whose they were."""
+
+    keys: int
     actors: tuple[str, ...]
 
 
@@ -277,34 +286,40 @@ class Keys:
         self._revoke_where(connection, here & (keys.c.kind == Kind.WORKLOAD.value) & started)
         return Departed(ended, (person_id, *accounts), tuple(actors))
 
-    def revoke_beyond_membership(self, connection: Connection, person_id: str) -> int:
-        """End a person's own keys of projects that they are no member of (an admin's of old); how many."""
-        theirs = (keys.c.kind == Kind.PERSON.value) & (keys.c.principal_id == person_id)
-        inside = select(members.c.project_id).where(members.c.person_id == person_id)
-        beyond = keys.c.project_id.not_in(inside) | (keys.c.role == Role.ADMIN.value)
-        return self._revoke_where(connection, theirs & beyond)
-
-    def weaken(self, connection: Connection, project_id: str, person_id: str, role: Role) -> int:
-        """Take from a person's own keys of the project, and from jobs of theirs that run, what goes beyond `role`;
-        how many had more."""
+    def weaken(
+        self, connection: Connection, project_id: str, person_id: str, actor: str, role: Role
+    ) -> "Weakened":
+        """Take what goes beyond `role` from a person's own keys of the project, from those that they made (as `actor`;
+        they know their secrets), keys made by such keys included, and from jobs that run by any of these."""
         above = [other.value for other in Role if RANK[other] > RANK[role]]
-        changed = connection.execute(
-            update(keys)
-            .where(
-                keys.c.project_id == project_id,
-                (keys.c.kind == Kind.PERSON.value)
-                | ((keys.c.kind == Kind.WORKLOAD.value) & keys.c.workload.startswith("job:")),
-                keys.c.principal_id == person_id,
-                keys.c.role.in_(above),
-                keys.c.revoked_at.is_(None),
-            )
-            .values(role=role.value)
-            .returning(keys.c.id)
-        ).scalars()
-        ids = list(changed)
-        for key_id in ids:
-            self._database.once_committed(partial(self._forget, key_id))
-        return len(ids)
+        here = (keys.c.project_id == project_id) & keys.c.revoked_at.is_(None) & keys.c.role.in_(above)
+        theirs = (keys.c.kind == Kind.PERSON.value) & (keys.c.principal_id == person_id)
+        changed = [*self._weaken_where(connection, here & theirs, role)]
+        actors, accounts, makers = [actor], set[str](), [actor]
+        while makers:
+            service = here & (keys.c.kind == Kind.SERVICE.value)
+            weaker = self._weaken_where(connection, service & keys.c.created_by.in_(makers), role)
+            changed += weaker
+            others = connection.execute(select(keys.c.name).where(service, keys.c.name.in_(weaker)))
+            names = sorted(set(weaker) - set(others.scalars()) - accounts)
+            makers = [f"{Kind.SERVICE}:{name}" for name in names]
+            accounts |= set(names)
+            actors += makers
+        jobs = (keys.c.kind == Kind.WORKLOAD.value) & keys.c.workload.startswith("job:")
+        by_them = keys.c.principal_id.in_([person_id, *accounts])
+        changed += self._weaken_where(connection, here & jobs & by_them, role)
+        return Weakened(len(changed), tuple(actors))
+
+    def _weaken_where(
+        self, connection: Connection, condition: ColumnElement[bool], role: Role
+    ) -> Sequence[str]:
+        """The names of the keys."""
+        rows = connection.execute(
+            update(keys).where(condition).values(role=role.value).returning(keys.c.id, keys.c.name)
+        ).all()
+        for row in rows:
+            self._database.once_committed(partial(self._forget, row.id))
+        return [str(row.name) for row in rows]
 
     def insert_for_person(
         self, connection: Connection, who: Principal, *, name: str, expires_at: int | None

@@ -240,17 +240,25 @@ def take_out(c: Connection, keys: Keys, project_id: str, person_id: str, name: s
     return departed.keys
 
 
+def take_out_everywhere(c: Connection, keys: Keys, person_id: str, name: str, *, by: str) -> None:
+    """End what an admin of old had in projects that they are no member of: they could do everything in each."""
+    inside = select(members.c.project_id).where(members.c.person_id == person_id)
+    for project_id in c.execute(select(projects.c.id).where(projects.c.id.not_in(inside))).scalars().all():
+        take_out(c, keys, str(project_id), person_id, name, by=by)
+
+
 def weaken(c: Connection, keys: Keys, project_id: str, person_id: str, name: str, role: Role) -> int:
-    """Take from somebody's keys, jobs and invitations what goes beyond `role`; how many keys had more."""
+    """Take from somebody's keys, those they made, jobs and invitations what goes beyond `role`; how many keys had more."""
     above = [other.value for other in Role if RANK[other] > RANK[role]]
+    weaker = keys.weaken(c, project_id, person_id, f"{Kind.PERSON}:{name}", role)
     c.execute(
         delete(invitations).where(
             invitations.c.project_id == project_id,
-            invitations.c.created_by == f"{Kind.PERSON}:{name}",
+            invitations.c.created_by.in_(weaker.actors),
             invitations.c.role.in_(above),
         )
     )
-    return keys.weaken(c, project_id, person_id, role)
+    return weaker.keys
 
 
 def role_now(c: Connection, who: Principal, project_id: str) -> Role:

@@ -74,6 +74,7 @@ class Visits:
         self._clock = clock
         self._open: dict[object, tuple[Place, str, str, Callable[[], None]]] = {}
         """Open connections: whose workspace, which visit, who by name, and how to end them."""
+        self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -183,6 +184,7 @@ class Visits:
         """Note an open connection; `end` is called once, when the visit is over. Give the result to `let_go`."""
         place = object()
         self._open[place] = (of, cookie, who.name, end)
+        self._changed.set()  # from now on it is looked at, also when nothing happens but that a key expires
         return place
 
     def let_go(self, place: object) -> None:
@@ -215,7 +217,7 @@ class Visits:
 
     async def _watch(self) -> None:
         """Look whenever something changed that may end a visit, and now and then for those that expire."""
-        changed = asyncio.Event()
+        changed = self._changed
         follow = asyncio.create_task(self._follow(changed))
         try:
             while True:

@@ -184,7 +184,17 @@ def test_nobody_becomes_somebody_else_and_no_answer_is_taken_twice_or_elsewhere(
     stranger = town.signed_in("admin").get("/api/v1/account").json()
     assert (stranger["name"], stranger["admin"], stranger["projects"]) == ("admin-2", False, [])
     provider.person("bo", "ops")
-    assert town.signed_in("bo").get("/api/v1/account").json()["admin"] is True
+    bo = town.signed_in("bo")
+    assert bo.get("/api/v1/account").json()["admin"] is True
+    # an admin is in no project and so leaves all: what they made there ends with what they are
+    made = bo.post("/api/v1/projects/lab/keys", json={"name": "of-bo", "role": "owner"}).json()["token"]
+    invited = bo.post("/api/v1/projects/lab/invitations", json={"role": "owner"}).json()["path"]
+    own = key_of(bo, "lab")
+    assert (whoami(town.server, made), whoami(town.server, own)) == ("owner", "admin")
+    provider.person("bo", "others")
+    wait_until(lambda: whoami(town.server, made) == "revoked_key")
+    assert whoami(town.server, own) == "revoked_key"
+    assert "taken up" in town.browser().get(invited).text
 
     provider.person("eve", "team")
     http = town.browser()

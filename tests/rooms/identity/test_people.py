@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from cryptography.hazmat.primitives.hashes import SHA1
 from cryptography.hazmat.primitives.twofactor.totp import TOTP
+from sqlalchemy import update
 
 from stratal.app.tables import metadata
 from stratal.identity.founding import found
@@ -22,6 +23,7 @@ from stratal.identity.permissions import may
 from stratal.identity.projects import Projects
 from stratal.identity.room import Folk, furnish_people
 from stratal.identity.sessions import Sessions
+from stratal.identity.tables import people
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Busy, Conflict, Denied, Invalid, NotFound, Unauthenticated
 
@@ -205,6 +207,40 @@ def test_a_lower_role_holds_for_keys_at_once(town: Town) -> None:
     assert town.do(town.keys.principal_of(key_id)).role is Role.VIEWER
     assert town.do(town.folk.members.put(town.admin, town.lab, "bob", Role.OWNER)) == 0
     assert town.do(town.keys.principal_of(key_id)).role is Role.VIEWER  # a key never grows
+
+
+def test_a_lower_role_holds_for_keys_that_they_made_in_turn(town: Town) -> None:
+    ada, eve = town.join("ada", Role.OWNER), town.join("eve", Role.OWNER)
+
+    def made(who: Principal, name: str, role: Role) -> str:
+        return town.do(town.keys.create(who, town.lab, name=name, role=role)).id
+
+    first, weak = made(ada, "robot", Role.OWNER), made(ada, "reader", Role.VIEWER)
+    robot = town.do(town.keys.principal_of(first))
+    second = made(robot, "robot-2", Role.EDITOR)
+    _, invitation = town.do(town.folk.members.invite(robot, town.lab, Role.EDITOR, ""))
+    shared, kept = made(ada, "shared", Role.OWNER), made(eve, "shared", Role.OWNER)
+    third = made(town.do(town.keys.principal_of(kept)), "third", Role.EDITOR)
+    town.do(town.folk.members.put(town.admin, town.lab, "ada", Role.VIEWER))
+    for key_id in (first, second, shared, weak):
+        assert town.do(town.keys.principal_of(key_id)).role is Role.VIEWER
+    assert town.do(town.keys.principal_of(kept)).role is Role.OWNER
+    assert town.do(town.keys.principal_of(third)).role is Role.EDITOR
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.members.invitation(invitation))
+
+
+def test_a_key_sets_no_first_password_and_a_new_one_ends_links_too(town: Town) -> None:
+    ada = town.join("ada", Role.EDITOR)
+    key = town.do(town.keys.principal_of(town.key_of(ada)))
+    link = town.do(town.sessions.new_link("ada"))
+    town.do(town.folk.people.change_password(key, SECRET, "another long one", session=None))
+    with pytest.raises(Unauthenticated):
+        town.do(town.sessions.sign_in(link))
+    town.database.write_now(lambda c: c.execute(update(people).values(password=None)))
+    with pytest.raises(Denied, match="in a browser"):
+        town.do(town.folk.people.change_password(key, "", "one of a thief", session=None))
+    town.do(town.folk.people.change_password(ada, "", "one of her own", session=None))
 
 
 def test_who_may_say_who_is_what(town: Town) -> None:

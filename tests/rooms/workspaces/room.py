@@ -120,7 +120,8 @@ class Room:
         replicas = Replicas(self.database, self.logs, workloads, home / "sockets", self.clock, in_use)
         self.services = Services(self.database, self.logs, workloads, replicas)
         self.environments = Environments(home)
-        self.visits = Visits(self.database, self.keys, self.sessions, Events(self.database), self.clock)
+        events = Events(self.database)
+        self.visits = Visits(self.database, self.keys, self.sessions, events, self.clock)
         self.studio = furnish_workspaces(
             self.database,
             self.blobs,
@@ -128,6 +129,7 @@ class Room:
             self.services,
             self.keys,
             self.visits,
+            events,
             dict.fromkeys(Program, HandProgram(world)),
             lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
             self.clock,

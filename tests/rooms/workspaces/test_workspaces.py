@@ -19,6 +19,7 @@ from stratal.kernel.errors import (
     Unauthenticated,
     Unavailable,
 )
+from stratal.kernel.events import emit
 from stratal.kernel.names import label_of
 
 from .room import OWNER, PLACE, STRANGER, VIEWER, Room, until
@@ -277,6 +278,78 @@ def test_a_visit_ends_with_what_it_stands_on_and_so_do_its_open_connections(tell
         with pytest.raises(StratalError):
             await room.visits.visit(of, cookie)
         assert room.visits.visitors(of.id) == ()
+
+    tell(story)
+
+
+@pytest.mark.fast
+def test_whoever_was_in_it_and_leaves_takes_no_credential_along(tell: Tell) -> None:
+    def left(room: Room, kind: str, name: str, **more: object) -> None:
+        room.database.write_now(
+            lambda c: emit(c, kind, "usr_1", actor="person:ada", project_id="prj_a", name=name, **more)
+        )
+
+    async def enter(room: Room) -> None:
+        key = await room.keys.create(OWNER, "prj_a", name="me", role=Role.EDITOR)
+        me = await room.keys.principal_of(key.id)
+        of, ticket = await room.workspaces.open(me, "prj_a", "eda", None)
+        await room.visits.enter(of, ticket)
+
+    async def leaves(room: Room) -> None:
+        await room.made()
+        taken = next(iter(room.world.engine.specs.values())).env["STRATAL_API_KEY"]
+        left(room, "member.removed", "me", accounts=[])  # before they ever were in it
+        await enter(room)
+        left(room, "member.removed", "somebody", accounts=["usr_9"])
+        left(room, "member.changed", "me", role="editor")
+        await asyncio.sleep(0.05)
+        assert room.live().workspace.running
+        left(room, "member.changed", "me", role="viewer")
+        seen = await room.state(State.STOPPED)
+        assert seen.workspace.stopped_why.startswith("me, who was in it, may open it no more")
+
+        async def ended() -> bool:
+            try:
+                await room.keys.authenticate(*taken.split(".", 1))
+            except Unauthenticated:
+                return True
+            return False
+
+        await until(ended)
+        await room.workspaces.begin(OWNER, "prj_a", "eda")
+        await room.state(State.RUNNING)
+        await enter(room)
+        await room.studio.departures.close()  # as if killed before it could look
+        left(room, "member.removed", "boss", accounts=["usr_1", "me"])
+
+    async def is_found(room: Room) -> None:
+        await room.state(State.STOPPED)
+        assert not room.world.running
+
+    tell(leaves, is_found)
+
+
+@pytest.mark.fast
+def test_a_connection_ends_when_its_key_expires_and_nothing_else_happens(
+    tell: Tell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stratal.identity.visits._LOOK_SECONDS", 0.02)
+
+    async def story(room: Room) -> None:
+        await room.made()
+        soon = room.world.now + 1000
+        key = await room.keys.create(OWNER, "prj_a", name="me", role=Role.EDITOR, expires_at=soon)
+        me = await room.keys.principal_of(key.id)
+        of, ticket = await room.workspaces.open(me, "prj_a", "eda", None)
+        cookie = await room.visits.enter(of, ticket)
+        await asyncio.sleep(0.1)  # the last news is heard before the connection is made
+        over = asyncio.Event()
+        room.visits.hold(of, cookie, me, over.set)
+        await asyncio.sleep(0.05)
+        assert not over.is_set()
+        room.world.now = soon
+        async with asyncio.timeout(15):
+            await over.wait()
 
     tell(story)
 

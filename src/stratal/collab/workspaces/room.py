@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from stratal.collab.workspaces import records
 from stratal.collab.workspaces.blueprint import Foundry
+from stratal.collab.workspaces.departures import Departures
 from stratal.collab.workspaces.files import Folders
 from stratal.collab.workspaces.model import KIND, Program
 from stratal.collab.workspaces.runtime import Runtime
@@ -22,6 +23,7 @@ from stratal.identity.keys import Keys
 from stratal.identity.visits import Visits
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
+from stratal.kernel.events import Events
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +34,18 @@ class Studio:
     upkeep: Upkeep
     visits: Visits
     saves: Saves
+    departures: Departures
     fronts: Mapping[Program, str]
     """The path that people begin at."""
 
     async def start(self) -> None:
         await self.saves.start()
         await self.upkeep.start()
+        await self.departures.start()
 
     async def close(self) -> None:
         """Let go; workspaces run on and are found again."""
+        await self.departures.close()
         await self.upkeep.close()
         await self.saves.close()
 
@@ -52,6 +57,7 @@ def furnish_workspaces(
     services: Services,
     keys: Keys,
     visits: Visits,
+    events: Events,
     runtimes: Mapping[Program, Runtime],
     client_env: ClientEnv,
     clock: Clock,
@@ -66,7 +72,12 @@ def furnish_workspaces(
     workspaces = Workspaces(database, services, keys, upkeep, visits, saves, folders, clock)
     services.paid_by(KIND, _payer)
     return Studio(
-        workspaces, upkeep, visits, saves, {name: runtime.front for name, runtime in runtimes.items()}
+        workspaces,
+        upkeep,
+        visits,
+        saves,
+        Departures(database, events, upkeep),
+        {name: runtime.front for name, runtime in runtimes.items()},
     )
 
 

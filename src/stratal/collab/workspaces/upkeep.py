@@ -105,6 +105,14 @@ class Upkeep:
         mine = [live for live in self._live.values() if live.workspace.project_id == project_id]
         return sorted(mine, key=lambda live: live.workspace.name)
 
+    def running(self, project_id: str | None) -> list[Live]:
+        """Those that are to run, of one project or of all."""
+        return [
+            live
+            for live in self._live.values()
+            if live.workspace.running and project_id in {None, live.workspace.project_id}
+        ]
+
     def add(self, workspace: Workspace) -> Live:
         live = Live(workspace, asyncio.get_running_loop().time())
         self._live[workspace.id] = self._labels[workspace.label] = live

@@ -16,8 +16,8 @@ from stratal.identity.federation.provider import Gone, Provider, Told
 from stratal.identity.federation.tables import federated, federated_logins
 from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
-from stratal.identity.members import take_out, weaken
-from stratal.identity.model import Kind
+from stratal.identity.members import take_out, take_out_everywhere, weaken
+from stratal.identity.model import Kind, Role
 from stratal.identity.people import insert_person
 from stratal.identity.sessions import Sessions, hashed
 from stratal.identity.tables import login_links, members, people, projects, sessions
@@ -163,7 +163,7 @@ class Federation:
             c.execute(update(people).where(people.c.id == person_id).values(admin=int(admin)))
             emit(c, "person.admin_changed", person_id, actor=BY, name=person.name, admin=admin)
             if not admin:
-                self._keys.revoke_beyond_membership(c, person_id)
+                self._no_admin(c, person)
         known = dict(c.execute(select(projects.c.name, projects.c.id)).tuples().all())
         wanted = {known[name]: role for name, role in roles.items() if name in known}
         query = select(members).where(members.c.person_id == person_id)
@@ -182,6 +182,14 @@ class Federation:
         for project_id, row in present.items():
             if row.added_by == BY and project_id not in wanted:
                 self._out(c, project_id, person)
+
+    def _no_admin(self, c: Connection, person: Row[tuple[object, ...]]) -> None:
+        """What is left is what they are where they are members."""
+        person_id, name = str(person.id), str(person.name)
+        take_out_everywhere(c, self._keys, person_id, name, by=BY)
+        query = select(members.c.project_id, members.c.role).where(members.c.person_id == person_id)
+        for project_id, role in c.execute(query).all():
+            weaken(c, self._keys, project_id, person_id, name, Role(role))
 
     def _out(self, c: Connection, project_id: str, person: Row[tuple[object, ...]]) -> None:
         take_out(c, self._keys, project_id, str(person.id), str(person.name), by=BY)
@@ -242,7 +250,8 @@ class Federation:
             c.execute(select(members.c.project_id).where(members.c.person_id == person_id)).scalars()
         ):
             self._out(c, project_id, person)
-        self._keys.revoke_beyond_membership(c, person_id)
+        if person.admin:
+            take_out_everywhere(c, self._keys, person_id, str(person.name), by=BY)
         emit(c, "person.refused", person_id, actor=BY, name=person.name)
 
     def _sealed(self, person_id: str, token: str) -> str:
