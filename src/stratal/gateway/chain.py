@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from stratal.gateway.door import Door
-from stratal.gateway.standing import OVERDUE_SECONDS, Overdue, asked_again
+from stratal.gateway.standing import RECHECK_SECONDS, Overdue, asked_again
 from stratal.identity.model import Principal
 from stratal.kernel.asking import ASKING, Asking
 from stratal.kernel.errors import Internal, Invalid, NotFound, StratalError
@@ -71,7 +71,7 @@ class Chain:
         gate: Gate | None = None,
         past: Past | None = None,
         of_key: OfKey | None = None,
-        overdue_seconds: float = OVERDUE_SECONDS,
+        overdue_seconds: float = RECHECK_SECONDS,
     ) -> None:
         self._doors = doors
         self._deny = deny
@@ -115,9 +115,11 @@ class Chain:
             if who is None:
                 await door(scope, receive, answer)
                 return
-            good = scope["state"]["still_good"] = asked_again(who, door.authenticate, request, self._of_key)
-            async with Overdue(good, answer.stands, self._overdue_seconds) as overdue:
-                await door(scope, overdue.receiving(receive), answer)
+            state = scope["state"]
+            good = state["still_good"] = asked_again(who, door.authenticate, request, self._of_key)
+            stands = lambda: answer.stands() and not state.get("ends_itself")  # noqa: E731
+            async with Overdue(good, stands, self._overdue_seconds) as overdue:
+                await door(scope, overdue.receiving(receive, answer.close), answer)
         except StratalError as error:
             await self._refuse(error, door, scope, receive, answer)
         except Exception:
@@ -270,6 +272,10 @@ class _Answer:
             return message
 
         return counted
+
+    def close(self) -> None:
+        """End the connection with the answer, when it comes: what is still sent on it is no request."""
+        self._unasked = True
 
     def stands(self) -> bool:
         """Has it begun, and not ended?"""

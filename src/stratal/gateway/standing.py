@@ -3,7 +3,7 @@
 A key is looked at when a request comes in; what stays open for hours would outlive it. So the chain asks again, every
 few seconds while a request is in hand, whether who asked may still what they might then (`Overdue`): at every door an
 answer that has begun is broken off, and a body that is still coming in is read no further. A door that can end its
-answer in good order does so itself, a little sooner (`while_good`); the client's next request says why. In quiet times
+answer in good order does so itself (`still_good`, `while_good`); the client's next request says why. In quiet times
 such an answer can send something small, so that proxies keep the line open and an abandoned one is noticed.
 """
 
@@ -21,8 +21,7 @@ from stratal.kernel.errors import StratalError, Unauthenticated
 
 log = logging.getLogger("stratal.gateway")
 
-RECHECK_SECONDS = 4.0
-OVERDUE_SECONDS = 6.0
+RECHECK_SECONDS = 5.0
 HEARTBEAT_SECONDS = 15.0
 
 Good = Callable[[], Awaitable[bool]]
@@ -30,8 +29,10 @@ Good = Callable[[], Awaitable[bool]]
 
 
 def still_good(request: Request) -> Good:
-    """The request's own, as the chain found it out."""
-    good: Good = request.scope["state"]["still_good"]
+    """For an answer that ends itself once this says no."""
+    state = request.scope["state"]
+    state["ends_itself"] = True
+    good: Good = state["still_good"]
     return good
 
 
@@ -72,7 +73,7 @@ class Overdue:
     To be entered in the request's own task. `cut` says that this is how it ended.
     """
 
-    def __init__(self, good: Good, begun: Callable[[], bool], seconds: float = OVERDUE_SECONDS) -> None:
+    def __init__(self, good: Good, begun: Callable[[], bool], seconds: float = RECHECK_SECONDS) -> None:
         self._good = good
         self._begun = begun
         self._seconds = seconds
@@ -100,12 +101,14 @@ class Overdue:
         self._task.uncancel()
         return kind is asyncio.CancelledError
 
-    def receiving(self, receive: Receive) -> Receive:
-        """`receive`, which raises `Unauthenticated` for the rest of a body that comes in after the end."""
+    def receiving(self, receive: Receive, close: Callable[[], None]) -> Receive:
+        """`receive`, which raises `Unauthenticated` for the rest of a body that comes in after the end, and says so to
+        `close`: the client goes on sending."""
 
         async def until_over() -> Message:
             message = await receive()
             if self._over and not self._heard:
+                close()
                 raise _ended()
             self._heard = self._heard or not message.get("more_body", False)
             return message

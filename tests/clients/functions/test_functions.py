@@ -37,7 +37,7 @@ def handler(event, context):
     return {"event": event}
 
 def lines(event):
-    for n in range(3):
+    for n in range(event or 3):
         yield {"n": n}
         time.sleep(0.2)
 """
@@ -230,7 +230,7 @@ def test_what_makes_no_sense_is_refused_before_any_code_is_sent(deployed: Deploy
 
 
 APP = """
-import os
+import asyncio, os
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route, WebSocketRoute
@@ -246,12 +246,20 @@ async def echo(request):
             yield piece
     return StreamingResponse(pieces())
 
+async def forever(request):
+    async def ticks():
+        while True:
+            yield b"tick"
+            await asyncio.sleep(0.2)
+    return StreamingResponse(ticks())
+
 async def talk(socket):
     await socket.accept()
     async for text in socket.iter_text():
         await socket.send_text(text * 2)
 
-app = Starlette(routes=[Route("/echo", echo, methods=["PUT"]), WebSocketRoute("/talk", talk), Route("/{p:path}", told)])
+app = Starlette(routes=[Route("/echo", echo, methods=["PUT"]), Route("/forever", forever),
+                        WebSocketRoute("/talk", talk), Route("/{p:path}", told)])
 """
 
 
@@ -286,6 +294,7 @@ def test_an_app_answers_at_a_host_name_of_its_own(deployed: Deployed) -> None:
         assert talk.recv() == "haha"
     with pytest.raises(InvalidStatus):
         connect(f"ws://{host}/talk", sock=_wired(server))
+    _what_stands_open_ends_with_its_key(deployed, host)
 
     link = server.json("app", "open", "shop")["url"]
     with httpx.Client(base_url=server.url, headers={"Host": host}) as browser:
@@ -312,6 +321,75 @@ def test_an_app_answers_at_a_host_name_of_its_own(deployed: Deployed) -> None:
     server.json("app", "rm", "shop")
     with server.http() as http:
         assert http.get("/", headers={"Host": host}).status_code in {401, 404}
+
+
+def _what_stands_open_ends_with_its_key(deployed: Deployed, host: str) -> None:
+    """A WebSocket and an answer of an app, a function's, a log that is followed, news, an upload: all by one key."""
+    from websockets.exceptions import ConnectionClosed
+    from websockets.sync.client import connect
+
+    server = deployed.server
+    deployed.deploy("--name", "endless", target="app.py:lines")
+    key = server.json("keys", "create", "passing", "--role", "editor")
+    with server.http() as http:
+        job = http.post("/api/v1/projects/default/jobs", json={"argv": ["sleep", "600"]}).json()["id"]
+    bearer = {"Authorization": f"Bearer {key['token']}"}
+    ended: dict[str, str] = {}
+    began: set[str] = set()
+
+    def streamed(name: str, method: str, path: str, **more: Any) -> None:
+        headers = {**bearer, **more.pop("headers", {})}
+        try:
+            with httpx.stream(method, f"{server.url}{path}", headers=headers, timeout=90, **more) as answer:
+                began.add(name)
+                for _ in answer.iter_raw():
+                    pass
+                ended[name] = f"after {answer.status_code}"
+        except httpx.TransportError as error:
+            ended[name] = type(error).__name__
+
+    def talked() -> None:
+        with connect(f"ws://{host}/talk", additional_headers=bearer, sock=_wired(server)) as talk:
+            began.add("websocket")
+            with pytest.raises(ConnectionClosed):
+                talk.recv(timeout=90)
+            ended["websocket"] = "closed"
+
+    def drip() -> Iterator[bytes]:
+        began.add("upload")
+        while "upload" not in ended:
+            yield b"x" * 1000
+            time.sleep(0.2)
+
+    put = "/api/v1/projects/default/buckets/functions-wrote/object?key=never"
+    calls: list[tuple[Any, ...]] = [
+        (talked,),
+        (streamed, "app", "GET", "/forever", {"headers": {"Host": host}}),
+        (streamed, "function", "POST", "/f/default/endless", {"json": 1_000_000}),
+        (streamed, "log", "GET", f"/api/v1/projects/default/jobs/{job}/logs?follow=true"),
+        (streamed, "news", "GET", "/api/v1/projects/default/events"),
+        (streamed, "upload", "PUT", put, {"content": drip()}),
+    ]
+    threads = []
+    for call, *given in calls:
+        more = given.pop() if given and isinstance(given[-1], dict) else {}
+        threads.append(threading.Thread(target=call, args=given, kwargs=more, daemon=True))
+    for thread in threads:
+        thread.start()
+    wanted = {"websocket", "app", "function", "news", "upload"}
+    wait_until(lambda: began >= wanted or (ended and pytest.fail(str(ended))))
+    assert not ended
+    server.cli("keys", "revoke", key["id"])
+    deadline = time.monotonic() + 60
+    while len(ended) < len(calls):
+        assert time.monotonic() < deadline, ended
+        time.sleep(0.05)
+    assert ended["upload"] == "after 401"
+    for thread in threads:
+        thread.join(30)
+    with server.http() as http:
+        assert http.get(put).status_code == 404
+        http.post(f"/api/v1/projects/default/jobs/{job}/stop")
 
 
 def _wired(server: PlatformServer) -> socket.socket:

@@ -6,9 +6,10 @@ from typing import Annotated
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import Field
 from starlette.responses import StreamingResponse
 
+from stratal.gateway.native.bodies import Strict
 from stratal.gateway.native.door import caller
 from stratal.gateway.standing import still_good, while_good
 from stratal.identity.keys import KeyInfo, Keys
@@ -23,11 +24,11 @@ from stratal.kernel.events import Event, Events
 Who = Annotated[Principal, Depends(caller)]
 
 
-class NewProject(BaseModel):
+class NewProject(Strict):
     name: str
 
 
-class NewKey(BaseModel):
+class NewKey(Strict):
     name: str
     role: Role = Role.EDITOR
     expires_at: int | None = Field(None, description="Epoch milliseconds; absent: does not expire.")
