@@ -230,10 +230,13 @@ def status(home: Path, as_json: bool) -> None:
     answer: dict[str, object] = {"state": "running" if running else "stopped", "home": str(place.root)}
     processes: list[Process] = []
     zygotes: list[ShownZygote] = []
+    waiting: dict[int, str] = {}
     if record is not None and running:
+        from stratal.engines.local.shown import waiting as waiting_of
         from stratal.engines.local.shown import zygotes as zygotes_of
 
         zygotes = zygotes_of(place.keeper)
+        waiting = waiting_of(place.keeper)
         pids = [int(record["pid"]), *_keeper_pids(place), *_pool_pids(place)]
         pids += [child for pid in list(pids) for child in descendants(pid)]
         processes = [p for pid in dict.fromkeys(pids) if (p := describe(pid)) is not None]
@@ -248,6 +251,7 @@ def status(home: Path, as_json: bool) -> None:
             {"pid": z.pid, "python": z.python, "imports": z.imports, "warm": z.warm, "pss_bytes": z.pss_bytes}
             for z in zygotes
         ]
+        answer["waiting_for_a_job"] = [{"pid": pid, "python": python} for pid, python in waiting.items()]
     if as_json:
         print_json(answer)
     elif running and record is not None:
@@ -256,6 +260,7 @@ def status(home: Path, as_json: bool) -> None:
         )
         click.echo(f"Records in {answer['database']}")
         called = {zygote.pid: _called(zygote) for zygote in zygotes}
+        called |= {pid: f"waits for the next job of environment {_short(of)}" for pid, of in waiting.items()}
         for one in _strained(str(record["url"]), place):
             click.echo(
                 f"Budget of project {one['project']}: {one['state']}, {one['spent']} of {one['amount']} spent"
@@ -277,10 +282,14 @@ def status(home: Path, as_json: bool) -> None:
 
 def _called(zygote: "ShownZygote") -> str:
     """A zygote, in words."""
-    environment = Path(zygote.python).parent.parent.name[:12]
+    environment = _short(zygote.python)
     loaded = sorted({name.partition(".")[0] for name in zygote.imports})
     doing = f"with {', '.join(loaded)}" if loaded else "with nothing but Python"
     return f"zygote of environment {environment}, {doing if zygote.warm else 'loading'}"
+
+
+def _short(python: str) -> str:
+    return Path(python).parent.parent.name[:12]
 
 
 def _strained(url: str, place: Home) -> list[dict[str, str]]:

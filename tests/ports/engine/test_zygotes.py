@@ -17,7 +17,9 @@ import pytest
 
 from stratal.compute.engine import Gang, WorkloadSpec, WorkloadStatus
 from stratal.engines.local.adapter import LocalEngine, Zygotes
-from stratal.engines.local.shown import zygotes
+from stratal.engines.local.process import descendants
+from stratal.engines.local.process import start_time as process_of
+from stratal.engines.local.shown import waiting, zygotes
 
 from .conftest import BOUND, Bench, fences_of, processes, until
 from .test_gang import MEET
@@ -74,6 +76,20 @@ class Nursery:
         status = await self.bench.engine.start(spec)
         assert status.isolation.start == "forked", await self.bench.log(spec.attempt_id)
         return status
+
+    async def waited(self, spec: WorkloadSpec) -> WorkloadStatus:
+        """Start it as what waited for the next workload of its kind; it runs."""
+        before = dataclasses.replace(spec, attempt_id=f"{spec.attempt_id}_before")
+        if not self.spares():
+            await self.forked(before)
+            await until(self.spares)
+        status = await self.bench.engine.start(spec)
+        assert status.isolation.start == "forked", await self.bench.log(spec.attempt_id)
+        return status
+
+    def spares(self) -> set[int]:
+        """The launchers that wait for their workload."""
+        return set(waiting(self.bench.run_dir))
 
     async def both(self, spec: WorkloadSpec) -> list[tuple[WorkloadStatus, str]]:
         """The end and the log of a cold start, then of a forked one."""
@@ -293,7 +309,7 @@ print(json.dumps(found))
 """
 
 
-async def test_a_hostile_workload_meets_the_same_fences_cold_and_forked(nursery: Nursery) -> None:
+async def test_a_hostile_workload_meets_the_same_fences_in_every_way_to_start(nursery: Nursery) -> None:
     bench = nursery.bench
     marker = f"marker-{os.getpid()}-{bench.kind}"
     theirs = bench.folder("theirs")
@@ -310,13 +326,21 @@ async def test_a_hostile_workload_meets_the_same_fences_cold_and_forked(nursery:
         port, keeper = server.getsockname()[1], bench.engine.keeper_pid
         machine = [str(Path(f"/proc/self/ns/{name}").readlink()) for name in ("mnt", "user", "uts")]
         arguments = [str(bench.home), str(theirs), str(port), str(keeper), marker, *machine]
-        (cold, told), (forked, said) = await nursery.both(
-            nursery.spec(PROBE, *arguments, memory_bytes=1 << 30)
-        )
-    assert cold.exit_code == forked.exit_code == 0, told + said
-    ours, theirs_ = json.loads(said), json.loads(told)
-    assert {k: (v, ours[k]) for k, v in theirs_.items() if ours[k] != v} == {}
-    assert dataclasses.replace(forked.isolation, start="cold") == cold.isolation
+        probe = nursery.spec(PROBE, *arguments, memory_bytes=1 << 30)
+        (cold, told), (forked, said) = await nursery.both(probe)
+        await until(nursery.spares)
+        (spare,) = nursery.spares()
+        again = dataclasses.replace(probe, attempt_id="again", read_write=[bench.folder("more")])
+        assert (await bench.engine.start(again)).pid == spare
+        waited, heard = await bench.ended(again.attempt_id), await bench.log(again.attempt_id)
+        once_more = nursery.cold(again)
+        assert (await bench.run(once_more)).isolation.start == "cold"
+    assert cold.exit_code == forked.exit_code == waited.exit_code == 0, told + said + heard
+    pairs = ((forked, said, told), (waited, heard, await bench.log(once_more.attempt_id)))
+    for status, mine, colds in pairs:
+        ours, theirs_ = json.loads(mine), json.loads(colds)
+        assert {k: (v, ours[k]) for k, v in theirs_.items() if ours[k] != v} == {}
+        assert dataclasses.replace(status.isolation, start="cold") == cold.isolation
     for secret in (f"{bench.home}/admin.key", f"{bench.home}/run/keeper.token", f"{theirs}/data"):
         assert ours[f"read {secret}"][0] == "refused"
     assert ours["others' processes"] == 0
@@ -390,6 +414,102 @@ async def test_a_stopped_fork_may_finish_what_it_does_and_is_metered(nursery: Nu
     assert await nursery.bench.log(spec.attempt_id) == "up\nsaved\nstratal: stopped\n"
     assert 0.4 <= status.usage.cpu_seconds < 2
     assert status.usage.memory_byte_seconds > 0
+
+
+# -- what waits --------------------------------------------------------------------------------------
+
+
+async def test_what_waits_holds_nothing_of_any_workload_and_becomes_the_next_one(nursery: Nursery) -> None:
+    secret = f"secret-{os.getpid()}"
+    look = (
+        "import os, sys\nprint(os.getcwd(), sorted(os.listdir()), os.environ.get('MINE'), sys.argv[1:], flush=True)\n"
+        "open('kept', 'w').write('x'); open(os.environ['HOME'] + '/seen', 'a').write('x')\n"
+        "print(os.listdir(os.environ['HOME']))"
+    )
+    first = nursery.spec(look, secret, env={"MINE": secret})
+    await nursery.forked(first)
+    await nursery.bench.ended(first.attempt_id)
+    for number in range(3):
+        await until(nursery.spares)
+        (spare,) = nursery.spares()
+        family = [spare, *descendants(spare)]
+        told = b"".join(
+            Path(f"/proc/{pid}/{name}").read_bytes() for pid in family for name in ("cmdline", "environ")
+        )
+        assert secret.encode() not in told
+        mounts = b"".join(Path(f"/proc/{pid}/mountinfo").read_bytes() for pid in family[1:])
+        assert str(first.cwd).encode() not in mounts
+        spec = nursery.spec(look, str(number), env={"MINE": str(number)}, cpus=1)
+        assert (await nursery.bench.engine.start(spec)).pid == spare
+        assert (await nursery.bench.ended(spec.attempt_id)).exit_code == 0
+        said = (await nursery.bench.log(spec.attempt_id)).splitlines()
+        assert said == [f"{spec.cwd} ['job.py'] {number} ['{number}']", "['seen']"]
+        assert (spec.cwd / "kept").read_text() == "x"
+
+
+async def test_what_waits_takes_on_only_what_would_get_its_box(nursery: Nursery) -> None:
+    usual = nursery.spec("print(1)", memory_bytes=1 << 30)
+    await nursery.waited(usual)
+    await nursery.bench.ended(usual.attempt_id)
+    await until(nursery.spares)
+    (spare,) = nursery.spares()
+    other = nursery.spec(
+        "import os; s = os.statvfs('/dev/shm'); print(s.f_blocks * s.f_frsize)", memory_bytes=1 << 28
+    )
+    status = await nursery.bench.engine.start(other)
+    assert (status.isolation.start, status.pid == spare) == ("forked", False)
+    await nursery.bench.ended(other.attempt_id)
+    assert await nursery.bench.log(other.attempt_id) == f"{1 << 28}\n"
+    await until(lambda: nursery.spares() - {spare})  # work has changed its shape, and what waits with it
+    assert (await nursery.bench.run(nursery.spec("print(2)", memory_bytes=1 << 28))).exit_code == 0
+    passing = dataclasses.replace(nursery.spec("print(3)"), durable=False)
+    await nursery.bench.run(passing)
+
+
+async def test_a_gang_and_a_stop_and_a_limit_are_as_ever_for_what_waited(nursery: Nursery) -> None:
+    bench = nursery.bench
+    gang = nursery.spec("import os; print(os.environ['RANK'], os.environ['WORLD_SIZE'])", gang=Gang(1, 2))
+    await nursery.waited(gang)
+    assert (await bench.ended(gang.attempt_id)).exit_code == 0
+    assert sorted((await bench.log(gang.attempt_id)).splitlines()) == ["[0] 0 2", "[1] 1 2"]
+    stubborn = nursery.spec("import signal, time\nsignal.signal(15, lambda *_: exit(5))\nprint('up', flush=True)\n"
+                            "while True: time.sleep(0.05)")  # fmt: skip
+    await nursery.waited(stubborn)
+    await bench.said(stubborn.attempt_id, "up")
+    await bench.engine.stop(stubborn.attempt_id, 20)
+    assert (await bench.ended(stubborn.attempt_id)).exit_code == 5
+    hog = nursery.spec("import time\nhold = []\nfor _ in range(400):\n hold.append(b'x' * (4 << 20)); time.sleep(0.005)",
+                       memory_bytes=192 << 20)  # fmt: skip
+    await nursery.waited(hog)
+    assert (await bench.ended(hog.attempt_id)).reason == "memory limit of 192 MiB exceeded"
+    endless = nursery.spec("import time; time.sleep(600)", memory_bytes=192 << 20, wall_seconds=0.3)
+    await nursery.waited(endless)
+    assert "wall time limit" in (await bench.ended(endless.attempt_id)).reason
+
+
+async def test_what_waits_goes_when_it_is_killed_and_with_its_zygote_and_its_keeper(nursery: Nursery) -> None:
+    bench = nursery.bench
+    await nursery.waited(nursery.spec("print(1)"))
+    await until(nursery.spares)
+    (spare,) = nursery.spares()
+    family = descendants(spare)
+    os.kill(spare, signal.SIGKILL)
+    await nursery.forked(nursery.spec("print('without it')"))
+    await until(lambda: not any(process_of(pid) for pid in family))
+    await until(nursery.spares)
+    (spare,) = nursery.spares()
+    (zygote,) = nursery.living()
+    os.kill(zygote, signal.SIGKILL)
+    await until(lambda: spare not in nursery.spares())
+    await nursery.waited(nursery.spec("print(2)"))
+    await until(nursery.spares)
+    (spare,) = nursery.spares()
+    family = [spare, *descendants(spare)]
+    killed = bench.kill_keeper()
+    await until(lambda: bench.engine.keeper_pid not in (None, killed))
+    await until(lambda: not any(process_of(pid) for pid in family))
+    assert not list(bench.run_dir.glob("spares/*"))
+    await nursery.waited(nursery.spec("print(3)"))
 
 
 # -- when there is no fork -------------------------------------------------------------------------

@@ -44,6 +44,8 @@ class Attempt:
         """It only waits to be needed, and counts as a part of its zygote."""
         self.seed: dict[str, Any] | None = None
         """What a zygote for workloads like it would be made from."""
+        self.standing: dict[str, Any] | None = None
+        """What a box for the next workload like it would be made from, where one is worth keeping."""
         self._start: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
 
@@ -198,6 +200,9 @@ class Folder:
         os.mkdir(part, 0o700)
         intent = {**spec, "nonce": attempt.nonce, "processors": processors}
         process.write_json(f"{part}/spec.json", intent, durable=False)
+        os.close(
+            os.open(f"{part}/log", os.O_WRONLY | os.O_CREAT, 0o600)
+        )  # for who follows it from the first moment
         os.rename(part, attempt.path)
         return attempt
 

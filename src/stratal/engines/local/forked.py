@@ -2,8 +2,10 @@
 
 The box is built by bubblewrap exactly as for a cold start, but below the zygote's namespaces of users and
 processes, since a process can enter only what lies below its own; a shell holds it. Then the zygote's fork
-(`shepherd`) is given the box's namespaces as descriptors, the log, and `entry`'s plan. Whatever goes wrong
-before the workload runs is undone, and the workload starts cold. Standard library only.
+(`shepherd`) is given the box's namespaces as descriptors and forks the workload's process, which waits inside (`stand`)
+for its order: the log, and `entry`'s plan. All of this may be there before the workload is known (`spares`); then the
+box lacks the workload's own folders, which are mounted when they are (`lender`). Whatever goes wrong before the workload
+runs is undone, and the workload starts cold. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,16 +13,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import select
 import signal
 import socket
 import struct
 import time
 
-from stratal.engines.local import gang, invocation, namespaces, process, sandbox, wire
+from stratal.engines.local import gang, invocation, namespaces, process, sandbox, shepherd, wire
+from stratal.engines.local.lender import Lender
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from stratal.engines.local.cgroup import Group
@@ -35,16 +39,16 @@ class Differs(Exception):
     """A fork would not be what a cold start is; the message names a variable, or is "" when nothing is to be learned."""
 
 
-def fit(spec: dict[str, Any], offer: Offer) -> Invocation:
+def fit(spec: dict[str, Any], report: Mapping[str, Any]) -> Invocation:
     """The run that the zygote is to carry out. Raises `Differs`."""
     run = invocation.parse(spec)
-    if run is None or invocation.shadowed(spec, run, offer.report["modules"]):
+    if run is None or invocation.shadowed(spec, run, report["modules"]):
         raise Differs("")
     if run.kind == "script" and not os.path.isfile(os.path.join(spec["cwd"], run.target)):
         raise Differs("")
-    if spec.get("gang") and gang.NAMES & set(offer.report["reads"]):
+    if spec.get("gang") and gang.NAMES & set(report["reads"]):
         raise Differs("")  # which members are told one by one, after the fork
-    differs = invocation.differing(spec, offer.report)
+    differs = invocation.differing(spec, report)
     if differs:
         raise Differs(differs)
     return run
@@ -55,16 +59,112 @@ class Fork:
 
     def __init__(self, offer: Offer) -> None:
         self.channel = offer.channel
+        self.report = offer.report
         self.pid = 0
         self.started = 0
+        self.workload = 0
+        self.box = 0
+        """Bubblewrap's process, and the one that holds the box inside."""
+        self.held = 0
+        self.holder: socket.socket | None = None
+        self.listener: socket.socket | None = None
         self.status: int | None = None
         self.cpu_seconds = 0.0
         self.peak_bytes = 0
         self.gone = False
+        self._above = offer.box
+        self._orders: socket.socket | None = None
+        self._lender: Lender | None = None
         self._data = b""
         self.channel.settimeout(_SETUP_SECONDS)
 
-    def meet(self) -> None:
+    # -- standing ------------------------------------------------------------------------------
+
+    def stand(
+        self,
+        spec: dict[str, Any],
+        private: str,
+        group: Group | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+        *,
+        lacks_own: bool = False,
+    ) -> None:
+        """Have the box built, and a process wait inside. `meanwhile` is done while bubblewrap is at work; `lacks_own`:
+        the workload's own folders come later. Raises `OSError`, `ValueError`.
+        """
+        plan = sandbox.plan(spec, private, boxed=True)
+        self.box, self.holder = hold(spec, private, self._above, group, meanwhile)
+        self.held = held(self.box)
+        if lacks_own:
+            self._lender = Lender(self._above)
+        for fd in self._above:
+            os.close(fd)
+        self._above = []
+        descriptors = namespaces.of(self.held)
+        self._meet()
+        if group is not None:
+            group.take(self.pid)
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._orders.settimeout(_SETUP_SECONDS)
+        listen = plan[2][1]
+        with theirs:
+            _send(self.channel, shepherd.box(listen), [theirs.fileno(), *descriptors])
+        for fd in descriptors:
+            os.close(fd)
+        if listen:
+            head, lent, _, _ = socket.recv_fds(self.channel, 8, 1)
+            if lent:
+                self.listener = socket.socket(fileno=lent[0])
+            _expect(wire.receive(self.channel, head), "listening")
+
+    def stands(self) -> None:
+        """Wait until it is there. Raises `OSError`, `ValueError`."""
+        assert self._orders is not None
+        _expect(wire.receive(self._orders), "waiting")
+        self.workload = next(iter(process.children(self.pid)), 0)
+
+    def wait_beside(self, channel: socket.socket) -> bool:
+        """Until something comes on `channel`; False when something of this ended before."""
+        assert self.holder is not None
+        assert self._orders is not None
+        ears = select.poll()
+        for one in (channel, self.channel, self.holder, self._orders):
+            ears.register(one, select.POLLIN)
+        return all(fd == channel.fileno() for fd, _ in ears.poll())
+
+    def close(self) -> None:
+        """Let go of the zygote's namespaces."""
+        for fd in self._above:
+            os.close(fd)
+        self._above = []
+
+    # -- the order -----------------------------------------------------------------------------
+
+    def move(self, group: Group) -> None:
+        """Into the control group of a workload that is known now. Raises `OSError`."""
+        for pid in (self.box, *process.descendants(self.box), self.pid, *process.descendants(self.pid)):
+            group.take(pid)
+
+    def lend(self, paths: Sequence[str], meanwhile: Callable[[], None]) -> None:
+        """Mount the workload's own folders into the box. Raises `OSError`, `ValueError`."""
+        assert self._lender is not None
+        mounts = os.open(f"/proc/{self.held}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._lender.lend(paths, mounts, meanwhile)
+        finally:
+            os.close(mounts)
+
+    def order(self, plan: list[list[str]], descriptors: Sequence[int]) -> bool:
+        """Say what to become; True when landlock holds it. Raises `OSError`, `ValueError`."""
+        assert self._orders is not None
+        _send(self._orders, plan, descriptors)
+        if not self.workload:
+            self.stands()
+        ready = _expect(wire.receive(self._orders), "ready")
+        self._orders.close()
+        return ready[1] == "landlock"
+
+    def _meet(self) -> None:
         """Learn from the kernel who it is. Raises `OSError`, `ValueError`."""
         message, ancillary, _, _ = self.channel.recvmsg(8, socket.CMSG_SPACE(64))
         found = [data for _, kind, data in ancillary if kind == socket.SCM_CREDENTIALS]
@@ -77,11 +177,7 @@ class Fork:
         if not self.started:
             raise ValueError("the zygote's fork ended at once")
 
-    def send(self, plan: list[list[str]], descriptors: Sequence[int]) -> None:
-        """Say what to become. Raises `OSError`."""
-        data = wire.pack(plan)
-        sent = socket.send_fds(self.channel, [data], descriptors)
-        self.channel.sendall(data[sent:])
+    # -- its life ------------------------------------------------------------------------------
 
     def attend(self) -> None:
         """From now on news raise SIGIO instead of being waited for."""
@@ -122,21 +218,39 @@ class Fork:
         self.gone = True
 
     def undo(self) -> None:
-        """Leave nothing of it."""
+        """Leave nothing of it, its box included."""
         self.let_go()
+        self.close()
+        for end in (self.holder, self.listener):
+            if end is not None:
+                end.close()
         while self.lives():
             process.signal_all([*self.members(), self.pid], signal.SIGKILL)
             time.sleep(0.002)
 
 
+def _send(channel: socket.socket, message: list[list[str]], descriptors: Sequence[int]) -> None:
+    data = wire.pack(message)
+    sent = socket.send_fds(channel, [data], descriptors)
+    if sent < len(data):  # who has heard all may have closed its end by now
+        channel.sendall(data[sent:])
+
+
+def _expect(message: list[list[str]] | None, word: str) -> list[str]:
+    """The first group of a message that begins with `word`. Raises `ValueError` for any other, with what it says."""
+    if message is None or message[0][0] != word:
+        raise ValueError(": ".join(message[0]) if message else "the zygote's fork ended")
+    return message[0]
+
+
 def hold(
     spec: dict[str, Any],
     private: str,
-    offer: Offer,
+    above: Sequence[int],
     group: Group | None,
-    meanwhile: Callable[[], None] = lambda: None,
+    meanwhile: Callable[[], None],
 ) -> tuple[int, socket.socket]:
-    """Build the box below the zygote's namespaces; bubblewrap's process, and the socket that keeps the box.
+    """Build the box below the zygote's namespaces, `above`; bubblewrap's process, and the socket that keeps the box.
 
     `meanwhile` is done while bubblewrap is at work. Raises `OSError`, `ValueError` (then nothing is left of it).
     """
@@ -147,7 +261,7 @@ def hold(
     between = os.fork()
     if between == 0:
         here.close()
-        _enter_and_fork(argv, offer.box, there, teller, launcher, group)
+        _enter_and_fork(argv, above, there, teller, launcher, group)
     there.close()
     os.close(teller)
     os.waitpid(between, 0)

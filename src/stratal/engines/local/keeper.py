@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
+    from stratal.engines.local.spares import Spare
+
 PROTOCOL = 3
 BUSY = 75
 """Exit code of a keeper that found another one in its place (EX_TEMPFAIL)."""
@@ -290,7 +292,11 @@ class Keeper:
             self._attempts[name] = attempt
             try:
                 attempt.seed = self._nursery.seed(spec)
-                self._spawn(attempt, self._nursery.offer(attempt.seed))
+                if attempt.seed is not None and spec["durable"]:
+                    attempt.standing = sandbox.standing(spec)
+                spare = self._nursery.spare(attempt.seed, spec)
+                if spare is None or not self._order(attempt, spare):
+                    self._spawn(attempt, self._nursery.offer(attempt.seed))
             except OSError:
                 del self._attempts[name]
                 self._clear(attempt)
@@ -373,10 +379,9 @@ class Keeper:
     def _spawn(self, attempt: Attempt, offer: Offer | None) -> None:
         """Fork a launcher: it has all that it needs loaded, which a new interpreter would spend 50 ms on."""
         news, teller = os.pipe2(os.O_CLOEXEC)
-        os.set_blocking(news, False)
         try:
-            attempt.pid = os.fork()
-            if attempt.pid == 0:
+            pid = os.fork()
+            if pid == 0:
                 self._become_launcher(attempt, teller, offer)
         except OSError:
             os.close(news)
@@ -385,8 +390,25 @@ class Keeper:
             os.close(teller)
             if offer is not None:
                 offer.channel.close()
-        attempt.news = news
-        attempt.started = process.start_time(attempt.pid) or 0
+        self._launched(attempt, pid, process.start_time(pid) or 0, news)
+
+    def _order(self, attempt: Attempt, spare: Spare) -> bool:
+        """Have a launcher that waits take the attempt on; False when it has just ended."""
+        news, teller = os.pipe2(os.O_CLOEXEC)
+        try:
+            spare.order(attempt.path, attempt.nonce, teller)
+        except OSError:
+            os.close(news)
+            return False
+        finally:
+            os.close(teller)
+            spare.channel.close()
+        self._launched(attempt, spare.pid, spare.started, news)
+        return True
+
+    def _launched(self, attempt: Attempt, pid: int, started: int, news: int) -> None:
+        os.set_blocking(news, False)
+        attempt.pid, attempt.started, attempt.news = pid, started, news
         self._on(news, lambda: self._told(attempt))
         self._watch_launcher(attempt)
 
@@ -394,18 +416,8 @@ class Keeper:
         """In the fork. Does not return."""
         code = 1
         try:
-            os.setsid()
             kept = {teller, *(() if offer is None else (offer.channel.fileno(), *offer.box))}
-            errors = os.open(f"{attempt.path}/launcher.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            null = os.open("/dev/null", os.O_RDWR)
-            for fd, target in ((null, 0), (errors, 1), (errors, 2)):
-                os.dup2(fd, target)
-            for name in os.listdir("/proc/self/fd"):  # above all the lock
-                if int(name) > 2 and int(name) not in kept:
-                    with contextlib.suppress(OSError):
-                        os.close(int(name))
-            process.start_afresh()
-            process.rename([sys.executable, *sandbox.program("launcher"), attempt.path, attempt.nonce])
+            launcher.detach(kept, f"{attempt.path}/launcher.log")
             launcher.launch(attempt.path, attempt.nonce, teller, offer)
             code = 0
         except SystemExit as end:
@@ -436,6 +448,8 @@ class Keeper:
         if b"imports" in said and attempt.seed is not None and self._leaving is None:
             told = attempt.imports()
             self._nursery.learn(attempt.seed, told.pop("imports", ()), told)
+            if attempt.standing is not None:
+                self._nursery.keep_spare(attempt.seed, attempt.standing)
 
     def _look(self, attempt: Attempt) -> None:
         """See what the record says by now, and tell whoever waits for it."""

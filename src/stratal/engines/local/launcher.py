@@ -31,7 +31,6 @@ from stratal.engines.local import (
     entry,
     forked,
     invocation,
-    namespaces,
     process,
     sandbox,
     shepherd,
@@ -44,7 +43,7 @@ from stratal.engines.local.relay import Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from typing import Any
 
     from stratal.engines.local.nursery import Offer
@@ -59,16 +58,48 @@ _SHELLS = frozenset(("sh", "dash", "bash", "zsh", "ash", "ksh", "busybox"))
 _SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO, signal.SIGUSR1}
 
 
-def launch(folder: str, nonce: str, status: int, offer: Offer | None) -> None:
-    """In a fork of the keeper, told on the descriptor `status`: be the launcher, until it is all over."""
+def launch(
+    folder: str, nonce: str, status: int, offer: Offer | None, standing: forked.Fork | None = None
+) -> None:
+    """In a fork of the keeper, telling it on the descriptor `status`: be the launcher, until it is all over.
+
+    `offer`: a zygote's fork may be had; `standing`: it is there already, with a box.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    process.rename(title(folder, nonce))
     spec = process.read_json(f"{folder}/spec.json")
     if spec is None or spec["nonce"] != nonce:
         sys.exit("the attempt is not mine")
     me = {"pid": os.getpid(), "started": process.start_time(os.getpid()), "boot": process.boot_id()}
     if not process.claim_json(f"{folder}/pid.json", me, durable=False):
         sys.exit("the attempt was taken on before")
-    Launcher(folder, spec, status, offer).run()
+    Launcher(folder, spec, status, offer, standing).run()
+
+
+def detach(kept: Collection[int], log: str) -> None:
+    """In a fork of the keeper: hold nothing of it but what is `kept`, and write to `log`."""
+    os.setsid()
+    tell_errors(log)
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    for name in os.listdir("/proc/self/fd"):  # above all the lock
+        if int(name) > 2 and int(name) not in kept:
+            with contextlib.suppress(OSError):
+                os.close(int(name))
+    process.start_afresh()
+
+
+def tell_errors(log: str) -> None:
+    """Write to `log` from now on."""
+    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    for target in (1, 2):
+        os.dup2(errors, target)
+    os.close(errors)
+
+
+def title(folder: str, nonce: str) -> list[str]:
+    """The command line that a launcher shows."""
+    return [sys.executable, *sandbox.program("launcher"), folder, nonce]
 
 
 class _Refused(Exception):
@@ -80,10 +111,18 @@ class _Refused(Exception):
 
 
 class Launcher:
-    def __init__(self, folder: str, spec: dict[str, Any], status: int, offer: Offer | None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        spec: dict[str, Any],
+        status: int,
+        offer: Offer | None,
+        standing: forked.Fork | None = None,
+    ) -> None:
         self.folder = folder
         self.teller = status
         self.offer = offer
+        self.standing = standing
         self.fork: forked.Fork | None = None
         self.told: dict[str, Any] = {}
         self.workload = 0
@@ -106,7 +145,7 @@ class Launcher:
         process.become_subreaper()
         self.log = os.open(f"{self.folder}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
-            if self.spec["isolate"]:
+            if self.spec["isolate"] and self.standing is None:
                 sandbox.write_private(self.spec, self.private)
             self._make_group()
             if not self._fork():
@@ -142,43 +181,42 @@ class Launcher:
 
     def _fork(self) -> bool:
         """Have a zygote fork the workload, when one is offered and that comes to the same as a start of its own."""
-        if self.offer is None:
+        if self.offer is not None:
+            fork = forked.Fork(self.offer)
+        elif self.standing is not None:
+            fork = self.standing
+        else:
             return False
-        fork = forked.Fork(self.offer)
         try:
-            run = forked.fit(self.spec, self.offer)
-            self._fork_into_box(fork, run)
+            run = forked.fit(self.spec, fork.report)
+            if self.offer is not None:
+                fork.stand(self.spec, self.private, self.group, self._secure)
+            else:
+                if self.group is not None:
+                    fork.move(self.group)
+                fork.lend(sandbox.own_folders(self.spec), self._secure)
+            self._order(fork, run)
         except forked.Differs as difference:
             self.told = {"differs": str(difference)}
-        except (_Refused, OSError, ValueError, IndexError) as error:
+        except (OSError, ValueError, IndexError) as error:
             self.told = {"failed": str(error)}
         else:
-            self.fork, self.told = fork, {"forked": True}
-            self.workload = next(iter(process.children(fork.pid)), 0)
+            self.child, self.fork, self.told = fork.box, fork, {"forked": True}
+            self.workload, self.listener = fork.workload, fork.listener
             fork.attend()
             return True
-        finally:
-            for fd in self.offer.box:
-                os.close(fd)
         fork.undo()
         self._end_tree()
-        self.child, self.status, self.listener, self.landlocked = 0, None, None, False
+        self.landlocked = False
         return False
 
-    def _fork_into_box(self, fork: forked.Fork, run: invocation.Invocation) -> None:
-        assert self.offer is not None
+    def _order(self, fork: forked.Fork, run: invocation.Invocation) -> None:
         plan = sandbox.plan(self.spec, self.private, boxed=True)
-        self.child, self.holder = forked.hold(self.spec, self.private, self.offer, self.group, self._secure)
-        self.held = forked.held(self.child)
-        descriptors = [*self._rank_logs(), *namespaces.of(self.held)]
-        fork.meet()
-        if self.group is not None:
-            self.group.take(fork.pid)
-        gang = sandbox.gang_words(self.spec)
-        fork.send(shepherd.plan(run, plan, _FILES, self.spec["processors"], gang), [self.log, *descriptors])
-        for fd in descriptors:
+        order = shepherd.plan(run, plan, _FILES, self.spec["processors"], sandbox.gang_words(self.spec))
+        logs = list(self._rank_logs())
+        self.landlocked = fork.order(order, [self.log, *logs])
+        for fd in logs:
             os.close(fd)
-        self._hear_ready(fork.channel, listens=bool(plan[2][1]))
 
     def _secure(self) -> None:
         if not self.secured:
@@ -259,13 +297,6 @@ class Launcher:
 
     def _hear(self, channel: socket.socket, *, listens: bool) -> None:
         """Follow `entry` until the workload's program took over. Raises `_Refused` when it did not."""
-        self._hear_ready(channel, listens=listens)
-        refused = wire.receive(channel)
-        if refused is not None:
-            self._give_up(refused)
-        self.workload = self.child
-
-    def _hear_ready(self, channel: socket.socket, *, listens: bool) -> None:
         if listens:
             head, descriptors, _, _ = socket.recv_fds(channel, 8, 1)
             if descriptors:
@@ -278,6 +309,10 @@ class Launcher:
             self._give_up(ready)
         else:
             self.landlocked = ready[0][1] == "landlock"
+        refused = wire.receive(channel)
+        if refused is not None:
+            self._give_up(refused)
+        self.workload = self.child
 
     def _give_up(self, message: list[list[str]] | None) -> None:
         if message is None or message[0][0] != "refused":
@@ -457,7 +492,7 @@ class Launcher:
             return members
         wrapping = {self.child, *process.children(self.child)}
         if self.fork is not None:
-            wrapping |= {self.held}
+            wrapping |= {self.fork.held}
         return [pid for pid in members if pid not in wrapping]
 
     def _kill_for_memory(self) -> None:

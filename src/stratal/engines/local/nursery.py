@@ -6,9 +6,9 @@ needs to have its workload forked; a zygote that is not warm yet offers nothing,
 One that lacks modules is replaced once the next is warm, so that nothing starts cold meanwhile.
 
 Zygotes go when they were not used for a while, when all together hold more memory than allowed (the longest unused
-first), and with the keeper, whose socket is their lifeline. What they forked lives on; but what only dozes counts as a
-part of its zygote and goes with it. A folder per zygote, for its log, its report and its private files, is what the
-next keeper finds and clears away. Standard library only.
+first), and with the keeper, whose socket is their lifeline. What they forked lives on; but what only dozes, or waits to
+become a workload (`spares`), counts as a part of its zygote and goes with it. A folder per zygote, for its log, its
+report and its private files, is what the next keeper finds and clears away. Standard library only.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import time
 
 from stratal.engines.local import invocation, process, sandbox
 from stratal.engines.local.shepherd import MOST_MEMBERS
+from stratal.engines.local.spares import Spare, Spares
 from stratal.engines.local.zygote import CONTROL_FD, MESSAGE
 
 TYPE_CHECKING = False
@@ -129,6 +130,7 @@ class Nursery:
         """Folder, outer process, its start: let go, to be cleared away once nobody lives there."""
         self._limits: Mapping[str, Any] = {}
         self._next = 0.0
+        self._spares = Spares(f"{run_dir}/spares", listen, deaf, self._fork)
 
     # -- asking ----------------------------------------------------------------------------------
 
@@ -151,10 +153,34 @@ class Nursery:
 
     def offer(self, seed: dict[str, Any] | None) -> Offer | None:
         """A fork of the zygote of this kind, when one is warm."""
+        zygote = self._of(seed)
+        if zygote is None:
+            return None
+        zygote.used = time.monotonic()
+        return self._fork(zygote)
+
+    def spare(self, seed: dict[str, Any] | None, spec: dict[str, Any]) -> Spare | None:
+        """One that waits and that this workload can be; it is the caller's then."""
+        zygote = self._of(seed)
+        spare = None if zygote is None else self._spares.take(zygote, spec)
+        if zygote is not None and spare is not None:
+            zygote.used = time.monotonic()
+        return spare
+
+    def keep_spare(self, seed: dict[str, Any], standing: dict[str, Any]) -> None:
+        """See that one waits for the next workload that gets such a box."""
+        zygote = self._of(seed)
+        if zygote is not None:
+            self._spares.want(zygote, standing)
+
+    def _of(self, seed: dict[str, Any] | None) -> Zygote | None:
+        """The warm zygote of this kind."""
         kind = None if seed is None else self._kinds.get(_key(seed))
         zygote = None if kind is None else kind.zygote
-        if zygote is None or zygote.report is None:
-            return None
+        return None if zygote is None or zygote.report is None else zygote
+
+    def _fork(self, zygote: Zygote) -> Offer | None:
+        assert zygote.report is not None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)  # who wrote is noted as it is written
         with theirs:
@@ -165,7 +191,6 @@ class Nursery:
                 self._dismiss(zygote)
                 return None
         zygote.forks += 1
-        zygote.used = time.monotonic()
         return Offer(ours, zygote.box, zygote.report)
 
     def is_warm(self, seed: dict[str, Any] | None) -> bool:
@@ -340,16 +365,16 @@ class Nursery:
             self._weigh()
             self._rest()
             self._clear()
-        return max(0.0, self._next - now)
+        soon = self._spares.tick(self._limits.get("idle_seconds", 0.0))
+        return max(0.0, self._next - now) if soon is None else min(soon, max(0.0, self._next - now))
 
     def _weigh(self) -> None:
-        """Measure the zygotes, and let the longest unused go while they hold too much in all."""
+        """Measure the zygotes, and let the longest unused go while they hold too much in all; first what only waits."""
         zygotes = self._all()
-        for zygote in zygotes:
-            pids = [zygote.pid] if zygote.pid else _family(zygote.outer)
-            for attempt in self._dozing_of(zygote):
-                pids += _family(attempt.pid) + (_family(attempt.shepherd()) if attempt.shepherd() else [])
-            zygote.memory = sum(process.proportional(pid) for pid in pids)
+        self._measure(zygotes)
+        if self._spares.living() and sum(z.memory for z in zygotes) > self._limits["memory_bytes"]:
+            self._spares.rest()
+            self._measure(zygotes)
         zygotes.sort(key=lambda zygote: zygote.used)
         total = sum(zygote.memory for zygote in zygotes)
         for zygote in zygotes:
@@ -359,6 +384,15 @@ class Nursery:
             if zygote.memory > self._limits["memory_bytes"]:
                 zygote.kind.not_before = time.monotonic() + _GIVE_UP_SECONDS
             self._dismiss(zygote)
+
+    def _measure(self, zygotes: Iterable[Zygote]) -> None:
+        """What each holds, with all that dozes or waits and counts as a part of it."""
+        for zygote in zygotes:
+            pids = [zygote.pid] if zygote.pid else _family(zygote.outer)
+            for attempt in self._dozing_of(zygote):
+                pids += _family(attempt.pid) + (_family(attempt.shepherd()) if attempt.shepherd() else [])
+            pids += self._spares.of(zygote)
+            zygote.memory = sum(process.proportional(pid) for pid in pids)
 
     def _rest(self) -> None:
         """Of those that are wanted but were not used for a while, keep as many as a part of the memory holds."""
@@ -375,6 +409,7 @@ class Nursery:
 
     def _dismiss(self, zygote: Zygote) -> None:
         """Let it go: it ends by itself as its socket closes, and is made to by the next look."""
+        self._spares.dismiss(zygote)
         self._deaf(zygote.control.fileno())
         zygote.control.close()
         for fd in zygote.box:
@@ -416,6 +451,7 @@ class Nursery:
 
     def load(self) -> None:
         """What an earlier keeper left: end its zygotes, and wait for the rest to go by itself."""
+        self._spares.load()
         for name in os.listdir(self._root):
             path = f"{self._root}/{name}"
             record = process.read_json(f"{path}/zygote.json") or {}
@@ -436,11 +472,12 @@ class Nursery:
         for outer in living:
             process.signal_all(reversed(_family(outer)), signal.SIGKILL)
         self._clear()
-        return living
+        return living + self._spares.living()
 
     def members(self) -> set[int]:
         """The keeper's own children among them."""
-        return {zygote.outer for zygote in self._all()} | {outer for _, outer, _ in self._leaving}
+        outer = {zygote.outer for zygote in self._all()} | {outer for _, outer, _ in self._leaving}
+        return outer | set(self._spares.living())
 
 
 def _is_name(name: object) -> bool:

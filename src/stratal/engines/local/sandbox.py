@@ -146,13 +146,43 @@ def zygote(python: str, source: str = os.path.normpath(f"{HERE}/../../..")) -> l
     return [python, f"{source}/stratal/engines/local/boot.py", "zygote", " " * 400]
 
 
+def standing(spec: dict[str, Any]) -> dict[str, Any]:
+    """What a box like this workload's can be built of before it is known: nothing that is the workload's own.
+
+    Two of equal `standing` get the same box but for the folders that are theirs (`own_folders`).
+    """
+    url = spec["env"].get("STRATAL_URL", "")
+    kept = {name: spec[name] for name in ("python", "memory_bytes", "network", "isolate", "engine")}
+    lacks = {"argv": [spec["python"]], "env": {"STRATAL_URL": url}, "cwd": "", "read_write": []}
+    return {**kept, **lacks, "read_only": sorted(spec["read_only"])}
+
+
+def places(standing: dict[str, Any]) -> frozenset[str]:
+    """Where something is mounted in a box of `standing`."""
+    return frozenset(_mounts(standing, "", closed=True))
+
+
+def own_folders(spec: dict[str, Any]) -> list[str]:
+    """The folders that a box of `standing` lacks still, in the order of mounting."""
+    return sorted({*spec["read_write"], spec["cwd"]}, key=_depth)
+
+
+def hides(spec: dict[str, Any], there: Iterable[str]) -> bool:
+    """True where mounting `own_folders` last would hide what is mounted at these places already."""
+    own = [folder.rstrip("/") + "/" for folder in own_folders(spec)]
+    return any((place + "/").startswith(folder) for folder in own for place in there)
+
+
 def _box(spec: dict[str, Any], private: str, lifetime: str) -> list[str]:
     """The bubblewrap command up to the program inside."""
     engine = spec["engine"]
     flavour = engine["bubblewrap"]
     closed = spec["network"] == "platform" and flavour["network"]
     argv = [flavour["path"], *namespaces(flavour["users"], closed), lifetime, "--hostname", "stratal"]
-    argv += _mounts(spec, private, closed=closed)
+    mounts = _mounts(spec, private, closed=closed)
+    argv += [
+        word for path in sorted(mounts, key=_depth) for word in mounts[path]
+    ]  # a folder before what lies in it
     argv += ["--proc", "/proc", "--dev", "/dev"]
     for device in spec.get("devices", ()):  # of the GPUs that it was given, and no others
         argv += ["--dev-bind", device, device]
@@ -170,7 +200,7 @@ def namespaces(users: bool, closed: bool) -> list[str]:
     return [*flags, "--new-session", "--cap-drop", "ALL"]
 
 
-def _mounts(spec: dict[str, Any], private: str, *, closed: bool) -> list[str]:
+def _mounts(spec: dict[str, Any], private: str, *, closed: bool) -> dict[str, list[str]]:
     mounts: dict[str, list[str]] = {}  # by destination, so that the specification has the last word
     for path in _SYSTEM:
         if os.path.islink(path):
@@ -197,9 +227,13 @@ def _mounts(spec: dict[str, Any], private: str, *, closed: bool) -> list[str]:
     for path in spec["read_only"]:
         mounts[path] = ["--ro-bind", path, path]
     for path in (*spec["read_write"], spec["cwd"]):
-        mounts[path] = ["--bind", path, path]
-    ordered = sorted(mounts, key=lambda path: path.rstrip("/").count("/"))  # a folder before what lies in it
-    return [word for path in ordered for word in mounts[path]]
+        if path:
+            mounts[path] = ["--bind", path, path]
+    return mounts
+
+
+def _depth(path: str) -> int:
+    return path.rstrip("/").count("/")
 
 
 def write_private(spec: dict[str, Any], private: str) -> None:

@@ -2,10 +2,10 @@
 
     zygote ── shepherd (outside of the box) ── workload (inside)
 
-The launcher is at the other end of `channel`. It says what to become and hands over the log and the box's
-namespaces as descriptors; the shepherd answers as `entry` does and, at the end, ``exited`` with the status and
-what was used. It holds nothing else of the platform. When the launcher is gone, so are the shepherd and its
-workload. Standard library only.
+The launcher is at the other end of `channel`. It hands over the box's namespaces and, for the workload, a socket of its
+own as descriptors. The workload's process gives up every privilege and waits on that socket for its order: the log as a
+descriptor, and what to become. It answers as `entry` does; the shepherd tells, at the end, ``exited`` with the status
+and what was used. They hold nothing else of the platform. When the launcher is gone, so are both. Standard library only.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ MOST_MEMBERS = 32
 _DESCRIPTORS = MOST_MEMBERS + 16
 
 
+def box(listen: str) -> list[list[str]]:
+    """What a shepherd is sent with the workload's socket and the box: the address to listen on inside."""
+    return [[listen]]
+
+
 def plan(
     run: Invocation, told: list[Any], files: int, processors: list[int], gang: list[str]
 ) -> list[list[str]]:
-    """What a shepherd is sent: `entry`'s plan, and how to run the program in place of an exec; `gang`: as many times."""
+    """A workload's order: `entry`'s plan, and how to run the program in place of an exec; `gang`: as many times."""
     how = [run.called, run.executable, run.options, run.kind, run.target, str(files)]
     groups = [list(group) for group in told[1:]]
     return [how, run.arguments, *groups, [str(number) for number in processors], gang]
@@ -41,16 +46,21 @@ def plan(
 
 def tend(channel: socket.socket) -> tuple[Invocation, list[str]]:
     """Be the shepherd. Returns in the workload alone, ready to run, with what it is to run and its gang; else never."""
+    asked = channel
     try:
-        return _tend(channel)
+        orders = _tend(channel)
+        channel.close()
+        asked = orders
+        return _heed(orders)
     except BaseException as error:  # whatever was imported here may have left anything behind
         said = f"{type(error).__name__}: {error}"
         with contextlib.suppress(OSError):
-            channel.sendall(wire.pack([["refused", str(getattr(error, "errno", None) or 0), said]]))
+            asked.sendall(wire.pack([["refused", str(getattr(error, "errno", None) or 0), said]]))
     os._exit(125)
 
 
-def _tend(channel: socket.socket) -> tuple[Invocation, list[str]]:
+def _tend(channel: socket.socket) -> socket.socket:
+    """Returns in the workload's process, with the socket that its order comes on."""
     os.setsid()
     signal.signal(signal.SIGCHLD, lambda *_: None)
     wake, woken = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -60,35 +70,16 @@ def _tend(channel: socket.socket) -> tuple[Invocation, list[str]]:
     message = wire.receive(channel, head)
     if message is None:
         os._exit(0)
-    how, arguments, environment, (cwd, listen, fence), readable, writable, processors, gang = message
-    called, executable, options, kind, target, files = how
-    members = int(gang[0]) * int(gang[1]) if gang else 0
-    log, *others = descriptors
-    logs, box = others[:members], others[members:]
-    namespaces.enter(box)
+    ((listen,),) = message
+    namespaces.enter(descriptors[1:])
     if listen:
         entry.lend_listener(channel, listen)
     child = os.fork()
     if child == 0:
-        os.setsid()
-        _streams(log)
-        logs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_LOG_FD + _DESCRIPTORS) for fd in logs]
-        _limit(int(files), [int(number) for number in processors])
-        namespaces.drop_capabilities()
-        namespaces.show_own_files()
-        process.forbid_new_privileges()
-        landlocked = fence == "landlock" and landlock.restrict(readable, writable)
-        os.chdir(cwd)
-        fresh_signals()
-        os.environ.clear()
-        os.environ.update(dict(pair.split("=", 1) for pair in environment))
-        channel.sendall(wire.pack([["ready", "landlock" if landlocked else ""]]))
-        channel.detach()
-        os.closerange(3, FIRST_LOG_FD + _DESCRIPTORS)
-        for rank, fd in enumerate(logs):
-            os.dup2(fd, FIRST_LOG_FD + rank)
-        os.closerange(FIRST_LOG_FD + members, 1024)
-        return Invocation(called, executable, options, kind, target, arguments), gang
+        signal.set_wakeup_fd(-1)
+        for fd in (*descriptors[1:], wake, woken):
+            os.close(fd)
+        return socket.socket(fileno=descriptors[0])
     namespaces.drop_capabilities()
     for fd in descriptors:
         os.close(fd)
@@ -99,6 +90,37 @@ def _tend(channel: socket.socket) -> tuple[Invocation, list[str]]:
 
 
 # -- the workload ----------------------------------------------------------------------------------
+
+
+def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
+    """Wait, fenced in but for what only the order says, and become what it says."""
+    os.setsid()
+    namespaces.drop_capabilities()
+    process.forbid_new_privileges()
+    orders.sendall(wire.pack([["waiting"]]))
+    head, descriptors, _, _ = socket.recv_fds(orders, 8, _DESCRIPTORS)
+    message = wire.receive(orders, head)
+    if message is None:
+        os._exit(0)
+    how, arguments, environment, (cwd, _, fence), readable, writable, processors, gang = message
+    called, executable, options, kind, target, files = how
+    log, *logs = descriptors
+    namespaces.show_own_files()
+    _streams(log)
+    logs = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_LOG_FD + _DESCRIPTORS) for fd in logs]
+    _limit(int(files), [int(number) for number in processors])
+    landlocked = fence == "landlock" and landlock.restrict(readable, writable)
+    os.chdir(cwd)
+    fresh_signals()
+    os.environ.clear()
+    os.environ.update(dict(pair.split("=", 1) for pair in environment))
+    orders.sendall(wire.pack([["ready", "landlock" if landlocked else ""]]))
+    orders.detach()
+    os.closerange(3, FIRST_LOG_FD + _DESCRIPTORS)
+    for rank, fd in enumerate(logs):
+        os.dup2(fd, FIRST_LOG_FD + rank)
+    os.closerange(FIRST_LOG_FD + len(logs), 1024)
+    return Invocation(called, executable, options, kind, target, arguments), gang
 
 
 def _streams(log: int) -> None:

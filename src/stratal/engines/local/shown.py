@@ -1,4 +1,4 @@
-"""What there is of zygotes, read off the keeper's folder, for `stratal status`."""
+"""What there is of zygotes, and of what waits for the next job, read off the keeper's folder, for `stratal status`."""
 
 import json
 from dataclasses import dataclass
@@ -42,5 +42,19 @@ def zygotes(run_dir: Path) -> list[ShownZygote]:
                 memory = process.proportional(pid)
                 found.append(ShownZygote(pid, record["python"], imports, record["warm"], memory))
         except (OSError, ValueError, KeyError, TypeError):  # going away this moment
+            continue
+    return found
+
+
+def waiting(run_dir: Path) -> dict[int, str]:
+    """The launchers that wait for the next job, each with its environment's Python."""
+    found = {}
+    for path in run_dir.glob("spares/*/spare.json"):
+        try:
+            record = json.loads(path.read_bytes())
+            pid, started = record["launcher"]
+            if process.lives(pid, started):
+                found[int(pid)] = str(record["python"])
+        except (OSError, ValueError, KeyError, TypeError):  # taken or going away this moment
             continue
     return found
