@@ -92,6 +92,11 @@ class Environment:
         """The interpreter to run."""
         return self.path / "bin" / "python"
 
+    @property
+    def whole(self) -> bool:
+        """Its folder is there."""
+        return (self.path / ".ready").exists()
+
 
 class Sources(Protocol):
     """Reads the operator's package sources anew: variables for uv (`package_sources.uv_environment`) plus HOME."""
@@ -166,6 +171,18 @@ class Environments:
                 f"resolve {key}", progress, lambda say: self._resolve(key, requirements, sources, say)
             )
         return await self._ready(found, progress)
+
+    async def at_hand(self, text: str) -> Environment | None:
+        """The environment that `for_requirements` would give, when it is built already; None: that would take a while."""
+        requirements = canonical(text)
+        if requirements:
+            sources = await anyio.to_thread.run_sync(self._sources)
+            found = await self._resolved(self._key(requirements, sources))
+        else:
+            bare = hashlib.sha256(self._document("", "")).hexdigest()
+            row = await self._database.read(lambda c: _find(c, bare))
+            found = None if row is None else self._of(row)
+        return found if found is not None and found.whole else None
 
     async def get(self, environment_id: str, *, progress: Progress | None = None) -> Environment:
         """The environment with this id, built again when its folder is gone. Raises `NotFound`, as above."""

@@ -15,7 +15,7 @@ from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.engine import Capacity
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.logstream import LogStream
-from stratal.compute.model import ACTIVE, Array, Attempt, Job, JobSpec, JobState
+from stratal.compute.model import ACTIVE, Array, Attempt, Held, Job, JobSpec, JobState
 from stratal.compute.quotas import quota_of
 from stratal.compute.reconciler import Bell, Reconciler
 from stratal.compute.snapshots import Snapshots
@@ -91,12 +91,7 @@ class Jobs:
     async def check(self, who: Principal, project_id: str, spec: JobSpec) -> JobSpec:
         """`spec` with its defaults filled in, when it could be submitted now. Raises what `submit` raises, but for
         what depends on other jobs."""
-        require(who, "jobs.run", project_id)
-        spec = complete(spec, await self._workloads.engine.capacity())
-        if spec.snapshot_id is not None:
-            await self._snapshots.get(project_id, spec.snapshot_id)
-        elif spec.cwd:
-            raise Invalid("Without code there is no folder to work in.", reason="bad_cwd")
+        spec = await self._complete(who, project_id, spec, await self._workloads.engine.capacity())
         now = self._clock()
 
         def possible(c: Connection) -> None:
@@ -104,6 +99,16 @@ class Jobs:
             _check_quota(c, project_id, spec)
 
         await self._database.read(possible)
+        return spec
+
+    async def _complete(self, who: Principal, project_id: str, spec: JobSpec, capacity: Capacity) -> JobSpec:
+        """`spec` with its defaults filled in, checked but for what other rows say."""
+        require(who, "jobs.run", project_id)
+        spec = complete(spec, capacity)
+        if spec.snapshot_id is not None:
+            await self._snapshots.get(project_id, spec.snapshot_id)
+        elif spec.cwd:
+            raise Invalid("Without code there is no folder to work in.", reason="bad_cwd")
         return spec
 
     async def submit(
@@ -116,13 +121,18 @@ class Jobs:
     ) -> Job:
         """Queue a job, or an array's jobs, the first of which is returned.
 
-        When this returns they are durable and will be run, whatever dies meanwhile. `also` is given the job's id
+        When this returns they are durable and will be run, whatever dies meanwhile; one whose turn is now and whose
+        environment is there is claimed in the same write, though it is returned as queued. `also` is given the job's id
         in the same write: what it records is there exactly when the job is, and what it raises undoes both.
         Raises `Invalid` for what makes no sense or could never fit on this machine or into the project's quota,
         `TooLarge`, `NotFound` for a snapshot or an earlier job that is not the project's, `Conflict` for an
         earlier job that has failed already, `OverBudget`, `Denied`.
         """
-        spec = await self.check(who, project_id, spec)
+        capacity = await self._workloads.engine.capacity()
+        spec = await self._complete(who, project_id, spec, capacity)
+        environment = None
+        if spec.array is None and not spec.after:
+            environment = await self._reconciler.at_hand(spec)
         indices = None if spec.array is None else array_indices(spec.array)
         diff = await self._blobs.put(spec.source.diff) if spec.source.diff else None
         now = self._clock()
@@ -143,7 +153,7 @@ class Jobs:
             "usage": "{}",
         }
 
-        def work(c: Connection) -> Job:
+        def work(c: Connection) -> tuple[Job, Held | None]:
             require_open(c, project_id, now)
             _check_quota(c, project_id, spec)
             after = dependencies.named(c, project_id, spec.after)
@@ -154,15 +164,21 @@ class Jobs:
                 emit(c, "job.queued", str(job_id), actor=who.actor, project_id=project_id, name=spec.name)
             if also is not None:
                 also(c, made[0])
-            return records.job_of(_row(c, made[0]))
+            job = records.job_of(_row(c, made[0]))
+            if environment is None:
+                return job, None
+            return job, self._reconciler.claim_at_once(c, capacity, job.id, environment)
 
         try:
-            job = await self._database.write(work)
+            job, held = await self._database.write(work)
         except Exception:
             if diff is not None:
                 await self._blobs.delete(diff.key)
             raise
-        self._reconciler.kick()
+        if held is not None and environment is not None:
+            self._reconciler.carry(held, environment)
+        else:
+            self._reconciler.kick()
         return job
 
     async def stop(self, who: Principal, project_id: str, job_id: int) -> Job:

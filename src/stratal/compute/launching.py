@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from stratal.compute.checkpoints import Checkpoints
 from stratal.compute.engine import Gang, WorkloadSpec, WorkloadStatus
 from stratal.compute.environments import Environment, Environments, remove_tree
 from stratal.compute.joblogs import JobLogs
-from stratal.compute.model import Held, Job
+from stratal.compute.model import Held, Job, JobSpec
 from stratal.compute.snapshots import Snapshots
 from stratal.identity.keys import Credential, Keys
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Invalid
+from stratal.kernel.errors import Invalid, StratalError
 
 ClientEnv = Callable[[Credential, str], Mapping[str, str]]
 """The variables that point clients at this instance, for a credential and its project's name."""
@@ -46,13 +47,24 @@ class Launching:
         self._logs = logs
         self._client_env = client_env
 
-    async def prepare(self, held: Held) -> WorkloadSpec:
-        """The attempt as the engine is to start it.
+    async def at_hand(self, spec: JobSpec) -> Environment | None:
+        """The environment of a job that is being sent, when it is there already."""
+        if spec.pinned_environment is not None or spec.upgrade_environment:
+            return None
+        with suppress(StratalError):  # it is the job's to fail of that, and to say so
+            return await self._environments.at_hand(spec.requirements)
+        return None
+
+    async def prepare(self, held: Held, environment: Environment | None = None) -> WorkloadSpec:
+        """The attempt as the engine is to start it. `environment`: it is at hand, and in the job's row.
 
         Raises `Invalid` when that can never be done, `Unavailable` when not now, `Superseded`.
         """
         job = held.job
-        environment = await self._environment(job)
+        if (
+            environment is None or not environment.whole
+        ):  # it may have been cleared away before the job's row named it
+            environment = await self._environment(job)
         noting = asyncio.ensure_future(self._note(held, environment))
         try:
             code, checkpoint = await self._lay_out(job)

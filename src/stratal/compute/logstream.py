@@ -60,6 +60,12 @@ class LogStream:
             elif follow:
                 told = await self._more(f"job-{job_id}-{number}", offset, pause)
                 pause = _SHORTEST_SECONDS if told else min(pause * 1.5, _LONGEST_SECONDS)
+                chunk = await self._logs.live(
+                    f"job-{job_id}-{number}", offset
+                )  # before asking what became of it
+                offset += len(chunk)
+                if chunk:
+                    yield chunk
             elif now is None or not await self._ended_meanwhile(job_id, number):
                 return
 

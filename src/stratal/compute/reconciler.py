@@ -21,11 +21,11 @@ from stratal.compute import claims, metered, queue, records
 from stratal.compute.checkpoints import Checkpoints, expired
 from stratal.compute.claims import End, Row, Superseded, held_rows, mine
 from stratal.compute.engine import Capacity, Usage, WorkloadStatus
-from stratal.compute.environments import remove_tree
+from stratal.compute.environments import Environment, remove_tree
 from stratal.compute.gpu_meter import GpuMeter
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.launching import Launching
-from stratal.compute.model import ACTIVE, NO_SUCH_PROGRAM, Held, Job, JobState, outcome, pause_ms
+from stratal.compute.model import ACTIVE, NO_SUCH_PROGRAM, Held, Job, JobSpec, JobState, outcome, pause_ms
 from stratal.compute.tables import jobs
 from stratal.compute.workloads import Workloads
 from stratal.identity.keys import Keys
@@ -110,6 +110,8 @@ class Reconciler:
         self._held: dict[int, Held] = {}
         self._stops: dict[int, Stop] = {}
         self._kicked = asyncio.Event()
+        self._claims = False
+        """What an earlier server held was taken over, so that there may be more."""
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -120,10 +122,37 @@ class Reconciler:
         ]
 
     async def close(self) -> None:
+        self._claims = False
         tasks = [*self._tasks, *self._carried]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- without a wait --------------------------------------------------------------------------
+
+    async def at_hand(self, spec: JobSpec) -> Environment | None:
+        """The environment of a job that could be claimed as it is queued (`claim_at_once`); None: it cannot be."""
+        return await self._launching.at_hand(spec) if self._claims else None
+
+    def claim_at_once(
+        self, c: Connection, capacity: Capacity, job_id: int, environment: Environment
+    ) -> Held | None:
+        """In the write that queued the job: claim it, when its turn is now because no other job waits. To be `carry`-ed
+        after that write; None: it waits for its turn like any other.
+        """
+        others = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value, jobs.c.id != job_id).limit(1)
+        if not self._claims or c.execute(others).first() is not None:
+            return None
+        rows = self._claim_now(c, capacity, [job_id])
+        if not rows:
+            return None
+        held = records.held_of(rows[0])
+        claims.set_environment(c, held, environment.id)
+        return replace(held, job=replace(held.job, environment_id=environment.id))
+
+    def carry(self, held: Held, environment: Environment) -> None:
+        """Go on with what was claimed at once."""
+        self._carry(held, None, environment)
 
     def kick(self) -> None:
         """Something may be started: look now."""
@@ -148,7 +177,7 @@ class Reconciler:
                     await self._take_over(await self._workloads.adopted())
                 if fresh:
                     await self._clear_away(await self._workloads.adopted())
-                    fresh = False
+                    fresh, self._claims = False, True
                 await self._renew()
                 pause = await self._claim()
             except StratalError as error:
@@ -274,13 +303,15 @@ class Reconciler:
 
     # -- one attempt, from its claim to its end --------------------------------------------------
 
-    def _carry(self, held: Held, status: WorkloadStatus | None) -> None:
+    def _carry(
+        self, held: Held, status: WorkloadStatus | None, environment: Environment | None = None
+    ) -> None:
         stop = Stop()
         if held.job.stop_requested_at is not None:
             stop.because(held.job.stop_cause)
         self._stops[held.job.id] = stop
         self._held[held.job.id] = held
-        task = asyncio.create_task(self._carry_on(held, status, stop), name=f"job {held.job.id}")
+        task = asyncio.create_task(self._carry_on(held, status, stop, environment), name=f"job {held.job.id}")
         self._carried.add(task)
         task.add_done_callback(lambda done: self._let_go(held, done))
         self.changed.ring()
@@ -296,13 +327,15 @@ class Reconciler:
         if now is not None and now.job.attempt == held.job.attempt:
             del self._held[held.job.id], self._stops[held.job.id]
 
-    async def _carry_on(self, held: Held, status: WorkloadStatus | None, stop: Stop) -> None:
+    async def _carry_on(
+        self, held: Held, status: WorkloadStatus | None, stop: Stop, environment: Environment | None
+    ) -> None:
         """Until its end is recorded. What fails on our side (a full disk, a lost engine) is tried again."""
         delay = _AGAIN_SECONDS
         while True:
             try:
                 if status is None:
-                    status = await self._begin(held, stop)
+                    status = await self._begin(held, stop, environment)
                 if status is None:
                     return
                 if held.job.state is JobState.STARTING and status.state != "unknown":
@@ -317,6 +350,7 @@ class Reconciler:
                 await self._explain(held, error)
             except Exception:
                 log.exception("job %d: trying again in %.0f s", held.job.id, delay)
+            environment = None  # looked up again
             await self._pause(delay, stop)
             delay = min(delay * 2, 30.0)
 
@@ -335,17 +369,17 @@ class Reconciler:
             reason = f"waits: {error.message}"[:1000]
             await self._database.write(lambda c: claims.write(c, held, reason=reason))
 
-    async def _begin(self, held: Held, stop: Stop) -> WorkloadStatus | None:
+    async def _begin(self, held: Held, stop: Stop, environment: Environment | None) -> WorkloadStatus | None:
         """The status of an attempt that the engine does not know; None when the attempt ended without one."""
         if held.job.state is JobState.STARTING:
-            return await self._launch(held, stop)
+            return await self._launch(held, stop, environment)
         return WorkloadStatus(held.job.attempt_id, "unknown", reason="lost with its engine")
 
-    async def _launch(self, held: Held, stop: Stop) -> WorkloadStatus | None:
+    async def _launch(self, held: Held, stop: Stop, environment: Environment | None) -> WorkloadStatus | None:
         """Make everything ready and start the process; None when the attempt ended before it could run."""
         job = held.job
         self._logs.say(job.attempt_id, "")
-        preparing = asyncio.ensure_future(self._launching.prepare(held))
+        preparing = asyncio.ensure_future(self._launching.prepare(held, environment))
         stopping = asyncio.ensure_future(stop.wait())
         try:
             await asyncio.wait({preparing, stopping}, return_when=asyncio.FIRST_COMPLETED)

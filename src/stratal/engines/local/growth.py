@@ -5,9 +5,10 @@ import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-_IN_MODIFY = 0x2
+_IN_MODIFY, _IN_MOVED_TO = 0x2, 0x80
 _EVENTS = 64 << 10
 
 
@@ -20,17 +21,25 @@ class Growth:
         """By watch: inotify has one per file."""
 
     async def beyond(self, path: Path, size: int, seconds: float) -> bool:
-        """Wait until the file holds more than `size` bytes, but no longer than `seconds`.
+        """Wait until the file holds more than `size` bytes, or its folder is put in its place, but no longer than `seconds`.
 
-        False, at once: there is no such file, or this system tells of no changes.
+        False, at once: there is no such place, or this system tells of no changes.
         """
-        watch = self._watch(path)
+        watch = self._watch(path, _IN_MODIFY)
         if watch < 0:
-            return False
+            return await self._appears(path, seconds)
+        return await self._told_of(watch, seconds, lambda: _size(path) > size)
+
+    async def _appears(self, path: Path, seconds: float) -> bool:
+        """Wait until something new lies beside the file's folder."""
+        watch = self._watch(path.parent.parent, _IN_MOVED_TO)
+        return watch >= 0 and await self._told_of(watch, seconds, path.exists)
+
+    async def _told_of(self, watch: int, seconds: float, already: Callable[[], bool]) -> bool:
         told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waits.setdefault(watch, set()).add(told)
         try:
-            if _size(path) <= size:
+            if not already():
                 await asyncio.wait([told], timeout=seconds)
         except FileNotFoundError:
             return False
@@ -49,7 +58,7 @@ class Growth:
             os.close(self._fd)
             self._fd = -1
 
-    def _watch(self, path: Path) -> int:
+    def _watch(self, path: Path, what: int) -> int:
         if not sys.platform.startswith("linux"):
             return -1
         if self._fd < 0:
@@ -57,7 +66,7 @@ class Growth:
             if self._fd < 0:
                 return -1
             asyncio.get_running_loop().add_reader(self._fd, self._told)
-        return int(_libc().inotify_add_watch(self._fd, os.fsencode(path), _IN_MODIFY))
+        return int(_libc().inotify_add_watch(self._fd, os.fsencode(path), what))
 
     def _told(self) -> None:
         with contextlib.suppress(BlockingIOError):
