@@ -282,7 +282,8 @@ def _form(form: dict[str, Any]) -> str:
     """What became of a form."""
     match form["state"]:
         case "made":
-            return f"{human_bytes(form['size'])}, {_compared(form)}, made by job {form['job']}"
+            by = f", made by job {form['job']}" if form["job"] else ""
+            return f"{human_bytes(form['size'])}, {_compared(form)}{by}"
         case "converting":
             return f"job {form['job']} is at it: stratal job logs -f {form['job']}"
         case "waiting":

@@ -31,7 +31,8 @@ def start(home: Path) -> None:
             text=True,
             check=False,
         )
-        if started.returncode == 0:
+        # On a busy machine it may come up after the command has given up waiting for it.
+        if started.returncode == 0 or is_running(home):
             return
     raise Unavailable("The platform did not start.", hint=started.stderr.strip())
 

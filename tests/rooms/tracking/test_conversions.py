@@ -216,7 +216,13 @@ def test_what_nobody_asked_for_waits_until_nothing_else_is_to_do_one_at_a_time(r
     refused = bench.form(fourth)
     assert refused is not None
     assert (refused.state, refused.why) == (FormState.REFUSED, "The budget is used up.")
-    assert bench.form(third) is not None
+    # What is deleted before its turn is forgotten, also where its row is kept.
+    bench.queue.refusal = None
+    fifth = bench.register()
+    room.held.add(fifth.id)
+    room.do(room.models.delete(room.ann, "prj_a", "m", str(fifth.version)))
+    assert bench.look(PATIENT_MS) == []
+    assert (bench.form(third) is not None, bench.form(fifth)) == (True, None)
 
 
 @dataclass(frozen=True)

@@ -319,7 +319,7 @@ def _form(version: ModelVersion, form: Form, checks: Sequence[FileCheck], revisi
 
 def _job(job: Job) -> Link:
     facts = [
-        ("command", " ".join(job.argv)),
+        ("command", " ".join(map(_line, job.argv))),
         ("state", f"{job.state} (exit code {job.exit_code})"),
         ("by", job.created_by),
         ("queued", iso(job.queued_at)),
@@ -330,6 +330,12 @@ def _job(job: Job) -> Link:
     else:
         facts.append(("isolation", f"{isolation.sandbox}, network: {isolation.network}"))
     return Link("job", str(job.id), f"{job.id} ({job.name})" if job.name else str(job.id), facts)
+
+
+def _line(word: str) -> str:
+    """A word of a command; of a program's text its first line, since its code is a link of its own."""
+    first, _, more = word.partition("\n")
+    return f"{first[:100]}…" if more else word
 
 
 def _other_inputs(job: Job) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, delete, exists, func, select
+from sqlalchemy import Connection, delete, exists, func, or_, select
 
 from stratal.ai.models import forms
 from stratal.ai.models.forms import Forms
@@ -261,7 +261,8 @@ class Conversions:
 
 
 def _waiting(c: Connection) -> Sequence[Mapping[str, Any]]:
-    """What waits to be converted, longest first, after forgetting those whose model has a newer version that waits."""
+    """What waits to be converted, longest first, after forgetting what was deleted, or whose model has a newer version
+    that waits."""
     mine, newer = model_versions.alias(), model_versions.alias()
     waiting = model_forms.alias()
     passed_over = (
@@ -269,14 +270,17 @@ def _waiting(c: Connection) -> Sequence[Mapping[str, Any]]:
         .join(mine, mine.c.id == model_forms.c.version_id)
         .where(
             model_forms.c.state == FormState.WAITING.value,
-            exists()
-            .where(
-                newer.c.model_id == mine.c.model_id,
-                newer.c.version > mine.c.version,
-                waiting.c.version_id == newer.c.id,
-                waiting.c.state == FormState.WAITING.value,
-            )
-            .correlate(mine),
+            or_(
+                mine.c.deleted_at.is_not(None),
+                exists()
+                .where(
+                    newer.c.model_id == mine.c.model_id,
+                    newer.c.version > mine.c.version,
+                    waiting.c.version_id == newer.c.id,
+                    waiting.c.state == FormState.WAITING.value,
+                )
+                .correlate(mine),
+            ),
         )
     )
     gone = list(c.execute(passed_over).scalars())

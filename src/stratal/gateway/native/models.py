@@ -1,6 +1,7 @@
 """``/api/v1/projects/{project}/models``: registered models and their versions, for people to look at."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -8,7 +9,7 @@ from pydantic import Field
 
 from stratal.ai.models.conversion import Conversions
 from stratal.ai.models.forms import Forms
-from stratal.ai.models.model import FileCheck, Form, ModelVersion, RegisteredModel
+from stratal.ai.models.model import FileCheck, Form, FormState, ModelVersion, RegisteredModel
 from stratal.ai.models.registered import RegisteredModels
 from stratal.ai.models.registry import Models
 from stratal.gateway.native.bodies import Strict, body_of, chunks_of, read_model
@@ -67,7 +68,7 @@ def router(
         model = await names.get(who, place.id, name)
         found = await versions.of_model(who, place.id, name)
         known = await forms.of_all(found)
-        listed = [_version(one) | {"forms": _forms(known.get(one.id, []))} for one in found]
+        listed = [_version(one) | {"forms": _forms(known.get(one.id, []), place.id)} for one in found]
         return {**_model(model), "tags": model.tags, "versions": listed}
 
     @api.get("/projects/{project}/models/{name}/versions/{version}")
@@ -81,7 +82,7 @@ def router(
             "source": found.source,
             "run_link": found.run_link,
             "signature": found.facts.signature,
-            "forms": _forms(await forms.of(found)),
+            "forms": _forms(await forms.of(found), place.id),
             "requirements": found.facts.requirements,
             "files": [
                 {"path": file.path, "size": file.size, "sha256": file.sha256}
@@ -155,8 +156,10 @@ def _model(model: RegisteredModel) -> dict[str, object]:
     }
 
 
-def _forms(forms: Sequence[Form]) -> list[dict[str, object]]:
-    return [_form(form) for form in forms]
+def _forms(forms: Sequence[Form], project_id: str) -> list[dict[str, object]]:
+    """As the project sees them: of a shared model those that were made, and not by which job."""
+    lent = [replace(form, job_id=None) for form in forms if form.state is FormState.MADE]
+    return [_form(form) for form in (forms if all(f.project_id == project_id for f in forms) else lent)]
 
 
 def _form(form: Form) -> dict[str, object]:
