@@ -24,13 +24,15 @@ from stratal.app.settings import (
     user_domain,
 )
 from stratal.cli.output import home_option, human_bytes, json_option, print_json, print_table
-from stratal.cli.shown import GrowTo
+from stratal.cli.shown import GrowTo, note
 from stratal.kernel.errors import Conflict, Unavailable
 
 if TYPE_CHECKING:
     from stratal.engines.local.shown import ShownZygote
 
-_READY_SECONDS = 60.0
+_READY_SECONDS = 600.0
+"""A large database is upgraded, and a slow disk read, before the server answers."""
+_TELL_SECONDS = 15.0
 _GRACE_SECONDS = 10.0
 
 
@@ -154,8 +156,9 @@ def _detach(settings: Settings) -> None:
             cwd="/",
             env={**os.environ, "STRATAL_DETACHED": "1"},
         )
-    deadline = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < deadline:
+    begun = time.monotonic()
+    told = 0.0
+    while (waited := time.monotonic() - begun) < _READY_SECONDS:
         code = server.poll()
         if code is not None:
             click.echo(out.read_text(errors="replace").rstrip(), err=True)
@@ -164,10 +167,13 @@ def _detach(settings: Settings) -> None:
         if record is not None and record["pid"] == server.pid:
             _welcome(settings, bool(record.get("first")))
             return
+        if waited - told > _TELL_SECONDS:
+            told = waited
+            note(f"Still starting after {waited:.0f} s; its log: {settings.home.log}")
         time.sleep(0.02)
     raise Unavailable(
-        f"The server did not become ready within {_READY_SECONDS:.0f} s.",
-        hint=f"Its log: {settings.home.log}",
+        f"The server is not ready after {_READY_SECONDS:.0f} s.",
+        hint=f"It goes on starting: stratal status. To end it: kill {server.pid}. Its log: {settings.home.log}",
     )
 
 
