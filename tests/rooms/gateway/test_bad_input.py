@@ -471,6 +471,15 @@ FOUND_BEFORE = [
     Asked("hub", "POST", ["hub", "api", "models", "alpha", "m", "paths-info", "main"], [], body=b"{"),
     Asked("native", "GET", ["api", "v1", "device", "token"], []),
     Asked("console", "POST", [""], []),
+    Asked(
+        *("lfs", "POST", ["git", "alpha", "repo.git", "info", "lfs", "objects", "batch"], []),
+        json={"operation": [], "objects": []},
+    ),
+    Asked(
+        *("lfs", "POST", ["git", "alpha", "repo.git", "info", "lfs", "objects", "batch"], []),
+        json={"operation": "download", "objects": [], "transfers": 1},
+    ),
+    Asked("mcp", "POST", ["mcp"], [], headers={"content-type": "text/plain"}),
 ]
 
 
@@ -478,7 +487,7 @@ FOUND_BEFORE = [
     "asked", FOUND_BEFORE, ids=lambda asked: f"{asked.method} /{'/'.join(asked.segments)}"
 )
 def test_what_was_answered_as_a_defect_once_is_refused(target: Target, asked: Asked) -> None:
-    asked.headers["content-type"] = "application/json"
+    asked.headers.setdefault("content-type", "application/json")
     target.check(asked)
 
 

@@ -106,13 +106,18 @@ def _asked(body: bytes) -> tuple[str, list[Pointer]]:
         told: Any = orjson.loads(body)
     except orjson.JSONDecodeError as problem:
         raise Invalid("The batch is no JSON.", reason="bad_batch") from problem
-    operation = told.get("operation") if isinstance(told, dict) else None
-    objects = told.get("objects") if isinstance(told, dict) else None
-    if operation not in {"upload", "download"} or not isinstance(objects, list):
+    told = told if isinstance(told, dict) else {}
+    operation, objects, transfers = (
+        told.get("operation"),
+        told.get("objects"),
+        told.get("transfers", ["basic"]),
+    )
+    if operation not in ("upload", "download") or not isinstance(objects, list):
         raise Invalid("A batch has an operation, upload or download, and objects.", reason="bad_batch")
     if len(objects) > MOST_AT_ONCE:
         raise Invalid(f"A batch has at most {MOST_AT_ONCE} objects.", reason="bad_batch")
-    if "basic" not in told.get("transfers", ["basic"]) or told.get("hash_algo", "sha256") != "sha256":
+    basic = isinstance(transfers, list) and "basic" in transfers
+    if not basic or told.get("hash_algo", "sha256") != "sha256":
         raise Unsupported("Only basic transfers and SHA-256 are offered here.", reason="unsupported_transfer")
     return operation, [_pointer(one) for one in objects]
 

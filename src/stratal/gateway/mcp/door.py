@@ -4,6 +4,7 @@ import asyncio
 import importlib
 from typing import TYPE_CHECKING
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -49,6 +50,12 @@ class McpDoor:
                 f"{scope['method']} is not offered at this address; POST is.",
                 hint="There are no sessions and no stream of the server's own: every request stands for itself.",
             )
+        kind = Headers(scope=scope).get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise _NotJson(
+                f"A message is JSON, not {kind or 'of no content type'}.",
+                hint="Send 'Content-Type: application/json'.",
+            )
         serving = self._serving or await self._start()
         await serving(scope, receive, send)
 
@@ -81,3 +88,7 @@ class McpDoor:
 
 class _NotAllowed(Unsupported):
     code, status = "method_not_allowed", 405
+
+
+class _NotJson(Unsupported):
+    code, status = "unsupported_media_type", 415
