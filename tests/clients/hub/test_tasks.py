@@ -70,6 +70,8 @@ def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says
     assert {"label", "score", "x", "y", "width", "height"} == set(objects[0])
     assert isinstance(ask("transcribe", audio=[sound])[0], str)
     assert isinstance(ask("translate", audio=[sound], task=["translate"], language=["de"])[0], str)
+    long = base64.b64encode(tone(40)).decode()  # longer than what is heard at once
+    assert isinstance(ask("translate", audio=[long], language=["en"])[0], str)
     with server.http() as http:
         key = {"Authorization": "Bearer " + server.env(project)["OPENAI_API_KEY"]}
 
@@ -102,11 +104,11 @@ def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says
             assert http.post(address, json={"inputs": inputs}, timeout=120).status_code == 400
 
 
-def tone() -> bytes:
+def tone(seconds: int = 1) -> bytes:
     out = io.BytesIO()
     with wave.open(out, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(16_000)
-        file.writeframes(b"\1\2" * 16_000)
+        file.writeframes(b"\1\2" * 16_000 * seconds)
     return out.getvalue()

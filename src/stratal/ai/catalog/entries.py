@@ -69,7 +69,7 @@ TASKS: tuple[Task, ...] = (
         "transcribe",
         "speech to text",
         (_AUDIO,),
-        (Port("text", "BYTES", "what was said, in lower case, without punctuation"),),
+        (Port("text", "BYTES", "what was said"),),
     ),
     Task(
         "voice",
@@ -387,7 +387,7 @@ ENTRIES: tuple[Entry, ...] = (
         languages="English (US)",
         limits=(
             "Command phrases, clearly spoken, without noise. It is no dictation: in free speech most words are wrong.",
-            "At most 60 seconds; no punctuation, no speakers, no times.",
+            "At most 60 seconds; lower case, no punctuation, no speakers, no times.",
         ),
         measured=(
             Measured(

@@ -30,6 +30,8 @@ _ONLY = {"local_files_only": True, "trust_remote_code": False}
 _MOST_LABELS = 50
 _MOST_TOKENS = 256
 _AT_ONCE = 16
+_HEARD_AT_ONCE = 30
+"""Seconds: models of Whisper's kind hear no more of a sound at once."""
 _LABEL, _SCORE = ("label", "BYTES", [-1]), ("score", "FP64", [-1])
 
 
@@ -394,7 +396,10 @@ def _transcribe(hub: _Hub) -> Made:
                 if f"<|{language.lower()}|>" not in languages:
                     raise Invalid(f"This model knows no language {language[:40]!r}; codes are like en or de.")
                 more["language"] = language.lower()
-        told = ask({"raw": samples, "sampling_rate": RATE}, **({"generate_kwargs": more} if more else {}))
+        said: dict[str, Any] = {"generate_kwargs": more} if more else {}
+        if not by_letters and len(samples) > _HEARD_AT_ONCE * RATE:
+            said["chunk_length_s"] = _HEARD_AT_ONCE  # with some overlap, put together where the words agree
+        told = ask({"raw": samples, "sampling_rate": RATE}, **said)
         return str(told["text"]).strip()
 
     def answer(rows: list[Any]) -> dict[str, Any]:
