@@ -198,7 +198,10 @@ class Tuning:
         moving = [one for one in tuned.parameters() if one.requires_grad]
         print(f"{sum(one.numel() for one in moving)} numbers are trained", flush=True)
         steps = torch.optim.AdamW(moving, lr=float(self._wish["rate"]), weight_decay=0.01)
-        best, kept, patience = -np.inf, _state(tuned), 0
+        tuned.eval()
+        with torch.inference_mode():
+            best = mark(tuned, looked)  # adapters that are no better than none are not kept
+        kept, patience = _state(tuned), 0
         for epoch in range(int(self._wish["epochs"])):
             tuned.train()
             self._chance.shuffle(rows)
