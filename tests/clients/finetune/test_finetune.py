@@ -33,12 +33,12 @@ try:
 except openai.BadRequestError as error:
     assert "batch_size" in str(error), error
 job = client.fine_tuning.jobs.create(**asked, method={"type": "supervised", "supervised": {
-    "hyperparameters": {"n_epochs": 20, "learning_rate_multiplier": 40}}})
+    "hyperparameters": {"n_epochs": 40, "learning_rate_multiplier": 20}}})
 while job.status in ("queued", "validating_files", "running"):
     time.sleep(1)
     job = client.fine_tuning.jobs.retrieve(job.id)
 events = [one.message for one in client.fine_tuning.jobs.list_events(job.id).data]
-judged = client.moderations.create(model=job.fine_tuned_model, input="2 7 1 8").results[0]
+judged = client.moderations.create(model=job.fine_tuned_model, input="2 7 1 8 2 8 1 8 2 8 4 5 9").results[0]
 print(json.dumps({"status": job.status, "model": job.fine_tuned_model, "epochs": job.hyperparameters.n_epochs,
                   "events": events, "scores": judged.category_scores.model_extra}))
 """
@@ -160,7 +160,8 @@ def test_a_classifier_is_trained_measured_registered_and_answers(server: Platfor
 def letters(kind: str, chance: random.Random) -> str:
     """Words that a model of bytes can tell apart by what they are made of."""
     return " ".join(
-        chance.choice({"vowels": "aeiou", "digits": "0123456789"}[kind]) for _ in range(chance.randint(3, 9))
+        chance.choice({"vowels": "aeiou", "digits": "0123456789"}[kind])
+        for _ in range(chance.randint(10, 20))
     )
 
 
@@ -178,7 +179,7 @@ def test_adapters_are_trained_in_a_transformer_merged_and_served(
     server.cli(*asked, timeout=1800, PWD=str(tmp_path))
     chance = random.Random(0)
     made = [
-        {"text": letters(kind, chance), "label": kind} for _ in range(80) for kind in ("vowels", "digits")
+        {"text": letters(kind, chance), "label": kind} for _ in range(120) for kind in ("vowels", "digits")
     ]
     pairs = [{"first": one["text"], "other": one["text"][::-1]} for one in made]
     bucket = f"{project}-rows"
@@ -192,7 +193,7 @@ def test_adapters_are_trained_in_a_transformer_merged_and_served(
                 == 201
             )
     base = ("--base", "models:/tiny/1", *given)
-    quick = ("--epochs", "20", "--rate", "0.02")
+    quick = ("--epochs", "40", "--rate", "0.01")
     told = server.json(
         "finetune", "classify", f"s3://{bucket}/rows.jsonl", "--name", "kinds", *base, *quick, timeout=1800
     )
@@ -209,7 +210,7 @@ def test_adapters_are_trained_in_a_transformer_merged_and_served(
     assert run["params"]["method"] == "lora"
     server.cli("deploy", told["uri"], "--name", "kinds", *given, timeout=900)
     with server.http() as http:
-        asked_ = {"inputs": {"text": ["a e i o a", "4 4 2 9"]}}
+        asked_ = {"inputs": {"text": ["a e i o a u u i e o a e", "4 4 2 9 0 1 1 7 3 5 8 6"]}}
         answer = http.post(f"/api/v1/projects/{project}/endpoints/kinds/invocations", json=asked_).json()
         assert [one["label"] for one in answer["predictions"]] == ["vowels", "digits"]
 
@@ -240,7 +241,7 @@ def test_adapters_are_trained_in_a_transformer_merged_and_served(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     last = json.loads(done.stdout)
-    assert (last["status"], last["model"], last["epochs"]) == ("succeeded", "tiny-kinds", 20)
+    assert (last["status"], last["model"], last["epochs"]) == ("succeeded", "tiny-kinds", 40)
     assert any("epoch 1" in line for line in last["events"])
     assert last["scores"]["digits"] > 0.5
     headless = server.cli(

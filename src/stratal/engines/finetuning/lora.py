@@ -22,7 +22,7 @@ from stratal.engines.finetuning import train  # put in front: see `lora_program`
 
 MOST_TOKENS = 256
 BATCH = 16
-PATIENCE = 3
+PATIENCE = 5
 _ONLY = {"local_files_only": True, "trust_remote_code": False}
 
 
