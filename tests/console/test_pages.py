@@ -61,6 +61,8 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/gallery/rapidocr",
         f"{base}/gallery/espeak-ng",
         f"{base}/indexes",
+        f"{base}/find",
+        f"{base}/gallery/whisper-base",
         f"{base}/chat",
         f"{base}/why",
         f"{base}/solutions",

@@ -170,7 +170,10 @@ def search(name: str, query: str, limit: int, project: str | None, as_json: bool
     if not found["passages"]:
         click.echo("Nothing was found.")
     for number, one in enumerate(found["passages"], start=1):
-        click.echo(click.style(f"{number}. {_place(one)}", bold=True) + f"  meaning {one['near']:.2f}")
+        click.echo(
+            click.style(f"{number}. {_place(one)}", bold=True)
+            + f"  meaning {one['near']:.2f}, words {one['words']:.1f}"
+        )
         click.echo("   " + one["text"][:300].replace("\n", " "))
 
 
