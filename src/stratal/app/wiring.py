@@ -8,6 +8,7 @@ from stratal.ai.catalog.service import Catalog
 from stratal.ai.catalog.upstream import Upstream
 from stratal.ai.endpoints.records import held_environments, holds_model
 from stratal.ai.endpoints.room import furnish as furnish_endpoints
+from stratal.ai.explain.borrowed import Borrowed
 from stratal.ai.explain.impact import Impact
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.room import Tellings
@@ -456,6 +457,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         compute.snapshots,
         compute.environments,
         Inputs(lineage, objects, lake, pipelines.runs, projects.name_of),
+        Borrowed(database, projects.name_of),
     )
 
     tellings = Tellings(database, lake, pipelines.runs)

@@ -45,7 +45,7 @@ def add_share(kind: str, name: str, to: str, project: str | None, as_json: bool)
         print_json(made)
     else:
         click.echo(
-            f"{to} may read the {kind} {made['name']}, there called {made['as']}. "
+            f"The project {to}, if there is one, may read the {kind} {made['name']}, there called {made['as']}. "
             f"Take it back with: stratal share rm {made['id']}"
         )
 

@@ -5,6 +5,9 @@ made anew is not. Rooms ask `is_lent` or `find_lent` in the very read that looks
 that has ended is refused by the next request at every door. In the receiving project a thing is called
 ``<project>.<name>``; a bucket, whose name is the instance's, keeps it. What the receiver itself calls
 so comes first.
+
+Who shares with a name that no project has is told the same as who shares with one: names of other projects cannot be
+probed. Such an offer is listed, audited and taken back like a share, and gives nobody anything, later neither.
 """
 
 from collections.abc import Callable
@@ -16,12 +19,13 @@ from sqlalchemy import Connection, Row, Select, delete, insert, select, update
 
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
-from stratal.identity.tables import projects, shares
+from stratal.identity.tables import projects, share_offers, shares
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
+from stratal.kernel.names import check_name
 
 KINDS = ("bucket", "table", "model", "endpoint")
 
@@ -34,7 +38,10 @@ _RECEIVERS = projects.alias("receivers")
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """`giver` and `receiver` are projects' names, `name` is what the giver calls the thing."""
+    """`giver` and `receiver` are projects' names, `name` is what the giver calls the thing.
+
+    `receiver_id` is None for an offer to a name that no project has; its giver is not told so.
+    """
 
     id: str
     kind: str
@@ -42,7 +49,7 @@ class Share:
     name: str
     giver_id: str
     giver: str
-    receiver_id: str
+    receiver_id: str | None
     receiver: str
     created_at: int
     created_by: str
@@ -90,13 +97,18 @@ def end_shares(connection: Connection, kind: str, object_id: str, actor: str) ->
     for row in connection.execute(_shares().where(here)).all():
         _tell(connection, "share.removed", _share(row), actor)
     connection.execute(delete(shares).where(here))
+    offered = (share_offers.c.kind == kind) & (share_offers.c.object_id == object_id)
+    for row in connection.execute(_offers().where(offered)).all():
+        _tell(connection, "share.removed", _offer(row), actor)
+    connection.execute(delete(share_offers).where(offered))
 
 
 def rename_shared(connection: Connection, kind: str, object_id: str, name: str) -> None:
     """The thing is called `name` from now on."""
-    connection.execute(
-        update(shares).where(shares.c.kind == kind, shares.c.object_id == object_id).values(name=name)
-    )
+    for table in (shares, share_offers):
+        connection.execute(
+            update(table).where(table.c.kind == kind, table.c.object_id == object_id).values(name=name)
+        )
 
 
 # -- for doors ------------------------------------------------------------------------------------------------
@@ -133,8 +145,8 @@ class Shares:
     async def add(self, who: Principal, project_id: str, kind: str, name: str, receiver: str) -> Share:
         """Let the project `receiver` read one thing of this project.
 
-        Raises `Denied` unless the caller is an owner, `NotFound` (the thing, the receiver), `Conflict`
-        (``share_exists``), `Invalid`.
+        Whether there is such a receiver is not told. Raises `Denied` unless the caller is an owner, `NotFound` (the thing),
+        `Conflict` (``share_exists``), `Invalid`.
         """
         require(who, "shares.manage", project_id)
         finder = self._finders.get(kind)
@@ -143,41 +155,41 @@ class Shares:
                 f"{kind[:40]!r} cannot be shared.", hint=f"One of: {', '.join(KINDS)}.", reason="bad_kind"
             )
 
+        check_name("project", receiver)
+
         def work(connection: Connection) -> Share:
             found = finder(connection, project_id, name)
             if found is None:
                 raise NotFound(
                     f"There is no {kind} {name[:200]!r} in this project.", reason=f"no_such_{kind}"
                 )
-            to = connection.execute(
+            row = connection.execute(
                 select(projects.c.id).where(projects.c.name == receiver, projects.c.removing_at.is_(None))
-            ).scalar()
-            if to is None:
-                raise NotFound(
-                    f"There is no project {receiver[:100]!r} to share with.", reason="no_such_project"
-                )
-            if to == project_id:
+            ).one_or_none()
+            if row is not None and row.id == project_id:
                 raise Invalid("A project reads its own things already.", reason="own_project")
-            if is_lent(connection, to, kind, found[0]):
+            if _is_given(connection, project_id, row.id if row else None, receiver, kind, found[0]):
                 raise Conflict(
                     f"{kind} {found[1]!r} is shared with {receiver!r} already.", reason="share_exists"
                 )
             share_id = new_id("shr")
-            connection.execute(
-                insert(shares).values(
-                    id=share_id,
-                    project_id=project_id,
-                    receiver_id=to,
-                    kind=kind,
-                    object_id=found[0],
-                    name=found[1],
-                    created_at=self._clock(),
-                    created_by=who.actor,
-                )
-            )
-            share = _share(connection.execute(_shares().where(shares.c.id == share_id)).one())
+            made = {
+                "id": share_id,
+                "project_id": project_id,
+                "kind": kind,
+                "object_id": found[0],
+                "name": found[1],
+                "created_at": self._clock(),
+                "created_by": who.actor,
+            }
+            if row is None:
+                connection.execute(insert(share_offers).values(**made, offered_to=receiver))
+                share = _offer(connection.execute(_offers().where(share_offers.c.id == share_id)).one())
+            else:
+                connection.execute(insert(shares).values(**made, receiver_id=row.id))
+                share = _share(connection.execute(_shares().where(shares.c.id == share_id)).one())
+                self._database.once_committed(partial(self._note, share))
             _tell(connection, "share.added", share, who.actor)
-            self._database.once_committed(partial(self._note, share))
             return share
 
         return await self._database.write(work)
@@ -186,8 +198,15 @@ class Shares:
         """What the project gives and what it was given, by name."""
         require(who, "shares.read", project_id)
         query = _shares().where((shares.c.project_id == project_id) | (shares.c.receiver_id == project_id))
-        rows = await self._database.read(lambda c: c.execute(query).all())
-        return sorted(map(_share, rows), key=lambda share: (share.kind, share.shown, share.receiver))
+
+        def read(connection: Connection) -> list[Share]:
+            offered = _offers().where(share_offers.c.project_id == project_id)
+            return [_share(row) for row in connection.execute(query)] + [
+                _offer(row) for row in connection.execute(offered)
+            ]
+
+        found = await self._database.read(read)
+        return sorted(found, key=lambda share: (share.kind, share.shown, share.receiver))
 
     async def remove(self, who: Principal, project_id: str, share_id: str) -> Share:
         """End a share: an owner of the project that gives, or of the one that was given.
@@ -198,6 +217,12 @@ class Shares:
 
         def work(connection: Connection) -> Share:
             row = connection.execute(_shares().where(shares.c.id == share_id)).one_or_none()
+            mine = (share_offers.c.id == share_id) & (share_offers.c.project_id == project_id)
+            offered = connection.execute(_offers().where(mine)).one_or_none()
+            if offered is not None:
+                connection.execute(delete(share_offers).where(mine))
+                _tell(connection, "share.removed", _offer(offered), who.actor)
+                return _offer(offered)
             if row is None or project_id not in {row.project_id, row.receiver_id}:
                 raise NotFound(
                     f"This project has no share {share_id[:60]!r}.",
@@ -217,6 +242,7 @@ class Shares:
         either = (shares.c.project_id == project_id) | (shares.c.receiver_id == project_id)
 
         def work(connection: Connection) -> None:
+            connection.execute(delete(share_offers).where(share_offers.c.project_id == project_id))
             gone = set(connection.execute(delete(shares).where(either).returning(shares.c.id)).scalars())
             self._database.once_committed(partial(self._drop, gone))
 
@@ -255,9 +281,45 @@ def _share(row: Row[Any]) -> Share:
     )
 
 
+def _offers() -> Select[Any]:
+    return select(share_offers, _GIVERS.c.name.label("giver")).join(
+        _GIVERS, _GIVERS.c.id == share_offers.c.project_id
+    )
+
+
+def _offer(row: Row[Any]) -> Share:
+    return Share(
+        id=row.id,
+        kind=row.kind,
+        object_id=row.object_id,
+        name=row.name,
+        giver_id=row.project_id,
+        giver=row.giver,
+        receiver_id=None,
+        receiver=row.offered_to,
+        created_at=row.created_at,
+        created_by=row.created_by,
+    )
+
+
+def _is_given(
+    connection: Connection, giver_id: str, receiver_id: str | None, receiver: str, kind: str, object_id: str
+) -> bool:
+    """Is it shared with the project, or offered to the name, already?"""
+    if receiver_id is not None and is_lent(connection, receiver_id, kind, object_id):
+        return True
+    query = select(share_offers.c.id).where(
+        share_offers.c.project_id == giver_id,
+        share_offers.c.offered_to == receiver,
+        share_offers.c.kind == kind,
+        share_offers.c.object_id == object_id,
+    )
+    return connection.execute(query).first() is not None
+
+
 def _tell(connection: Connection, kind: str, share: Share, actor: str) -> None:
     """In the books of both projects."""
-    for place in (share.giver_id, share.receiver_id):
+    for place in filter(None, (share.giver_id, share.receiver_id)):
         emit(
             connection,
             kind,

@@ -121,6 +121,22 @@ shares = Table(
     Index("ix_shares_object_id", "object_id"),
 )
 
+share_offers = Table(
+    "share_offers",
+    metadata,
+    # Shares with a name that no project has: whoever shares must not learn that.
+    Column("id", Text, primary_key=True),
+    Column("project_id", Text, ForeignKey("projects.id"), nullable=False),
+    Column("offered_to", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("object_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("created_by", Text, nullable=False),
+    UniqueConstraint("project_id", "offered_to", "kind", "object_id"),
+    Index("ix_share_offers_object_id", "object_id"),
+)
+
 visits = Table(
     "visits",
     metadata,

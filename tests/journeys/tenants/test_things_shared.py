@@ -2,6 +2,7 @@
 longer than the share lasts, and written in both projects' audit logs.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -304,9 +305,69 @@ def test_an_endpoint(mine: Tenant, theirs: Tenant) -> None:
                 ("GET", ""),
             ):
                 assert http.request(method, here + path).status_code == 404
-            # who asked is told to the project whose endpoint it is, and only to it
-            assert http.get(f"/api/v1/predictions/{prediction}/why").status_code == 404
+            # whoever asked is told what stands behind their answer: named, checked, and not theirs to read
+            row = http.get(f"/api/v1/predictions/{prediction}").json()
+            assert (row["inputs"][0]["data"], row["endpoint"]) == ([[1.0]], theirs["endpoint"])
+            told = http.get(f"/api/v1/predictions/{prediction}/why")
+            assert told.status_code == 200, told.text
+            assert SECRET not in told.text
+            chain = {link["kind"]: link for link in told.json()["chain"]}
+            assert told.json()["project"] == mine.project
+            assert [chain["prediction"]["status"], chain["model version"]["status"]] == ["verified"] * 2
+            assert chain["endpoint"]["name"] == f"{name} revision 1"
+            model = chain["model version"]
+            assert (model["name"], model["readable"]) == (f"{theirs.project}.risk/1", False)
+            assert model["facts"] == [{"name": "read only in", "value": f"project {theirs.project}"}]
+            assert (chain["run"]["name"], chain["run"]["readable"]) == (theirs["run"], False)
+            done = mine.server.cli("why", prediction, check=False, **mine.env)
+            assert f"read only in project {theirs.project}" in " ".join(done.stdout.split()), done
+            with shared(theirs, "model", "risk", mine):
+                told = http.get(f"/api/v1/predictions/{prediction}/why")
+                chain = {link["kind"]: link for link in told.json()["chain"]}
+                assert chain["model version"]["readable"]
+                assert "MLmodel" in str(chain["model version"]["hashes"])
+            own = http.post(
+                f"/api/v1/projects/{mine.project}/endpoints/{mine['endpoint']}/invocations",
+                json={"inputs": [[1.0]]},
+            ).headers["x-stratal-prediction-id"]
+            # who asked is told to the project whose endpoint it is, which sees nothing else that they ask
             with theirs.http() as owner:
                 why = owner.get(f"/api/v1/predictions/{prediction}/why")
                 assert (why.status_code, mine.project in why.text) == (200, True), why.text
+                assert owner.get(f"/api/v1/predictions/{own}/why").status_code == 404
+                spent = [
+                    str(owner.get("/api/v1/cost", params={"by": by}).json()) for by in ("workload", "user")
+                ]
+            # asking is on the bill of who asks, under the name that they ask for; what answers is its owner's
+            report = mine.server.json("cost", "--by", "workload", **mine.env)
+            asked = json.dumps([report["costs"], report["so_far"]])
+            assert f"endpoint:{name}" in asked, asked
+            assert f"endpoint:{name}" not in "".join(spent)
         refused()
+        told = http.get(f"/api/v1/predictions/{prediction}/why").json()
+        assert [link["kind"] for link in told["chain"]] == ["prediction", "endpoint"]
+        assert (told["status"], "the share has ended" in str(told)) == ("unproven", True)
+
+
+def test_nobody_is_told_whether_there_is_a_project_of_a_name(mine: Tenant, theirs: Tenant) -> None:
+    """To share with another's project and with none looks the same: added, listed, refused twice, taken back."""
+    with mine.http() as http:
+        path = f"/api/v1/projects/{mine.project}/shares"
+
+        def story(to: str) -> list[Any]:
+            asked = {"kind": "model", "name": "risk", "to": to}
+            made = http.post(path, json=asked)
+            twice = http.post(path, json=asked)
+            listed = [one for one in http.get(path).json()["shares"] if one["to"] == to]
+            gone = http.delete(f"{path}/{made.json()['id']}")
+            audit = http.get(f"/api/v1/projects/{mine.project}/audit", params={"what": "share."}).json()
+            noted = [
+                (one["kind"], one["data"]) for one in audit["entries"] if one["subject"] == made.json()["id"]
+            ]
+            told = [made.status_code, made.json(), twice.status_code, twice.json()["error"]["code"], listed]
+            told += [gone.status_code, http.delete(f"{path}/{made.json()['id']}").status_code, noted]
+            assert (len(listed), len(noted)) == (1, 2)
+            text = json.dumps(told).replace(to, "TO").replace(made.json()["id"], "ID")
+            return list(json.loads(text.replace(made.json()["created_at"], "THEN")))
+
+        assert story(theirs.project) == story("no-such-project-at-all")

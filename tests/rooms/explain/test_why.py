@@ -118,7 +118,7 @@ def explained(
 ) -> Explanation:
     reads = {name.replace("_", ":"): ids for name, ids in read.items()}
     told = cast("Any", Records(served, options or {}, reads, sha256))
-    why = Why(told, told, told, told, told, told, told, told, told, told)
+    why = Why(told, told, told, told, told, told, told, told, told, told, told)
     return asyncio.run(why.explain(ADA, "pr_1"))
 
 

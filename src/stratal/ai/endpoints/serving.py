@@ -339,6 +339,7 @@ class Serving:
         request_id: str,
         started: float,
     ) -> str:
+        lent = project_id != live.endpoint.project_id
         try:
             return await self._predictions.record(
                 Answered(
@@ -347,9 +348,8 @@ class Serving:
                     revision=revision.seq,
                     revision_number=revision.number,
                     model_version_id=revision.model_version_id,
-                    actor=who.actor
-                    if project_id == live.endpoint.project_id
-                    else f"{who.project}/{who.actor}",
+                    actor=f"{who.project}/{who.actor}" if lent else who.actor,
+                    asked_in=project_id if lent else None,
                     request_id=request_id,
                     at=self._clock(),
                     latency_ms=(time.perf_counter() - started) * 1000,

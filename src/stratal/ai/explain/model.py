@@ -42,6 +42,8 @@ class Link:
     hashes: Sequence[Hash] = ()
     claim: Status = Status.VERIFIED
     """What the link itself is worth when it carries no hashes (a run whose maker is unknown is unproven)."""
+    readable: bool = True
+    """May who asked look at what the link is about? Not at what is another project's and not lent."""
 
     @property
     def status(self) -> Status:

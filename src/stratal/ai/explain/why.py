@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from stratal.ai.endpoints.model import Revision
 from stratal.ai.endpoints.service import Endpoints
+from stratal.ai.explain.borrowed import Borrowed
 from stratal.ai.explain.inputs import Inputs
 from stratal.ai.explain.model import Explanation, Hash, Link, Status
 from stratal.ai.models.forms import Forms
@@ -21,8 +22,8 @@ from stratal.compute.environments import Environments
 from stratal.compute.jobs import Jobs
 from stratal.compute.model import Job
 from stratal.compute.snapshots import Snapshots
-from stratal.identity.model import Principal
-from stratal.identity.permissions import require
+from stratal.identity.model import Principal, system_principal
+from stratal.identity.permissions import may, require
 from stratal.kernel.clock import iso
 from stratal.kernel.errors import NotFound
 
@@ -47,6 +48,7 @@ class Why:
         snapshots: Snapshots,
         environments: Environments,
         inputs: Inputs,
+        borrowed: Borrowed,
     ) -> None:
         self._predictions = predictions
         self._endpoints = endpoints
@@ -58,12 +60,27 @@ class Why:
         self._snapshots = snapshots
         self._environments = environments
         self._inputs = inputs
+        self._borrowed = borrowed
 
     async def explain(self, who: Principal, prediction_id: str) -> Explanation:
-        """The chain of one prediction. Raises `NotFound` for an id that is not one, or of another project."""
+        """The chain of one prediction. Raises `NotFound` for an id that is not one, or of another project.
+
+        Whoever asked an endpoint that is lent to them is told what they may see of it (see `borrowed`).
+        """
         prediction = await self._predictions.get(who, prediction_id)
-        require(who, "predictions.read", prediction.project_id, what=f"prediction {prediction_id[:60]!r}")
         revision = await self._endpoints.revision(prediction.revision)
+        if may(who, "predictions.read", prediction.project_id):
+            return await self._explained(who, prediction, revision)
+        asked_in = prediction.asked_in or ""
+        require(who, "predictions.read", asked_in, what=f"prediction {prediction_id[:60]!r}")
+        if not await self._borrowed.lasts(asked_in, revision.endpoint_id):
+            return self._borrowed.over(_prediction(prediction), who.project)
+        giver = system_principal(prediction.project_id, "")
+        told = await self._explained(giver, prediction, revision)
+        return await self._borrowed.seen(told, asked_in, prediction.project_id)
+
+    async def _explained(self, who: Principal, prediction: Prediction, revision: Revision) -> Explanation:
+        prediction_id = prediction.id
         chain = [_prediction(prediction), _revision(prediction, revision)]
         version: ModelVersion | None
         try:

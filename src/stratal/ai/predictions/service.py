@@ -48,6 +48,8 @@ class Answered:
     inputs: Sequence[Tensor]
     outputs: Sequence[Tensor]
     params: Mapping[str, Any] = field(default_factory=dict)
+    asked_in: str | None = None
+    """The project that asked, by id, when the endpoint is lent to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Prediction:
     outputs: list[dict[str, Any]] = field(default_factory=list)
     inputs_sha256: str | None = None
     outputs_sha256: str | None = None
+    asked_in: str | None = None
+    """The project that asked, where that is another one: what it got is its own to look at."""
 
 
 class Predictions:
@@ -109,6 +113,7 @@ class Predictions:
                 "inputs_sha256": inputs_sha256,
                 "outputs_sha256": outputs_sha256,
                 **({"params": answered.params} if answered.params else {}),
+                **({"asked_in": answered.asked_in} if answered.asked_in else {}),
             }
         )
         row = b"".join((_COUNT.pack(len(header)), header, *inputs, *outputs))
@@ -118,7 +123,7 @@ class Predictions:
     async def get(self, who: Principal, prediction_id: str) -> Prediction:
         """The prediction, read from the spool and checked against its id.
 
-        Raises `NotFound` for an id that was never handed out or that belongs to a project not the caller's.
+        Raises `NotFound` for an id that was never handed out, or of an answer neither by nor to a project of the caller's.
         """
         place = decode(prediction_id)
         query = (
@@ -132,11 +137,17 @@ class Predictions:
             .where(endpoint_revisions.c.seq == place.revision)
         )
         known = await self._database.read(lambda c: c.execute(query).one_or_none())
-        if known is None or not may(who, "predictions.read", known.project_id):
+        if known is None:
             raise no_such(prediction_id)
+        own = may(who, "predictions.read", known.project_id)
         try:
-            return await anyio.to_thread.run_sync(self._read, prediction_id, place)
+            found = await anyio.to_thread.run_sync(self._read, prediction_id, place)
+            if not own and not (found.asked_in and may(who, "predictions.read", found.asked_in)):
+                raise no_such(prediction_id)
+            return found
         except Torn as torn:
+            if not own:
+                raise no_such(prediction_id) from torn
             return Prediction(
                 id=prediction_id,
                 project_id=known.project_id,
@@ -238,6 +249,7 @@ class Predictions:
             outputs=shown["outputs"],
             inputs_sha256=header["inputs_sha256"],
             outputs_sha256=header["outputs_sha256"],
+            asked_in=header.get("asked_in"),
         )
 
 

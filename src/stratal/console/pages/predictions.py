@@ -62,7 +62,7 @@ def _addresses(project: str) -> Callable[[Json], str]:
 
     def address(link: Json) -> str:
         kind, id_, name = str(link.get("kind")), str(link.get("id")), str(link.get("name"))
-        if id_ == "none" or name == "deleted":
+        if id_ == "none" or name == "deleted" or not link.get("readable", True):
             return ""
         if kind == "prediction":
             return f"/predictions/{segment(id_)}"

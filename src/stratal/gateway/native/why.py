@@ -104,6 +104,7 @@ def _link(link: Link) -> dict[str, object]:
         "id": link.id,
         "name": link.name,
         "status": link.status,
+        "readable": link.readable,
         "facts": [{"name": name, "value": value} for name, value in link.facts],
         "hashes": [_hash(h) for h in link.hashes],
     }
