@@ -142,7 +142,7 @@ from stratal.gateway.native import tables as native_tables
 from stratal.gateway.native import talk as native_talk
 from stratal.gateway.native import why as native_why
 from stratal.gateway.native import workspaces as native_workspaces
-from stratal.gateway.native.door import SESSION_COOKIE, NativeDoor
+from stratal.gateway.native.door import SECURE_SESSION_COOKIE, SESSION_COOKIE, NativeDoor
 from stratal.gateway.openai.room import furnish as furnish_openai
 from stratal.gateway.operations.door import OperationsDoor
 from stratal.gateway.reports.door import ReportsDoor
@@ -546,7 +546,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         user_hosts,
         console=settings.url,
         secure=settings.tls_certificate is not None,
-        cookies=(SESSION_COOKIE,),
+        cookies=(SESSION_COOKIE, SECURE_SESSION_COOKIE),
     )
     closes.append(workspaces_door.close)
     apps_door = AppsDoor(
@@ -555,7 +555,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         user_hosts,
         console=settings.url,
         secure=settings.tls_certificate is not None,
-        cookies=(SESSION_COOKIE,),
+        cookies=(SESSION_COOKIE, SECURE_SESSION_COOKIE),
     )
 
     def at_host(label: str) -> str:
@@ -620,7 +620,7 @@ def wire(settings: Settings, database: Database) -> Platform:
     console = Console(
         AsBrowser(within, SESSION_COOKIE),
         Accounts(folk, federation),
-        cookie=SESSION_COOKIE,
+        cookie=SESSION_COOKIE if settings.tls_certificate is None else SECURE_SESSION_COOKIE,
         secure=settings.tls_certificate is not None,
     )
     doors: list[Door] = [

@@ -53,6 +53,11 @@ def is_preview(request: Request) -> bool:
     return any(word in agent for word in _PREVIEWERS)
 
 
+def is_from_elsewhere(request: Request) -> bool:
+    """Did a page of another site lead here?"""
+    return request.headers.get("sec-fetch-site") in {"cross-site", "same-site"}
+
+
 _PREVIEWERS = (
     "bot",
     "preview",

@@ -2,7 +2,8 @@
 
 Following the link signs in at once (the token is spent by the GET): it was printed in a terminal to
 be clicked. What merely looks ahead (a chat's link preview, a browser's prefetch, a HEAD) gets a page
-with a button instead, so that it does not spend the link; that page's form does the same by POST.
+with a button instead, so that it does not spend the link; that page's form does the same by POST. So does whoever
+comes from a page of another site: it could have made their browser follow a link of its own maker's.
 The answer redirects, so the token stays in no history entry and in no Referer.
 """
 
@@ -15,10 +16,11 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from stratal.console.native import Native, Refused, segment
 from stratal.console.render import Templates
-from stratal.console.security import is_preview, safe_next, same_origin
+from stratal.console.security import is_from_elsewhere, is_preview, safe_next, same_origin
 from stratal.console.view import theme_of
 
 _PROVIDER_COOKIE = "stratal_provider"
+_SECURE_PROVIDER_COOKIE = f"__Host-{_PROVIDER_COOKIE}"
 _BACK = "/login/oidc/back"
 SESSION_SECONDS = 14 * 24 * 3600
 _MAX_FORM_BYTES = 8 * 1024
@@ -76,6 +78,7 @@ class SessionPages:
         self._accounts = accounts
         self._cookie = cookie
         self._secure = secure
+        self._provider_cookie = _SECURE_PROVIDER_COOKIE if secure else _PROVIDER_COOKIE
 
     async def show(self, request: Request) -> Response:
         """GET /login: spend the token in the address, or say how to get one."""
@@ -85,7 +88,7 @@ class SessionPages:
             if await self._who(request):
                 return RedirectResponse(target, 303)
             return self._page(request, "how", target)
-        if request.method == "HEAD" or is_preview(request):
+        if request.method == "HEAD" or is_preview(request) or is_from_elsewhere(request):
             return self._page(request, "confirm", target, token=token)
         return await self._spend(request, token, target)
 
@@ -125,10 +128,10 @@ class SessionPages:
             return self._page(request, "how", target, status=refused.status, said=refused)
         response = RedirectResponse(address, 303)
         response.set_cookie(
-            _PROVIDER_COOKIE,
+            self._provider_cookie,
             browser,
             max_age=600,
-            path=_BACK,
+            path="/" if self._secure else _BACK,
             secure=self._secure,
             httponly=True,
             samesite="lax",
@@ -143,7 +146,7 @@ class SessionPages:
                 401, "provider_refused", f"The provider said: {told['error'][:100]}.", "Try again."
             )
             return self._page(request, "how", "/", status=401, said=said)
-        browser = request.cookies.get(_PROVIDER_COOKIE, "")[:100]
+        browser = request.cookies.get(self._provider_cookie, "")[:100]
         try:
             session, target = await self._accounts.finish(
                 told.get("state", "")[:100], told.get("code", "")[:4000], browser, *_from(request)
@@ -152,7 +155,11 @@ class SessionPages:
             return self._page(request, "how", "/", status=refused.status, said=refused)
         response = self._signed(session, safe_next(target))
         response.delete_cookie(
-            _PROVIDER_COOKIE, path=_BACK, secure=self._secure, httponly=True, samesite="lax"
+            self._provider_cookie,
+            path="/" if self._secure else _BACK,
+            secure=self._secure,
+            httponly=True,
+            samesite="lax",
         )
         return response
 

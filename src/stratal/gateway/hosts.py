@@ -17,12 +17,14 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import Scope
 
 from stratal.gateway.chain import plain_error
-from stratal.identity.visits import VISIT_MS
+from stratal.identity.visits import VISIT_MS, Visit
 from stratal.kernel.errors import Denied, NotFound, StratalError
 
 DEFAULT_DOMAIN = "user.localhost"
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 COOKIE = "stratal_visit"
+SECURE_COOKIE = f"__Host-{COOKIE}"
+"""Its name over TLS: what runs at one of these hosts cannot set it for the others."""
 ENTER = b"/.stratal/enter"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _HOP = {
@@ -115,7 +117,7 @@ async def enter(
         raise NotFound("There is nothing here.", hint="Open it from the console.")
     value = await spend(ticket)
     response = RedirectResponse(front, 303, headers=PAGE_HEADERS)
-    line = cookie(COOKIE, value, seconds=VISIT_MS // 1000, secure=secure)
+    line = cookie(SECURE_COOKIE if secure else COOKIE, value, seconds=VISIT_MS // 1000, secure=secure)
     response.headers.append("Set-Cookie", line)
     return response
 
@@ -124,15 +126,43 @@ def is_entering(scope: Scope) -> bool:
     return bool(scope["type"] == "http" and scope["raw_path"] == ENTER)
 
 
-def visits_of(headers: Headers, name: str = COOKIE) -> list[str]:
+def visits_of(scope: Scope) -> list[str]:
     """Every value that the client sends for a cookie: more than one when some page set it for all hosts below a domain."""
+    name = SECURE_COOKIE if scope["scheme"] in {"https", "wss"} else COOKIE
     found = []
-    for line in headers.getlist("cookie"):
+    for line in Headers(scope=scope).getlist("cookie"):
         for pair in line.split(";"):
             key, _, value = pair.strip().partition("=")
             if key == name and value:
                 found.append(value)
     return found[:5]
+
+
+async def visitor(scope: Scope, visit: Callable[[str], Awaitable[Visit]]) -> Visit | None:
+    """Whose cookie it is; notes its value in the scope. None: there is no such cookie.
+
+    Raises what `visit` does when none is good, and `Denied` when those that are were several people's: what runs at
+    another of these hosts may have set one, and nobody shall act as somebody else without knowing.
+    """
+    refused: StratalError | None = None
+    found: dict[str, Visit] = {}
+    for value in visits_of(scope):
+        try:
+            found[value] = await visit(value)
+        except StratalError as error:
+            refused = error
+    if len({(one.who.kind, one.who.id) for one in found.values()}) > 1:
+        raise Denied(
+            "This browser brings the visits of several people at once.",
+            hint="Remove this site's cookies, and open it again from the console.",
+            reason="several_visits",
+        )
+    for value, one in found.items():
+        scope["state"]["visit"] = value
+        return one
+    if refused is not None:
+        raise refused
+    return None
 
 
 def cookie(name: str, value: str, *, seconds: int, secure: bool) -> str:

@@ -24,6 +24,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 SECONDS = 10.0
 _EMBEDDING = ipaddress.ip_network("64:ff9b::/96")
 """The network whose last 32 bits are an IPv4 address (RFC 6052)."""
+_COMPATIBLE = ipaddress.ip_network("::/96")
+"""IPv4 addresses as IPv6 once wrote them (RFC 4291 §2.5.5.1), and the loopback one: ``::7f00:1`` is 127.0.0.1."""
 
 
 class Forbidden(Exception):
@@ -60,6 +62,8 @@ def allowed(address: str, networks: Iterable[Network] = ()) -> bool:
     if isinstance(found, ipaddress.IPv6Address):
         if found.sixtofour is not None or found.teredo is not None:
             return False  # tunnels to addresses that nobody looked at
+        if found in _COMPATIBLE:
+            return False
         inside = found.ipv4_mapped
         if inside is None and found in _EMBEDDING:
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)

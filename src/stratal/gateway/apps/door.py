@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import MutableMapping
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from stratal.compute.services.port import Broken
 from stratal.gateway.credentials import Authenticator, key_of
 from stratal.gateway.hosts import (
     COOKIE,
+    SECURE_COOKIE,
     UserHosts,
     back,
     enter,
@@ -26,6 +28,7 @@ from stratal.gateway.hosts import (
     is_own,
     onward,
     refusal,
+    visitor,
     visits_of,
 )
 from stratal.gateway.standing import RECHECK_SECONDS
@@ -58,7 +61,7 @@ class AppsDoor:
         self._hosts = hosts
         self._console = console
         self._secure = secure
-        self._cookies = frozenset((COOKIE, *cookies))
+        self._cookies = frozenset((COOKIE, SECURE_COOKIE, *cookies))
 
     # -- Door ----------------------------------------------------------------------------------
 
@@ -79,17 +82,16 @@ class AppsDoor:
                 return None  # anybody may
             return who
         refused: StratalError | None = None
-        for value in visits_of(request.headers):
-            if not is_own(scope):
-                refused = foreign("app")
-                break
+        if visits_of(scope) and not is_own(scope):
+            refused = foreign("app")
+        else:
             try:
-                visit = await self._apps.visiting.visits.visit(live.function, value)
+                found = await visitor(scope, partial(self._apps.visiting.visits.visit, live.function))
             except StratalError as error:
                 refused = error
-                continue
-            scope["state"]["visit"] = value
-            return visit.who
+            else:
+                if found is not None:
+                    return found.who
         if public:
             return None
         raise refused or Unauthenticated(

@@ -23,7 +23,7 @@ from stratal.gateway.native.deployed import (
     revision_json,
     seconds_of,
 )
-from stratal.gateway.native.door import SESSION_COOKIE, caller
+from stratal.gateway.native.door import caller, session_of
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
@@ -86,7 +86,7 @@ def router(room: Apps, projects: Projects, url: UrlOf) -> APIRouter:
     async def open_app(request: Request, who: Who, project: str, name: str) -> dict[str, object]:
         """Get a link that lets the caller's browser in once, within a minute."""
         place = await projects.get(who, project)
-        session = None if who.key_id is not None else request.cookies.get(SESSION_COOKIE)
+        session = None if who.key_id is not None else session_of(request)
         of, ticket = await room.visiting.invite(who, place.id, name, session)
         return {"url": f"{url(of.label or '')}/.stratal/enter?ticket={quote(ticket)}"}
 

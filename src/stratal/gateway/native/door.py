@@ -27,6 +27,8 @@ PREFIX = "/api/v1"
 MAX_MESSAGE = 32 << 20
 """The longest body that is read whole, in bytes; some routes have a lower limit of their own."""
 SESSION_COOKIE = "stratal_session"
+SECURE_SESSION_COOKIE = f"__Host-{SESSION_COOKIE}"
+"""Its name over TLS: browsers take such a cookie from this very host alone, not from one below the same domain."""
 _FOR_ANYBODY = {
     ("GET", b"/api/v1/openapi.json"),
     ("POST", b"/api/v1/device"),
@@ -62,7 +64,7 @@ class NativeDoor:
         """A key in the Authorization header, or the console's cookie from the console's own pages."""
         if (request.method, request.scope["raw_path"]) in _FOR_ANYBODY:
             return None
-        cookie = request.cookies.get(SESSION_COOKIE)
+        cookie = session_of(request)
         if cookie is None or "authorization" in request.headers:
             return await self._bearer(request)
         if request.method not in _SAFE and not same_origin(request):
@@ -118,6 +120,12 @@ def _limited(receive: Receive) -> Receive:
         return message
 
     return limited
+
+
+def session_of(request: Request) -> str | None:
+    """The token of the console session that a browser brings."""
+    secure = request.url.scheme == "https"
+    return request.cookies.get(SECURE_SESSION_COOKIE if secure else SESSION_COOKIE)
 
 
 def same_origin(request: Request) -> bool:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from pydantic import Field
 
 from stratal.gateway.native.bodies import Strict
-from stratal.gateway.native.door import SESSION_COOKIE, caller
+from stratal.gateway.native.door import caller, session_of
 from stratal.identity.members import Invitation, Member
 from stratal.identity.model import Principal, Role
 from stratal.identity.people import Person
@@ -122,7 +122,7 @@ def router(folk: Folk, projects: Projects, address: str) -> APIRouter:
     @api.get("/sessions")
     async def list_sessions(request: Request, who: Who, everybody: bool = False) -> dict[str, object]:
         """Where one is signed in; with `everybody` where anybody is (admins)."""
-        cookie = request.cookies.get(SESSION_COOKIE)
+        cookie = session_of(request)
         found = await folk.sessions.list(who, everybody=everybody, current=cookie)
         return {"sessions": [_session(one) for one in found]}
 
@@ -139,7 +139,7 @@ def router(folk: Folk, projects: Projects, address: str) -> APIRouter:
     @api.post("/account/password", status_code=204)
     async def change_password(request: Request, who: Who, body: NewPassword) -> None:
         """Set one's password; everywhere else one is signed out."""
-        cookie = request.cookies.get(SESSION_COOKIE)
+        cookie = session_of(request)
         await folk.people.change_password(who, body.old, body.new, session=cookie)
 
     @api.post("/account/totp", status_code=201)

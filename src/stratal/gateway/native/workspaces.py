@@ -13,7 +13,7 @@ from stratal.collab.workspaces.room import Studio
 from stratal.compute.engine import Network
 from stratal.compute.services.model import ReplicaInfo
 from stratal.gateway.native.bodies import Strict
-from stratal.gateway.native.door import SESSION_COOKIE, caller
+from stratal.gateway.native.door import caller, session_of
 from stratal.identity.model import Principal
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import iso
@@ -81,7 +81,7 @@ def router(studio: Studio, projects: Projects, url: UrlOf) -> APIRouter:
     async def open_workspace(request: Request, who: Who, project: str, name: str) -> dict[str, object]:
         """Start it if need be, and get a link that lets the caller's browser in once, within a minute."""
         place = await projects.get(who, project)
-        session = None if who.key_id is not None else request.cookies.get(SESSION_COOKIE)
+        session = None if who.key_id is not None else session_of(request)
         of, ticket = await workspaces.open(who, place.id, name, session)
         return {"url": f"{url(of.label)}/.stratal/enter?ticket={quote(ticket)}"}
 

@@ -1,6 +1,7 @@
 """Workspaces behind the chain: who may come in, and what they find while it is not running."""
 
 import asyncio
+from functools import partial
 from html import escape
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from stratal.collab.workspaces.room import Studio
 from stratal.collab.workspaces.upkeep import Live
 from stratal.gateway.hosts import (
     COOKIE,
+    SECURE_COOKIE,
     UserHosts,
     enter,
     foreign,
@@ -22,7 +24,7 @@ from stratal.gateway.hosts import (
     is_own,
     page,
     refusal,
-    visits_of,
+    visitor,
 )
 from stratal.gateway.workspaces.proxy import Proxy
 from stratal.identity.model import Principal
@@ -46,7 +48,7 @@ class WorkspacesDoor:
         self._hosts = hosts
         self._console = console
         self._secure = secure
-        self._proxy = Proxy((COOKIE, *cookies))
+        self._proxy = Proxy((COOKIE, SECURE_COOKIE, *cookies))
 
     async def close(self) -> None:
         await self._proxy.close()
@@ -64,16 +66,10 @@ class WorkspacesDoor:
             return None
         if not is_own(scope):
             raise foreign("workspace")
-        refused: StratalError | None = None
-        for value in visits_of(request.headers):
-            try:
-                visit = await self._studio.visits.visit(live.workspace, value)
-            except StratalError as error:
-                refused = error
-                continue
-            scope["state"]["visit"] = value
-            return visit.who
-        raise refused or Unauthenticated(
+        found = await visitor(scope, partial(self._studio.visits.visit, live.workspace))
+        if found is not None:
+            return found.who
+        raise Unauthenticated(
             f"You are not in the workspace {live.workspace.name!r}.",
             hint=f"Open it from the console, or with: stratal workspace open {live.workspace.name}",
             reason="no_visit",
