@@ -32,6 +32,29 @@ def test_every_variable_of_env_is_documented() -> None:
     assert [v for v in variables if v not in page and not v.startswith(PREFIXED)] == []
 
 
+def test_every_command_that_a_message_or_a_page_names_exists() -> None:
+    """``stratal job logs``, not ``stratal logs``: whatever is told to be typed can be typed."""
+    own = {
+        "import",
+        "prediction",
+        "spool",
+        "encryption",
+        "api",
+        "filename",
+    }  # words behind the name that are none
+    wrong = set()
+    for path in [*(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.html")]:
+        for first, second in re.findall(r"\bstratal ([a-z][a-z-]+)(?: ([a-z][a-z-]+))?", path.read_text()):
+            command = cli.get_command(click.Context(cli), first)
+            if command is None:
+                wrong |= {f"{path.name}: stratal {first}"} if first not in own else set()
+            elif not second or not isinstance(command, click.Group):
+                continue
+            elif command.get_command(click.Context(command), second) is None:
+                wrong.add(f"{path.name}: stratal {first} {second}")
+    assert wrong == set()
+
+
 def test_the_command_reference_is_current() -> None:
     """After a change of commands: .venv/bin/python scripts/cli_reference.py"""
     made = runpy.run_path(str(ROOT / "scripts" / "cli_reference.py"))["reference"]()
