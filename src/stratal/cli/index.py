@@ -228,10 +228,14 @@ def calibrate(name: str, questions: Path, project: str | None, as_json: bool) ->
 @click.argument("name")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @project_option
-def rm(name: str, yes: bool, project: str | None) -> None:
+@json_option
+def rm(name: str, yes: bool, project: str | None, as_json: bool) -> None:
     """Remove an index and its table of passages; the documents stay."""
     client = Client(project=project)
     if not yes:
         click.confirm(f"Remove index {name!r}?", abort=True)
     client.delete(_path(client, name))
-    click.echo(f"Removed index {name}.")
+    if as_json:
+        print_json({"name": name, "removed": True})
+    else:
+        click.echo(f"Removed index {name}.")

@@ -144,7 +144,7 @@ def test_documents_are_indexed_found_answered_from_and_not_answered_from(
     )
     assert "does not generate text" in no_model.stderr
 
-    server.cli("index", "rm", "handbook", "--yes", *given)
+    assert server.json("index", "rm", "handbook", "--yes", *given) == {"name": "handbook", "removed": True}
     assert server.json("index", "ls", *given)["indexes"] == []
     assert "indexes.handbook" not in [one["name"] for one in server.json("tables", "ls", *given)["tables"]]
 

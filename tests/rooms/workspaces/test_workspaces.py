@@ -324,7 +324,11 @@ def test_whoever_was_in_it_and_leaves_takes_no_credential_along(tell: Tell) -> N
 
     async def is_found(room: Room) -> None:
         await room.state(State.STOPPED)
-        assert not room.world.running
+
+        async def ended() -> bool:
+            return not room.world.running  # it is told to stop, and ends a moment later
+
+        await until(ended)
 
     tell(leaves, is_found)
 
