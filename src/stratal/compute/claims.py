@@ -180,6 +180,7 @@ def end(c: Connection, keys: Keys, held: Held, how: End, now: int) -> JobState:
         c.execute(insert(rank_logs), rows)
     keys.end_workload(c, job.workload)
     told = {"name": job.name, "attempt": job.attempt, "exit_code": how.exit_code, "reason": how.reason[:500]}
+    told["priority"] = job.priority
     kind = "job.requeued" if again else f"job.{how.state}"
     emit(c, kind, str(job.id), actor=job.created_by, project_id=job.project_id, **told)
     if again:

@@ -47,6 +47,8 @@ NEXT: Mapping[JobState, frozenset[JobState]] = {
 }
 """Which state may follow which. Nothing follows an end."""
 
+BACKGROUND_PRIORITY = -36
+"""From here down nobody waits for a job: it lets all work of the next six hours go first, and its failure is no news."""
 DEFAULT_GRACE_SECONDS = 10.0
 _LONGEST_PAUSE_MS = 300_000
 

@@ -175,6 +175,7 @@ def test_whoever_is_concerned_is_told_once_whatever_dies(office: Office) -> None
     said = office.do(add(office.ben, lab, "run", "r1", "@ada @ben @cleo @nobody look"))
     office.news("job.failed", "7", "person:ben", name="train", reason="exit code 1")
     office.news("job.failed", "8", "service:ci", name="train", reason="exit code 1")
+    office.news("job.failed", "6", "person:ben", name="convert-to-onnx", reason="no network", priority=-36)
     office.news("budget.used_up", lab, "system", spent="5.00", budget="5.00", currency="EUR")
     admin = office.do(office.anew("admin"))
     office.tell(lambda: len(office.told_rows()) >= 4)

@@ -12,6 +12,7 @@ from rooms.tracking.room import Room
 from stratal.ai.models.conversion import (
     EXAMPLE,
     PATIENT_MS,
+    PAUSE_MS,
     QUIET_MS,
     TAG,
     UNASKED_PRIORITY,
@@ -165,7 +166,8 @@ def test_served_converts_what_is_deployed_and_what_comes_after_it_once_each(room
     bench.conversions.serves = lambda project_id, name: (project_id, name) == ("prj_a", "m")
     second = bench.register()
     room.do(bench.conversions.deployed(room.ann, bench.register("never")))
-    assert bench.look(QUIET_MS) == ["models:/m/2"]
+    assert bench.look(QUIET_MS) == []  # the first one's job ended without a result: the next may do no better
+    assert bench.look(PAUSE_MS) == ["models:/m/2"]
     assert [bench.form(one).state for one in (first, second)] == [  # type: ignore[union-attr]
         FormState.FAILED,
         FormState.CONVERTING,
@@ -206,10 +208,14 @@ def test_what_nobody_asked_for_waits_until_nothing_else_is_to_do_one_at_a_time(r
     busy = room.do(bench.queue.submit(room.ann, "prj_a", _Spec(), also=lambda c, job_id: None))
     third = bench.register()
     assert bench.look(QUIET_MS * 2) == []
-    assert bench.look(PATIENT_MS) == ["models:/m/3"]
+    assert bench.look(PATIENT_MS) == []  # after one that failed it waits longer
+    assert bench.look(PAUSE_MS - PATIENT_MS) == ["models:/m/3"]
     assert busy.argv == [""] * 4
     # What is refused when its turn comes says why, and is not tried again by itself.
-    bench.queue.end(bench.queue.queued[-1])
+    refusing = bench.queue.queued[-1]
+    bench.send(replace(room.job, workload=f"job:{refusing.id}"), third)
+    bench.hand_in(replace(room.job, workload=f"job:{refusing.id}"), third)
+    bench.queue.end(refusing)
     bench.queue.refusal = OverBudget("The budget is used up.")
     fourth = bench.register()
     assert bench.look(PATIENT_MS) == []

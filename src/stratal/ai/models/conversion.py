@@ -27,7 +27,7 @@ from stratal.ai.models.registry import Models
 from stratal.ai.models.rows import version_of
 from stratal.ai.models.tables import model_forms, model_versions
 from stratal.compute.jobs import Jobs
-from stratal.compute.model import ENDED, JobSpec
+from stratal.compute.model import BACKGROUND_PRIORITY, ENDED, JobSpec
 from stratal.compute.tables import jobs as job_rows
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.permissions import require
@@ -45,12 +45,15 @@ on a version, given when it is registered: ``none`` keeps this one out of it."""
 EXAMPLE = "input_example.json"
 """The file of an MLflow model that has the rows it was logged with."""
 _SECONDS = 1800.0
-UNASKED_PRIORITY = -36
+UNASKED_PRIORITY = BACKGROUND_PRIORITY
 """What nobody asked for lets everything go first that is asked for within six hours after it."""
 QUIET_MS = 30_000
 """For so long nothing else was to do before an unasked conversion begins."""
 PATIENT_MS = 15 * 60_000
 """After so long it is queued behind everything else."""
+PAUSE_MS = 60 * 60_000
+"""For so long nothing is converted unasked after a job that came to no result: the next one may well do no better
+(packages that cannot be fetched, a full disk)."""
 _LOOK_SECONDS = 5.0
 _IDLE_SECONDS = 600.0
 
@@ -99,6 +102,7 @@ class Conversions:
         self._requirements = requirements
         self._unasked = unasked
         self._busy_at = clock()
+        self._not_before = 0
         self._kicked = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -215,9 +219,8 @@ class Conversions:
         if await self._database.read(_is_busy):
             self._busy_at = now
         first = waiting[0]
-        if not converting and (
-            now - self._busy_at >= QUIET_MS or now - int(first["created_at"]) >= PATIENT_MS
-        ):
+        quiet = now - self._busy_at >= QUIET_MS or now - int(first["created_at"]) >= PATIENT_MS
+        if quiet and not converting and now >= self._not_before:
             await self._take(first)
         return True
 
@@ -256,7 +259,9 @@ class Conversions:
             said = "is gone" if row.job_state is None else f"{row.job_state}. {row.reason}".strip()
             why = f"Job {form.job_id}: {said} Its log: stratal job logs {form.job_id}"
             label = f"{version.name}/{version.version}"
-            forms.end(c, form, FormState.FAILED, self._clock(), form.created_by, label, why)
+            now = self._clock()
+            forms.end(c, form, FormState.FAILED, now, form.created_by, label, why)
+            self._not_before = now + PAUSE_MS
         return going_on
 
 

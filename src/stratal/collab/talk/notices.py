@@ -14,6 +14,7 @@ import orjson
 from sqlalchemy import Connection, func, insert, select, update
 
 from stratal.collab.talk.tables import deliveries, mailboxes, notifications, talk_cursors, webhooks
+from stratal.compute.model import BACKGROUND_PRIORITY
 from stratal.identity.tables import members, people, projects
 from stratal.kernel.clock import Clock, iso
 from stratal.kernel.database import Database
@@ -174,6 +175,8 @@ def notice_of(event: Event) -> _Notice | None:
         told = [name for name in data["mentions"] if f"person:{name}" != event.actor]
         return _Notice("mention", f"{_name(event.actor)} mentioned you on {what}.", on, of, told)
     if event.kind == "job.failed":
+        if int(data.get("priority") or 0) <= BACKGROUND_PRIORITY:
+            return None  # nobody waits for it
         name, reason = str(data.get("name") or ""), str(data.get("reason") or "")
         words = f"Job {event.subject} {name}".strip() + f" failed: {reason}"
         return _Notice("job_failed", words[:500], "job", event.subject, _person(event.actor))
