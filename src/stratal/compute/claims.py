@@ -73,8 +73,19 @@ def at_hand(c: Connection, chosen: Sequence[int]) -> Sequence[int]:
     return list(c.execute(query.order_by(jobs.c.id).with_for_update(skip_locked=True)).scalars())
 
 
-def claim(c: Connection, keys: Keys, job_id: int, gpus: Sequence[str], lease: Row, now: int) -> bool:
-    """Begin the job's next attempt with these GPUs and a credential of its own; False when it waits no more."""
+def claim(
+    c: Connection,
+    keys: Keys,
+    job_id: int,
+    gpus: Sequence[str],
+    lease: Row,
+    now: int,
+    environment_id: str | None = None,
+) -> Held | None:
+    """Begin the job's next attempt with these GPUs and a credential of its own; None when it waits no more.
+
+    `environment_id`: of the environment that it will run in, where that is known already.
+    """
     change = (
         update(jobs)
         .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
@@ -93,12 +104,14 @@ def claim(c: Connection, keys: Keys, job_id: int, gpus: Sequence[str], lease: Ro
         .returning(jobs.c.id)
     )
     if c.execute(change).first() is None:
-        return False
+        return None
     held = records.held_of(held_rows(c, [job_id])[0])
     job = held.job
     creator = replace(held.creator, role=role_now(c, held.creator, job.project_id))
     credential = keys.insert_for_workload(c, creator, job.project_id, job.workload)
-    c.execute(update(jobs).where(jobs.c.id == job_id).values(key_id=credential.id))
+    environment_id = environment_id or job.environment_id
+    values = {"key_id": credential.id, "environment_id": environment_id}
+    c.execute(update(jobs).where(jobs.c.id == job_id).values(values))
     c.execute(
         insert(attempts).values(
             job_id=job.id,
@@ -109,9 +122,10 @@ def claim(c: Connection, keys: Keys, job_id: int, gpus: Sequence[str], lease: Ro
             starting_at=now,
             reason="",
             usage="{}",
+            environment_id=environment_id,
         )
     )
-    return True
+    return replace(held, key_id=credential.id, job=replace(job, environment_id=environment_id))
 
 
 def set_environment(c: Connection, held: Held, environment_id: str) -> None:

@@ -50,7 +50,7 @@ def confirm(
     asking = [_asking(row, capacity, due) for row in c.execute(query)]
     decision = _decide(c, capacity, iter(asking), due)
     wanted = {one.id: int(one.amount.gpus) for one in asking}
-    held = _gpus_given(c)
+    held = _gpus_given(c) if any(wanted.values()) else set()
     free = [gpu for gpu in capacity.gpus if gpu.uuid not in held]
     assigned: dict[int, Sequence[str]] = {}
     for job_id in decision.starts:
@@ -115,14 +115,15 @@ def _decide(
 def _holding(c: Connection, capacity: Capacity, due: Toll | None) -> list[Asking]:
     """Those that run, each under the ceilings that it counts against, and the replicas of services."""
     kinds = {gpu.uuid: _gpu_pool(gpu.type) for gpu in capacity.gpus}
-    given = {job_id: [kinds[uuid] for uuid in uuids if uuid in kinds][:1] for job_id, uuids in _gpus_held(c)}
+    holders = _gpus_held(c) if kinds else []
+    given = {job_id: [kinds[uuid] for uuid in uuids if uuid in kinds][:1] for job_id, uuids in holders}
     found = []
     for row in c.execute(_columns().where(jobs.c.state.in_(_ACTIVE))):
         one = _asking(row, capacity, due)
         found.append(Asking(one.id, one.turn, one.amount, [*one.pools, *given.get(one.id, ())]))
     # Replicas stand before every job: what they hold does not come back by waiting for jobs to end.
     found.append(Asking(0, -(2**62), Amount(*replicas_in_use(c))))
-    theirs = Counter(kinds[uuid] for uuid in replicas_gpus(c) if uuid in kinds)
+    theirs = Counter(kinds[uuid] for uuid in (replicas_gpus(c) if kinds else ()) if uuid in kinds)
     found += [Asking(0, -(2**62), Amount(gpus=count), [pool]) for pool, count in theirs.items()]
     return found
 

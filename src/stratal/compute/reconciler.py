@@ -143,12 +143,7 @@ class Reconciler:
         others = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value, jobs.c.id != job_id).limit(1)
         if not self._claims or c.execute(others).first() is not None:
             return None
-        rows = self._claim_now(c, capacity, [job_id])
-        if not rows:
-            return None
-        held = records.held_of(rows[0])
-        claims.set_environment(c, held, environment.id)
-        return replace(held, job=replace(held.job, environment_id=environment.id))
+        return next(iter(self._claim_now(c, capacity, [job_id], environment.id)), None)
 
     def carry(self, held: Held, environment: Environment) -> None:
         """Go on with what was claimed at once."""
@@ -239,25 +234,30 @@ class Reconciler:
             return queue.choose(c, capacity, now), queue.next_moment(c, now)
 
         chosen, moment = await self._database.read(look)
-        rows = await self._database.write(lambda c: self._claim_now(c, capacity, chosen)) if chosen else []
-        for row in rows:
-            self._carry(records.held_of(row), None)
+        claimed: Sequence[Held] = ()
+        if chosen:
+            claimed = await self._database.write(
+                lambda c: self._claim_now(c, capacity, claims.at_hand(c, chosen))
+            )
+        for held in claimed:
+            self._carry(held, None)
         if len(chosen) == queue.MOST_STARTS:
             return 0.0
-        if len(rows) < len(chosen):  # somebody was changing one of them, or room was taken meanwhile
+        if len(claimed) < len(chosen):  # somebody was changing one of them, or room was taken meanwhile
             return _AGAIN_SECONDS
         if moment is None:
             return _TICK_SECONDS
         return min(_TICK_SECONDS, max(0.0, (moment - self._clock()) / 1000) + 0.001)
 
-    def _claim_now(self, c: Connection, capacity: Capacity, chosen: Sequence[int]) -> Sequence[Row]:
+    def _claim_now(
+        self, c: Connection, capacity: Capacity, chosen: Sequence[int], environment_id: str | None = None
+    ) -> Sequence[Held]:
         now = self._clock()
         claimed = [
-            id_
-            for id_, gpus in queue.confirm(c, capacity, claims.at_hand(c, chosen), now).items()
-            if claims.claim(c, self._keys, id_, gpus, self._lease(), now)
+            claims.claim(c, self._keys, id_, gpus, self._lease(), now, environment_id)
+            for id_, gpus in queue.confirm(c, capacity, chosen, now).items()
         ]
-        return held_rows(c, claimed)
+        return [held for held in claimed if held is not None]
 
     # -- checkpoints ----------------------------------------------------------------------------
 

@@ -264,6 +264,9 @@ def _standings(c: Connection, month: str, project_id: str | None = None) -> list
     query = select(budgets, projects.c.name).join(projects, projects.c.id == budgets.c.project_id)
     if project_id is not None:
         query = query.where(budgets.c.project_id == project_id)
+    found = c.execute(query.order_by(projects.c.name)).all()
+    if not found:
+        return []
     sums = (
         {
             row.project_id: row.amount
@@ -282,7 +285,7 @@ def _standings(c: Connection, month: str, project_id: str | None = None) -> list
             month,
             sums.get(row.project_id, 0),
         )
-        for row in c.execute(query.order_by(projects.c.name))
+        for row in found
     ]
 
 

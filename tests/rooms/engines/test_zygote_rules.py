@@ -107,6 +107,24 @@ def test_what_a_program_imports_is_read_off_its_lines_and_its_own_modules(place:
     assert invocation.shadowed(asked, run, ["numpy", "json"]) == "json"
 
 
+@pytest.mark.parametrize(
+    ("text", "later"),
+    [
+        ("import torch\noptimizer = torch.optim.SGD([], lr=1)", True),
+        ("from torch import optim", True),
+        ("from torch.nn.parallel import DistributedDataParallel", True),
+        ("import torch\nprint(torch.ones(3))", False),
+    ],
+)
+def test_what_a_module_imports_only_when_it_is_used_is_loaded_with_it(
+    place: Path, text: str, later: bool
+) -> None:
+    asked = spec(place, "python", "-c", text)
+    run = invocation.parse(asked)
+    assert run is not None
+    assert ("torch._dynamo" in invocation.imports(asked, run)) is later
+
+
 def test_a_module_that_cannot_be_shared_takes_what_lies_below_it_along() -> None:
     assert _is_part_of("a.b", {"a"})
     assert _is_part_of("a.b:c", {"a.b"})

@@ -132,6 +132,8 @@ def shadowed(spec: Mapping[str, Any], run: Invocation, modules: Sequence[str]) -
 
 
 _FILES, _BYTES = 32, 256 << 10
+_LATER = {"torch.optim": "torch._dynamo", "torch.nn.parallel": "torch._dynamo"}
+"""What a module imports only as it is first used: a second of processor time, which each fork would spend again."""
 
 
 def imports(spec: Mapping[str, Any], run: Invocation) -> list[str]:
@@ -155,7 +157,9 @@ def imports(spec: Mapping[str, Any], run: Invocation) -> list[str]:
                 _scan(_text(path), found)
                 for name in list(found)[told:]:
                     todo += _own_files(folders, name.partition(":")[0])
-    return [name for name in found if not _own_files(folders, name.partition(":")[0])][:256]
+    foreign = [name for name in found if not _own_files(folders, name.partition(":")[0])][:256]
+    later = {_LATER[name] for name in (name.replace(":", ".") for name in foreign) if name in _LATER}
+    return [*foreign, *sorted(later - set(foreign))]
 
 
 def _own_files(folders: Sequence[str], name: str) -> list[str]:
@@ -182,6 +186,9 @@ def _text(path: str) -> str:
 
 
 def _scan(text: str, found: dict[str, None]) -> None:
+    found.update(
+        dict.fromkeys(name for name in _LATER if name in text)
+    )  # also where it is reached by its package
     for line in text.replace(";", "\n").replace("\\\n", " ").splitlines():
         words = line.replace(",", " , ").replace("(", " ( ").split()
         if len(words) > 1 and words[0] == "import":
