@@ -70,6 +70,7 @@ class Jobs:
         self._reconciler = reconciler
         self._clock = clock
         self._used_up: set[str] = set()
+        self._queueing: set[asyncio.Future[Job]] = set()
 
     @property
     def changed(self) -> Bell:
@@ -169,17 +170,25 @@ class Jobs:
                 return job, None
             return job, self._reconciler.claim_at_once(c, capacity, job.id, environment)
 
-        try:
+        async def queue() -> Job:
             job, held = await self._database.write(work)
+            if held is not None and environment is not None:
+                self._reconciler.carry(held, environment)
+            else:
+                self._reconciler.kick()
+            return job
+
+        queueing = asyncio.ensure_future(
+            queue()
+        )  # what it claims is carried on though its sender may have left
+        self._queueing.add(queueing)
+        queueing.add_done_callback(self._queueing.discard)
+        try:
+            return await asyncio.shield(queueing)
         except Exception:
             if diff is not None:
                 await self._blobs.delete(diff.key)
             raise
-        if held is not None and environment is not None:
-            self._reconciler.carry(held, environment)
-        else:
-            self._reconciler.kick()
-        return job
 
     async def stop(self, who: Principal, project_id: str, job_id: int) -> Job:
         """Stop a job: one that waits never starts; one that runs gets SIGTERM, and SIGKILL after its grace.

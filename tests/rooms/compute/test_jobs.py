@@ -1,9 +1,12 @@
 """Jobs from asking to their recorded end, over every way a server can die in between."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from stratal.compute.engine import WorkloadStatus
 from stratal.compute.model import JobSpec, JobState
@@ -366,5 +369,40 @@ def test_purging_a_project_stops_and_removes_all_of_it(in_room: InRoom) -> None:
         assert (await room.jobs.list(room.ann, "prj_a")).jobs == []
         assert (await room.jobs.get(room.bob, "prj_b", theirs.id)).id == theirs.id
         await room.jobs.purge("prj_a")
+
+    in_room(story)
+
+
+def test_a_job_whose_sender_left_is_run_all_the_same(
+    in_room: InRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(room: Room) -> None:
+        await room.until(
+            await room.submit("python", "t.py"), "running"
+        )  # from now on jobs are claimed at once
+        began, gate = asyncio.Event(), threading.Event()
+        submit, loop = room.database.submit, asyncio.get_running_loop()
+
+        def slowly(work: Callable[[Connection], Any]) -> Any:
+            def held_up(c: Connection) -> Any:
+                loop.call_soon_threadsafe(began.set)
+                gate.wait(20)
+                return work(c)
+
+            return submit(held_up)
+
+        monkeypatch.setattr(room.database, "submit", slowly)
+        sending = asyncio.ensure_future(room.submit("python", "t.py"))
+        await began.wait()
+        monkeypatch.undo()
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        gate.set()
+        async with asyncio.timeout(20):
+            while "job-2-1" not in room.engine.specs:
+                await asyncio.sleep(0)
+        room.engine.end("job-2-1", 0)
+        await room.until(await room.jobs.get(room.ann, "prj_a", 2), "succeeded")
 
     in_room(story)

@@ -292,7 +292,7 @@ class Keeper:
             self._attempts[name] = attempt
             try:
                 attempt.seed = self._nursery.seed(spec)
-                if attempt.seed is not None and spec["durable"]:
+                if attempt.seed is not None and spec.get("durable", True):
                     attempt.standing = sandbox.standing(spec)
                 spare = self._nursery.spare(attempt.seed, spec)
                 if spare is None or not self._order(attempt, spare):

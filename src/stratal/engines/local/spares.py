@@ -1,9 +1,10 @@
 """What waits to become the next workload: a launcher with a box and, in it, a zygote's fork that has no order yet.
 
-One per zygote that jobs are started from, made anew behind each that was taken. It knows what its box is made of
-(`sandbox.standing`: the environment, the size of its shared memory, the platform's address) and nothing of any project:
-no folder, variable, credential or program. It is given to the next workload that would get the same box; then its launcher
-takes that attempt on as every launcher does, the workload's own folders are mounted, and its order goes in.
+One per zygote that jobs are started from and shape of box, a few in all, made anew behind each that was taken. It knows
+what its box is made of (`sandbox.standing`: the environment, the size of its shared memory, the platform's address) and
+nothing of any project: no folder, variable, credential or program. It is given to the next workload that would get the
+same box; then its launcher takes that attempt on as every launcher does, the workload's own folders are mounted, and its
+order goes in.
 
 A spare ends when its channel does, so with its keeper; the keeper lets it go with its zygote, and when no job came for as
 long as a zygote may be unused. A folder per spare holds its private files. Standard library only.
@@ -114,10 +115,8 @@ class Spares:
         return min((max(0.0, due - now) for due, _ in self._wanted.values()), default=None)
 
     def _see_to(self, zygote: Zygote, standing: dict[str, Any]) -> None:
-        for spare in [one for one in self._all if one.zygote is zygote]:
-            if spare.standing == standing:
-                return
-            self._let_go(spare)  # work has changed its shape
+        if any(spare.zygote is zygote and spare.standing == standing for spare in self._all):
+            return
         if len(self._all) >= _MOST:
             self._let_go(min(self._all, key=lambda one: one.born))
         path = f"{self._root}/{os.urandom(6).hex()}"
@@ -131,6 +130,7 @@ class Spares:
         if offer is None:
             for end in (ours, theirs):
                 end.close()
+            process.remove_tree(path)
             return
         try:
             pid = os.fork()
