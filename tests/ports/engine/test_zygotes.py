@@ -328,10 +328,10 @@ async def test_a_hostile_workload_meets_the_same_fences_in_every_way_to_start(nu
         arguments = [str(bench.home), str(theirs), str(port), str(keeper), marker, *machine]
         probe = nursery.spec(PROBE, *arguments, memory_bytes=1 << 30)
         (cold, told), (forked, said) = await nursery.both(probe)
-        await until(nursery.spares)
-        (spare,) = nursery.spares()
+        await until(lambda: len(nursery.spares()) == 2)  # the neighbour's like, and this one's
+        spares = nursery.spares()
         again = dataclasses.replace(probe, attempt_id="again", read_write=[bench.folder("more")])
-        assert (await bench.engine.start(again)).pid == spare
+        assert (await bench.engine.start(again)).pid in spares
         waited, heard = await bench.ended(again.attempt_id), await bench.log(again.attempt_id)
         once_more = nursery.cold(again)
         assert (await bench.run(once_more)).isolation.start == "cold"
