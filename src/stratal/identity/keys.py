@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, insert, select, update
 
 from stratal.identity.master import MasterKey
 from stratal.identity.model import Kind, Principal, Role
@@ -27,6 +27,15 @@ from stratal.kernel.names import check_name
 
 _KEY_ID = re.compile(r"st(\d{1,4})k[0-9a-z]{20}\Z")
 _HINT = "Get a valid key with: stratal keys create"
+
+# Built once: every step of every pipeline makes a key and ends it, and building costs more than running.
+_INSERT = insert(keys)
+_END_WORKLOAD = (
+    update(keys)
+    .where(keys.c.workload == bindparam("whose"), keys.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("revoked_at"))
+    .returning(keys.c.id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +262,9 @@ class Keys:
 
     def end_workload(self, connection: Connection, workload: str) -> None:
         """Revoke every credential of the workload, in the caller's write transaction."""
-        self._revoke_where(connection, keys.c.workload == workload)
+        told = {"whose": workload, "revoked_at": self._clock()}
+        for key_id in list(connection.execute(_END_WORKLOAD, told).scalars()):
+            self._database.once_committed(partial(self._forget, key_id))  # as in `_revoke_where`
 
     def revoke_all_of(self, connection: Connection, project_id: str) -> None:
         """Revoke every key of a project, in the caller's write transaction."""
@@ -409,19 +420,20 @@ class Keys:
     ) -> str:
         key_id = f"st{self._master.current}k{random_token(20)}"
         connection.execute(
-            insert(keys).values(
-                id=key_id,
-                name=name,
-                project_id=project_id,
-                role=role.value,
-                kind=kind.value,
-                principal_id=principal[0],
-                principal_name=principal[1],
-                workload=workload,
-                created_at=self._clock(),
-                created_by=created_by,
-                expires_at=expires_at,
-            )
+            _INSERT,
+            {
+                "id": key_id,
+                "name": name,
+                "project_id": project_id,
+                "role": role.value,
+                "kind": kind.value,
+                "principal_id": principal[0],
+                "principal_name": principal[1],
+                "workload": workload,
+                "created_at": self._clock(),
+                "created_by": created_by,
+                "expires_at": expires_at,
+            },
         )
         return key_id
 

@@ -20,7 +20,8 @@ Transaction ids belong to a server; where a database was restored on another, `r
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,7 @@ outbox_shift = Table("outbox_shift", metadata, Column("transactions", BigInteger
 
 _PLACES = 1 << 16  # events that one transaction may emit
 _LOOK_AGAIN_SECONDS = 1.0
+_AT_ONCE = 500
 _SHIFT = "coalesce((SELECT transactions FROM outbox_shift), 0)"
 _OWN: ColumnElement[int] = literal_column(
     f"((pg_current_xact_id()::text::bigint + {_SHIFT}) * {_PLACES})", BigInteger
@@ -178,9 +180,14 @@ class Events:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiters: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
+        self._commits = 0
+        self._counting = threading.Lock()  # PostgreSQL's writes end on several threads
+        self._looks: dict[tuple[asyncio.AbstractEventLoop, int], tuple[int, asyncio.Task[list[Event]]]] = {}
         database.after_commit(self._notify)
 
     def _notify(self) -> None:
+        with self._counting:  # before anybody is woken: who looks from now on must not be given an older look
+            self._commits += 1
         for loop, waiter in list(self._waiters):
             if not loop.is_closed():
                 loop.call_soon_threadsafe(waiter.set)
@@ -206,6 +213,25 @@ class Events:
             Event(r.seq, r.at, r.project_id, r.actor, r.kind, r.subject, orjson.loads(r.data)) for r in rows
         ]
 
+    async def _looked(self, seq: int) -> Sequence[Event]:
+        """`after`, of all projects, for those who follow: a look that began after the last commit serves them all.
+
+        On PostgreSQL only while it goes on: without any commit of ours, one that is over may be out of date there.
+        """
+        place = (asyncio.get_running_loop(), seq)
+        commits, look = self._looks.get(place, (-1, None))
+        if look is None or commits != self._commits or self._is_spent(look):
+            commits = self._commits
+            look = asyncio.create_task(self.after(seq, limit=_AT_ONCE), name="events: look")
+            self._looks = {k: v for k, v in self._looks.items() if not v[1].done()}
+            self._looks[place] = (commits, look)
+        return await asyncio.shield(look)
+
+    def _is_spent(self, look: "asyncio.Task[list[Event]]") -> bool:
+        if not look.done():
+            return False
+        return self._database.commits_in_any_order or look.cancelled() or look.exception() is not None
+
     async def follow(self, seq: int, *, project_id: str | None = None) -> AsyncIterator[Event]:
         """Yield the events behind `seq` for ever, waiting for new ones."""
         waiter = asyncio.Event()
@@ -214,11 +240,14 @@ class Events:
         try:
             while True:
                 waiter.clear()
-                batch = await self.after(seq, project_id=project_id)
+                if project_id is None:
+                    batch = await self._looked(seq)
+                else:
+                    batch = await self.after(seq, project_id=project_id, limit=_AT_ONCE)
                 for event in batch:
                     seq = event.seq
                     yield event
-                if not batch:
+                if len(batch) < _AT_ONCE:  # these were all; whatever was committed since has woken us again
                     await self._news(waiter)
         finally:
             self._waiters.discard(entry)

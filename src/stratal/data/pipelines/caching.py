@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, Row, bindparam, select
 
 from stratal.data.lake.tables import snapshots, tables
 from stratal.data.objects.tables import object_versions
@@ -25,23 +25,38 @@ from stratal.data.pipelines.tables import runs, steps
 _CANDIDATES = 5
 _FURTHEST = 10_000
 
+# Built once: building costs more than running, and every step asks these.
+_SAME_KEY = (
+    select(steps)
+    .join(runs, runs.c.id == steps.c.run_id)
+    .where(
+        steps.c.project_id == bindparam("project"),
+        steps.c.key == bindparam("same"),
+        steps.c.state == StepState.SUCCEEDED.value,
+        runs.c.replay_of.is_(None),
+    )
+    .order_by(steps.c.id.desc())
+    .limit(_CANDIDATES)
+)
+_LAST_GOOD = (
+    select(steps.c.code, steps.c.arguments, steps.c.environment)
+    .join(runs, runs.c.id == steps.c.run_id)
+    .where(
+        steps.c.project_id == bindparam("project"),
+        steps.c.name == bindparam("named"),
+        runs.c.pipeline == bindparam("of_pipeline"),
+        runs.c.replay_of.is_(None),
+        steps.c.state.in_([StepState.SUCCEEDED.value, StepState.CACHED.value]),
+    )
+    .order_by(steps.c.id.desc())
+    .limit(1)
+)
+
 
 def reusable(c: Connection, project_id: str, key: str, arguments: Json) -> tuple[Row[Any] | None, str]:
     """A step whose result may be taken, or None and what stands against the newest (""; there is none)."""
-    query = (
-        select(steps)
-        .join(runs, runs.c.id == steps.c.run_id)
-        .where(
-            steps.c.project_id == project_id,
-            steps.c.key == key,
-            steps.c.state == StepState.SUCCEEDED.value,
-            runs.c.replay_of.is_(None),
-        )
-        .order_by(steps.c.id.desc())
-        .limit(_CANDIDATES)
-    )
     against = ""
-    for candidate in c.execute(query):
+    for candidate in c.execute(_SAME_KEY, {"project": project_id, "same": key}):
         problem = _stale(c, candidate, arguments)
         if problem is None:
             return candidate, ""
@@ -53,20 +68,7 @@ def difference(
     c: Connection, project_id: str, pipeline: str, step: str, *, code: str, arguments: Json, environment: str
 ) -> str:
     """Why a step with a key of its own has to run: what is other than the last time it went well."""
-    query = (
-        select(steps.c.code, steps.c.arguments, steps.c.environment)
-        .join(runs, runs.c.id == steps.c.run_id)
-        .where(
-            steps.c.project_id == project_id,
-            steps.c.name == step,
-            runs.c.pipeline == pipeline,
-            runs.c.replay_of.is_(None),
-            steps.c.state.in_([StepState.SUCCEEDED.value, StepState.CACHED.value]),
-        )
-        .order_by(steps.c.id.desc())
-        .limit(1)
-    )
-    last = c.execute(query).first()
+    last = c.execute(_LAST_GOOD, {"project": project_id, "named": step, "of_pipeline": pipeline}).first()
     if last is None:
         return "it has not run before"
     changed = []

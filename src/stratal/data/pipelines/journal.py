@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+import orjson
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from stratal.compute.tables import jobs
 from stratal.data.pipelines import caching, records, replaying
@@ -40,6 +41,23 @@ Decision = dict[str, Json]
 MOST_STEPS = 20_000
 _LONGEST_PAUSE = 60.0
 
+# Built once: building costs more than running, and every step asks these.
+_STAGED = (
+    select(steps.c.name)
+    .join(writes, writes.c.step_id == steps.c.id)
+    .where(
+        steps.c.run_id == bindparam("of_run"),
+        steps.c.name.in_(bindparam("names", expanding=True)),
+        writes.c.state == "staged",
+    )
+)
+_LOCK = select(jobs.c.environment_id).where(jobs.c.id == bindparam("this"))
+_CACHEABLE = select(steps.c.cacheable).where(steps.c.id == bindparam("this"))
+_READ = select(accesses.c.kind, accesses.c.version, accesses.c.name).where(
+    accesses.c.workload == bindparam("whose"), accesses.c.mode == "read"
+)
+_WRITTEN = select(writes.c.table_id, writes.c.snapshot_id).where(writes.c.step_id == bindparam("this"))
+
 
 class Journal:
     """Write functions: each runs inside a transaction of the database's writer."""
@@ -66,23 +84,45 @@ class Journal:
         found = [records.step_of(row) for row in _rows(c, run_id)]
         for step in found:
             if step.small and step.state is StepState.RUNNING:
-                self._end_credential(c, step)
-                c.execute(update(steps).where(steps.c.id == step.id).values(state=StepState.WAITING.value))
+                self._end_credential(c, run, step)
+                records.change_step(c, step, {"state": StepState.WAITING.value})
         ended = [step for step in found if step.state.ended]
         if run.replay_of is not None:
             ended = [replace(step, output=self._told(c, run, step)["output"]) for step in ended]
         return records.find_run(c, None, run_id), ended
 
     def write(
-        self, c: Connection, run_id: int, epoch: int, entries: Sequence[Entry], watch: Sequence[str]
-    ) -> list[Decision]:
+        self,
+        c: Connection,
+        project_id: str,
+        run_id: int,
+        workload: str | None,
+        epoch: int,
+        entries: Sequence[Entry],
+        watch: Sequence[str],
+    ) -> tuple[list[Decision], list[Entry]]:
         """Note `entries` in their order; what to do about each, and about those of `watch` that have ended since.
 
-        Raises `Conflict` (``superseded``) for a worker that was replaced or whose run has ended.
+        The ends of steps that have staged something are not noted but given back: see `Stage.finish`.
+        Raises `Conflict`: ``not_the_worker`` unless `workload` is the run's worker; ``superseded`` for one that was
+        replaced or whose run has ended.
         """
-        run = self._mine(c, run_id, epoch)
+        run = worker_of(records.find_run(c, project_id, run_id), workload)
+        if run.epoch != epoch or run.state.ended:
+            raise superseded(run_id)
+        staged = self._staged(c, run, entries)
+        staging = [entry for entry in entries if entry["do"] == "finish" and entry["name"] in staged]
+        entries = [entry for entry in entries if entry["do"] != "finish" or entry["name"] not in staged]
         decisions: list[Decision] = []
         self._note_calls(c, run, [entry for entry in entries if entry["do"] == "call"])
+        names = {str(entry["name"]) for entry in entries if entry["do"] in {"start", "finish", "skip"}}
+        known = records.find_steps(c, run_id, sorted(names)) if len(names) > 1 else {}
+
+        def present(entry: Entry) -> Step:
+            # What was read for all of them is good until the step is changed: so it is taken once.
+            name = str(entry["name"])
+            return known.pop(name, None) or records.find_step(c, run_id, name)
+
         for entry in entries:
             match entry["do"]:
                 case "call":
@@ -92,11 +132,11 @@ class Journal:
                     c.execute(update(runs).where(runs.c.id == run.id).values(told))
                     run = records.find_run(c, None, run_id)
                 case "start":
-                    decisions.append(self.start(c, run, entry))
+                    decisions.append(self.start(c, run, present(entry), entry))
                 case "finish":
-                    decisions.append(self.finish(c, run, entry, ()))
+                    decisions.append(self.finish(c, run, entry, (), present(entry)))
                 case "skip":
-                    decisions.append(self._skip(c, run, entry))
+                    decisions.append(self._skip(c, run, present(entry), entry))
                 case "end":
                     self.end(
                         c, run, RunState(entry["state"]), str(entry.get("reason", "")), entry.get("output")
@@ -111,13 +151,14 @@ class Journal:
                 decisions.append(self._told(c, run, step))
             elif step.state is StepState.WAITING:
                 decisions.append({"name": name, "decision": "again", "seconds": 0.0})
-        return decisions
+        return decisions, staging
 
-    def _mine(self, c: Connection, run_id: int, epoch: int) -> Run:
-        run = records.find_run(c, None, run_id)
-        if run.epoch != epoch or run.state.ended:
-            raise superseded(run_id)
-        return run
+    def _staged(self, c: Connection, run: Run, entries: Sequence[Entry]) -> set[str]:
+        """The steps among finished ones that have staged something."""
+        names = [str(entry["name"]) for entry in entries if entry["do"] == "finish"]
+        if not names:
+            return set()
+        return set(c.execute(_STAGED, {"of_run": run.id, "names": names}).scalars())
 
     # -- entries -------------------------------------------------------------------------------
 
@@ -158,9 +199,8 @@ class Journal:
                 ],
             )
 
-    def start(self, c: Connection, run: Run, entry: Entry) -> Decision:
+    def start(self, c: Connection, run: Run, step: Step, entry: Entry) -> Decision:
         """Its inputs are there: take what was left before, or have it run."""
-        step = records.find_step(c, run.id, str(entry["name"]))
         if step.state.ended:
             return self._told(c, run, step)
         if not step.small and step.state is StepState.RUNNING:
@@ -189,16 +229,16 @@ class Journal:
                 return self._take(c, step, records.step_of(source._mapping), told, why)
         told |= {"state": StepState.RUNNING.value, "error": None}
         if not step.small:
-            c.execute(update(steps).where(steps.c.id == step.id).values({**told, "job_id": None}))
+            records.change_step(c, step, {**told, "job_id": None})
             return {"name": step.name, "decision": "job"}
-        self._end_credential(c, step)
+        self._end_credential(c, run, step)
         attempt = step.attempt + 1
         workload = f"job:{run.job_id}/{step.id}.{attempt}"
         credential = self._keys.insert_for_workload(c, records.creator(run), run.project_id, workload)
         if then is not None:
             self._pasts.hold(c, run.project_id, workload, replaying.past(c, then))
         told |= {"attempt": attempt, "workload": workload}
-        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        records.change_step(c, step, told)
         return {
             "name": step.name,
             "decision": "run",
@@ -210,7 +250,7 @@ class Journal:
         own = step.call.get("requirements")
         if own is not None:
             return "requirements " + digest(own)
-        lock = c.execute(select(jobs.c.environment_id).where(jobs.c.id == run.job_id)).scalar()
+        lock = c.execute(_LOCK, {"this": run.job_id}).scalar()
         return f"lock {lock}"
 
     def _look_back(
@@ -218,7 +258,7 @@ class Journal:
     ) -> tuple[Any, str]:
         if not run.use_cache:
             return None, "this run takes nothing from earlier ones"
-        if not c.execute(select(steps.c.cacheable).where(steps.c.id == step.id)).scalar():
+        if not c.execute(_CACHEABLE, {"this": step.id}).scalar():
             return None, "it runs each time (cache=False)"
         source, against = caching.reusable(c, run.project_id, key, arguments)
         if source is not None or against:
@@ -236,7 +276,7 @@ class Journal:
             "taken_from": source.id,
             "ended_at": self._clock(),
         }
-        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        records.change_step(c, step, told)
         return {
             "name": step.name,
             "decision": "ended",
@@ -248,7 +288,7 @@ class Journal:
     def _not_replayed(self, c: Connection, run: Run, step: Step, told: dict[str, Any]) -> Decision:
         why = f"run {run.replay_of} did no such step"
         told |= {"state": StepState.FAILED.value, "reason": why, "error": why, "ended_at": self._clock()}
-        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        records.change_step(c, step, told)
         return _ended(records.find_step(c, run.id, step.name))
 
     def _told(self, c: Connection, run: Run, step: Step) -> Decision:
@@ -260,15 +300,21 @@ class Journal:
         return decision
 
     def finish(
-        self, c: Connection, run: Run, entry: Entry, published: Sequence[Mapping[str, Json]]
+        self,
+        c: Connection,
+        run: Run,
+        entry: Entry,
+        published: Sequence[Mapping[str, Json]],
+        step: Step | None = None,
     ) -> Decision:
-        """An attempt has ended. `published` are the writes that become visible in this very transaction."""
-        step = records.find_step(c, run.id, str(entry["name"]))
+        """An attempt has ended. `published` are the writes that become visible in this very transaction; `step` is as it
+        stands in it, when that is known."""
+        step = step or records.find_step(c, run.id, str(entry["name"]))
         if step.state.ended:
             return self._told(c, run, step)
         if step.state is not StepState.RUNNING or step.attempt != entry["attempt"]:
             return {"name": step.name, "decision": "noted"}
-        self._end_credential(c, step)
+        self._end_credential(c, run, step)
         now = self._clock()
         values: dict[str, Any] = {"ended_at": now}
         if entry.get("checks"):
@@ -277,23 +323,18 @@ class Journal:
             values["log"] = str(entry["log"])[-64 * 1024 :]
         if entry["state"] == StepState.SUCCEEDED.value:
             own = {f"{write['table_id']}@{write['snapshot']}" for write in published}
-            seen = c.execute(
-                select(accesses.c.kind, accesses.c.version, accesses.c.name).where(
-                    accesses.c.workload == step.workload, accesses.c.mode == "read"
-                )
-            ).all()
-            staged = c.execute(
-                select(writes.c.table_id, writes.c.snapshot_id).where(writes.c.step_id == step.id)
-            ).all()
+            seen = c.execute(_READ, {"whose": step.workload}).all()
+            staged = c.execute(_WRITTEN, {"this": step.id}).all()
             own |= {f"{row.table_id}@{row.snapshot_id}" for row in staged}
+            output = dumped(entry.get("output"))
             values |= {
                 "state": StepState.SUCCEEDED.value,
-                "output": dumped(entry.get("output")),
+                "output": output,
                 "reads": dumped(caching.seen_reads(seen, own)),
                 "writes": dumped(list(published)),
             }
-            c.execute(update(steps).where(steps.c.id == step.id).values(values))
-            return self._told(c, run, records.find_step(c, run.id, step.name))
+            records.change_step(c, step, values)
+            return self._told(c, run, replace(step, state=StepState.SUCCEEDED, output=orjson.loads(output)))
         return self._fail(c, run, step, str(entry.get("error", "")), values, again=entry.get("again"))
 
     def _fail(
@@ -306,18 +347,17 @@ class Journal:
         if again is not None or failures <= row.retries:
             pause = float(again) if again is not None else min(2.0 ** (failures - 1), _LONGEST_PAUSE)
             values["state"] = StepState.WAITING.value  # why it runs stays as it was
-            c.execute(update(steps).where(steps.c.id == step.id).values(values))
+            records.change_step(c, step, values)
             return {"name": step.name, "decision": "again", "seconds": pause}
         values |= {"state": StepState.FAILED.value, "reason": error[:500]}
-        c.execute(update(steps).where(steps.c.id == step.id).values(values))
+        records.change_step(c, step, values)
         return _ended(records.find_step(c, run.id, step.name))
 
-    def _skip(self, c: Connection, run: Run, entry: Entry) -> Decision:
-        step = records.find_step(c, run.id, str(entry["name"]))
+    def _skip(self, c: Connection, run: Run, step: Step, entry: Entry) -> Decision:
         if not step.state.ended:
             state = StepState.FAILED if entry.get("failed") else StepState.SKIPPED
             told = {"state": state.value, "reason": str(entry["reason"])[:500], "ended_at": self._clock()}
-            c.execute(update(steps).where(steps.c.id == step.id).values(told))
+            records.change_step(c, step, told)
             step = records.find_step(c, run.id, step.name)
         return _ended(step)
 
@@ -333,7 +373,7 @@ class Journal:
         if then is not None:
             self._pasts.hold(c, run.project_id, f"job:{job_id}", replaying.past(c, then))
         told = {"attempt": step.attempt + 1, "workload": f"job:{job_id}"}
-        c.execute(update(steps).where(steps.c.id == step.id).values(told))
+        records.change_step(c, step, told)
         return run, records.find_step(c, run_id, name)
 
     def job_ended(self, c: Connection, step: Step, error: str) -> None:
@@ -350,7 +390,7 @@ class Journal:
         now = self._clock()
         unended = select(steps).where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
         for row in c.execute(unended).mappings().all():
-            self._end_credential(c, records.step_of(row))
+            self._end_credential(c, run, records.step_of(row))
         c.execute(
             update(steps)
             .where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
@@ -364,10 +404,22 @@ class Journal:
             name=run.pipeline, reason=reason[:500],
         )  # fmt: skip
 
-    def _end_credential(self, c: Connection, step: Step) -> None:
+    def _end_credential(self, c: Connection, run: Run, step: Step) -> None:
         if step.small and step.workload is not None:
             self._keys.end_workload(c, step.workload)
-            self._pasts.release(c, step.workload)
+            if run.replay_of is not None:  # no others are held to a past
+                self._pasts.release(c, step.workload)
+
+
+def worker_of(run: Run, workload: str | None) -> Run:
+    """The run, for the workload that is its worker. Raises `Conflict` (``not_the_worker``) for anybody else."""
+    if run.job_id is None or workload != f"job:{run.job_id}":
+        raise Conflict(
+            f"Only the worker of run {run.id} writes its journal.",
+            hint="Look at it with: stratal pipeline show",
+            reason="not_the_worker",
+        )
+    return run
 
 
 def superseded(run_id: int) -> Conflict:

@@ -1,10 +1,10 @@
 """Rows of runs and steps and what they mean: the one place that turns the one into the other."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import Connection, Select, bindparam, func, select, update
 
 from stratal.data.pipelines.model import Run, RunState, Step, StepState
 from stratal.data.pipelines.tables import runs, steps
@@ -17,6 +17,14 @@ def query() -> Select[Any]:
     """SELECT of runs with their project's name."""
     return select(runs, projects.c.name.label("project")).join(projects, runs.c.project_id == projects.c.id)
 
+
+# Built once: building costs more than running, and the journal asks these of every step.
+_ONE_RUN = query().where(runs.c.id == bindparam("this"))
+_ONE_STEP = select(steps).where(steps.c.run_id == bindparam("of_run"), steps.c.name == bindparam("named"))
+_SOME_STEPS = select(steps).where(
+    steps.c.run_id == bindparam("of_run"), steps.c.name.in_(bindparam("names", expanding=True))
+)
+_CHANGE = update(steps).where(steps.c.id == bindparam("this"))
 
 _RUN = (
     *("id", "project_id", "project", "pipeline", "doc", "file", "trigger", "reason", "snapshot_id", "cwd"),
@@ -66,11 +74,8 @@ def _json(text: str | None) -> Any:
 def find_run(c: Connection, project_id: str | None, run_id: int, *, counts: bool = False) -> Run:
     """Raises `NotFound`, also for a run of another project; None asks for any project's. With `counts` it says how many
     of its steps are in which state, which is not free: the journal asks for a run at every turn."""
-    query_ = query().where(runs.c.id == min(run_id, 2**62))
-    if project_id is not None:
-        query_ = query_.where(runs.c.project_id == project_id)
-    row = c.execute(query_).mappings().one_or_none()
-    if row is None:
+    row = c.execute(_ONE_RUN, {"this": min(run_id, 2**62)}).mappings().one_or_none()
+    if row is None or project_id not in {None, row["project_id"]}:
         raise NotFound(
             f"There is no pipeline run {run_id} in this project.",
             hint="List them with: stratal pipeline ls",
@@ -95,14 +100,21 @@ def counted(c: Connection, run_ids: list[int]) -> dict[int, dict[str, int]]:
 
 def find_step(c: Connection, run_id: int, name: str) -> Step:
     """Raises `NotFound`."""
-    row = (
-        c.execute(select(steps).where(steps.c.run_id == run_id, steps.c.name == name))
-        .mappings()
-        .one_or_none()
-    )
+    row = c.execute(_ONE_STEP, {"of_run": run_id, "named": name}).mappings().one_or_none()
     if row is None:
         raise NotFound(f"Run {run_id} has no step {name[:200]!r}.", reason="no_such_step")
     return step_of(row)
+
+
+def find_steps(c: Connection, run_id: int, names: Sequence[str]) -> dict[str, Step]:
+    """Those of these steps that there are, by name."""
+    rows = c.execute(_SOME_STEPS, {"of_run": run_id, "names": list(names)}).mappings()
+    return {row["name"]: step_of(row) for row in rows}
+
+
+def change_step(c: Connection, step: Step, told: Mapping[str, Any]) -> None:
+    """Write columns of a step."""
+    c.execute(_CHANGE, {"this": step.id, **told})
 
 
 def creator(run: Run, workload: str | None = None) -> Principal:

@@ -14,7 +14,7 @@ from stratal.compute.snapshots import Snapshots
 from stratal.compute.tables import jobs as job_rows
 from stratal.data.lake.model import Place, TableName
 from stratal.data.pipelines import records
-from stratal.data.pipelines.journal import Decision, Entry, Journal, superseded
+from stratal.data.pipelines.journal import Decision, Entry, Journal, superseded, worker_of
 from stratal.data.pipelines.model import (
     UNENDED_STEPS,
     Json,
@@ -372,11 +372,12 @@ class Pipelines:
     async def wait(self, who: Principal, project_id: str, run_id: int, seconds: float) -> Run:
         """The run once it has ended, or as it is after `seconds`. Raises `NotFound`."""
         deadline = asyncio.get_running_loop().time() + seconds
+        require(who, "pipelines.read", project_id, what=f"run {run_id}")
         while True:
-            run = await self.get(who, project_id, run_id)
+            run = await self._database.read(lambda c: records.find_run(c, project_id, run_id))
             left = deadline - asyncio.get_running_loop().time()
             if run.state.ended or left <= 0:
-                return run
+                return await self.get(who, project_id, run_id)
             await self.changed.wait(min(left, 1.0))
 
     # -- what the worker says and asks -----------------------------------------------------------
@@ -385,6 +386,7 @@ class Pipelines:
         """Begin or go on as the run's worker. Raises `Conflict` (``not_the_worker``) for anybody else, (``superseded``)."""
         require(who, "pipelines.run", project_id, what=f"run {run_id}")
         job_id = await self._worker(who, project_id, run_id)
+        assert job_id is not None
         opened = await self._database.write(lambda c: self._journal.open(c, run_id, job_id))
         self.changed.ring()
         return opened
@@ -400,47 +402,24 @@ class Pipelines:
     ) -> Sequence[Decision]:
         """The journal's next page from the run's worker, and what to do. Raises as `open`."""
         require(who, "pipelines.run", place.id, what=f"run {run_id}")
-        await self._worker(who, place.id, run_id)
-        staging = await self._with_staged(run_id, entries)
-        plain = [entry for entry in entries if entry["do"] != "finish" or entry["name"] not in staging]
-        decisions: list[Decision] = []
-        if plain or watch or not entries:
-            decisions += await self._database.write(
-                lambda c: self._journal.write(c, run_id, epoch, plain, watch)
-            )
-        for entry in entries:
-            if entry["do"] == "finish" and entry["name"] in staging:
-                run = await self.get(who, place.id, run_id)
-                if run.epoch != epoch or run.state.ended:
-                    raise superseded(run_id)
-                decisions.append(await self._stage.finish(place, run, entry))
+        decisions, staging = await self._database.write(
+            lambda c: self._journal.write(c, place.id, run_id, who.workload, epoch, entries, watch)
+        )
+        for entry in staging:
+            run = await self._database.read(lambda c: records.find_run(c, place.id, run_id))
+            if run.epoch != epoch or run.state.ended:
+                raise superseded(run_id)
+            decisions.append(await self._stage.finish(place, run, entry))
         if any(decision["decision"] == "job" for decision in decisions):
             self._upkeep.kick()
-        self.changed.ring()
+        elif any(entry["do"] == "end" for entry in entries):  # what those wait for who wait
+            self.changed.ring()
         return decisions
 
-    async def _with_staged(self, run_id: int, entries: Sequence[Entry]) -> set[str]:
-        """The steps among finished ones that have staged something."""
-        names = [str(entry["name"]) for entry in entries if entry["do"] == "finish"]
-        if not names:
-            return set()
-        query = (
-            select(steps.c.name)
-            .join(writes, writes.c.step_id == steps.c.id)
-            .where(steps.c.run_id == run_id, steps.c.name.in_(names), writes.c.state == "staged")
-        )
-        return await self._database.read(lambda c: set(c.execute(query).scalars()))
-
-    async def _worker(self, who: Principal, project_id: str, run_id: int) -> int:
+    async def _worker(self, who: Principal, project_id: str, run_id: int) -> int | None:
         """The job that is the run's worker, when `who` is it."""
         run = await self._database.read(lambda c: records.find_run(c, project_id, run_id))
-        if run.job_id is None or who.workload != f"job:{run.job_id}":
-            raise Conflict(
-                f"Only the worker of run {run_id} writes its journal.",
-                hint="Look at it with: stratal pipeline show",
-                reason="not_the_worker",
-            )
-        return run.job_id
+        return worker_of(run, who.workload).job_id
 
     async def begin_step(self, who: Principal, project_id: str, run_id: int, name: str) -> tuple[Run, Step]:
         """What a step that is a job of its own has to do. Raises as `open`."""

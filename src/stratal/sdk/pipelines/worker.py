@@ -37,6 +37,8 @@ Json = dict[str, Any]
 _AT_ONCE = 250
 _ASKED_AHEAD = 100
 _LOOK_SECONDS = 0.4
+_GATHER_SECONDS = 0.1
+"""So long what is to be told may gather while there is enough to do."""
 _LOG_BYTES = 64 * 1024
 _GRACE_SECONDS = 5.0
 _ENDED = frozenset({"succeeded", "cached", "failed", "skipped", "cancelled"})
@@ -98,6 +100,8 @@ class Worker:
     remote: set[str] = field(default_factory=set)
     unended: dict[str, Node] = field(default_factory=dict)
     looked: float = 0.0
+    gathering: float | None = None
+    """Since when entries wait to be told."""
     partition: str | None = None
     """The one whose steps are being called."""
     _counts: dict[str, int] = field(default_factory=dict)
@@ -183,8 +187,11 @@ class Worker:
         moved = self._tell()
         moved = self._launch() or moved
         moved = self._reap() or moved
-        if not moved and not self.entries:
-            _sleep(_LOOK_SECONDS if self.remote or not self.children else 0.2)
+        if not moved:
+            pause = _LOOK_SECONDS if self.remote or not self.children else 0.2
+            if self.gathering is not None:
+                pause = min(pause, max(0.0, self.gathering + _GATHER_SECONDS - time.monotonic()))
+            _sleep(pause)
 
     def _mark_ready(self) -> None:
         """Note the start of every step whose inputs are there, and pass over those that can never start."""
@@ -221,8 +228,9 @@ class Worker:
     def _tell(self) -> bool:
         """Give the journal what has gathered, and take its decisions."""
         looking = bool(self.remote) and time.monotonic() - self.looked > _LOOK_SECONDS
-        if not self.entries and not looking:
+        if not looking and (not self.entries or self._may_gather()):
             return False
+        self.gathering = None
         some = [self.entries.popleft() for _ in range(min(_AT_ONCE, len(self.entries)))]
         body = {"epoch": self.epoch, "entries": some, "watch": sorted(self.remote)}
         answer = self.doors.json("POST", self.doors.path(f"/pipelines/runs/{self.run_id}/journal"), body)
@@ -230,6 +238,16 @@ class Worker:
         for decision in answer["decisions"]:
             self._decide(self.nodes[decision["name"]], decision)
         return bool(some)
+
+    def _may_gather(self) -> bool:
+        """May entries wait for others, to be one request and one transaction with them? Nothing waits for their answers
+        while all children are at work or have their next."""
+        if len(self.entries) >= _AT_ONCE or not (self.ready or len(self.children) >= self.parallel):
+            return False
+        now = time.monotonic()
+        if self.gathering is None:
+            self.gathering = now
+        return now < self.gathering + _GATHER_SECONDS
 
     def _decide(self, node: Node, decision: Json) -> None:
         match decision["decision"]:
