@@ -562,6 +562,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         return user_hosts.url(label, settings.url)
 
     invocations = native_endpoints.invocations(serving.serving, projects)
+    journal = native_pipelines.journal(pipelines, projects)
     native = NativeDoor(
         bearer,
         sessions,
@@ -579,7 +580,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_nodes.router(compute.nodes, projects),
             native_objects.router(projects, objects),
             native_tables.router(projects, lake, warehouse),
-            native_pipelines.router(pipelines, projects, objects, settings.url),
+            native_pipelines.router(pipelines, projects, objects, settings.url, journal),
             native_features.router(features, projects),
             native_sql.router(projects, warehouse),
             native_repositories.router(shelf, projects, settings.url),
@@ -611,7 +612,7 @@ def wire(settings: Settings, database: Database) -> Platform:
             native_replays.router(replaying.replays, projects),
             native_solutions.router(projects, Catalogue(), Results(objects)),
         ],
-        [(native_endpoints.INVOCATIONS, invocations)],
+        [(native_endpoints.INVOCATIONS, invocations), (native_pipelines.JOURNAL, journal)],
     )
     gate = partial(refuse_beyond_budget, budgets)
     within = InProcess(native, gate)

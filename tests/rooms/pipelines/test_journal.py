@@ -128,6 +128,25 @@ def test_a_step_runs_once_and_its_result_is_taken_by_the_next_run(wired: Wired, 
     assert fifth.begin("a", {"x": 1}, cache=False)["decision"] == "run"
 
 
+def test_a_step_starts_in_the_page_that_ends_the_one_before_it_unless_that_came_out_otherwise(
+    worker: Worker,
+) -> None:
+    worker.begin("u1", cache=False)
+    worker.tell({**CALL, "name": "u2", "after": ["u1"], "cache": False})
+    start = {"do": "start", "name": "u2", "arguments": {"i": 1}, "upon": ["u1"]}
+    assert worker.tell(start)[0]["decision"] == "wait", "its end was not told"
+    end = {"do": "finish", "name": "u1", "attempt": 1, "state": "succeeded", "output": 1}
+    assert worker.tell({**end, "attempt": 7}, start)[1]["decision"] == "wait", (
+        "an end that counts for nothing"
+    )
+    ended, begun = worker.tell(end, start)
+    assert (ended["state"], begun["decision"], begun["attempt"]) == ("succeeded", "run", 1)
+    ended, again = worker.tell(end, start)
+    assert (ended["output"], again["decision"], again["attempt"]) == (1, "run", 2), "its answer was lost"
+    assert worker.whoami(begun["key"]) == 401
+    assert worker.tell({**end, "output": 2}, start)[1]["decision"] == "wait", "it was said otherwise before"
+
+
 def test_a_worker_that_was_replaced_is_refused_and_its_steps_are_taken_from_it(worker: Worker) -> None:
     first = worker.begin("fence", {"n": 1})
     old = worker.epoch

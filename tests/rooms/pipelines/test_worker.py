@@ -65,3 +65,31 @@ def test_while_there_is_work_what_is_to_be_told_gathers_for_a_moment(worker: Wor
     worker.ready.clear()
     assert worker._tell(), "nor does anything once nothing is left to do"
     assert [len(page) for page in told(worker)] == [2, 250, 1]
+
+
+def test_what_comes_after_an_end_is_asked_for_in_the_same_page(worker: Worker) -> None:
+    @authoring.step
+    def one(i: int) -> int:
+        return i
+
+    first, second = Node("a", one, {"i": 1}, []), Node("b", one, {"i": authoring.Handle(worker, "a")}, ["a"])
+    worker.nodes = {"a": first, "b": second}
+    worker.unended = dict(worker.nodes)
+    first.state, first.started = "running", True
+    end = {"do": "finish", "name": "a", "attempt": 1, "state": "succeeded", "output": 5}
+
+    worker._foresee(first, {**end, "staged": True})
+    worker._mark_ready()
+    assert list(worker.entries) == [end], "a table that was staged may meet what others wrote meanwhile"
+    worker.entries.clear()
+
+    worker._foresee(first, dict(end))
+    worker._mark_ready()
+    start = {"do": "start", "name": "b", "arguments": {"i": 5}, "upon": ["a"]}
+    assert list(worker.entries) == [end, start]
+
+    worker._decide(first, {"name": "a", "decision": "ended", "state": "succeeded", "output": 6})
+    worker._decide(second, {"name": "b", "decision": "wait"})
+    worker.entries.clear()
+    worker._mark_ready()
+    assert list(worker.entries) == [{"do": "start", "name": "b", "arguments": {"i": 6}}]

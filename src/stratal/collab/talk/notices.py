@@ -39,6 +39,25 @@ class _Notice:
     owners: bool = False
 
 
+_OF_HOOKS = frozenset({"webhook.created", "webhook.removed"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    id: str
+    kinds: Sequence[str]
+    since: int
+
+
+def _hooks(c: Connection) -> dict[str, list[_Hook]]:
+    """All webhooks, by project."""
+    query = select(webhooks.c.project_id, webhooks.c.id, webhooks.c.kinds, webhooks.c.since)
+    found: dict[str, list[_Hook]] = {}
+    for row in c.execute(query):
+        found.setdefault(row.project_id, []).append(_Hook(row.id, orjson.loads(row.kinds), row.since))
+    return found
+
+
 class Notices:
     """`kick` is called after something to send was written."""
 
@@ -48,6 +67,7 @@ class Notices:
         self._clock = clock
         self._kick = kick
         self._task: asyncio.Task[None] | None = None
+        self._hooks: dict[str, list[_Hook]] | None = None
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="talk: notices")
@@ -68,6 +88,7 @@ class Notices:
 
     async def _follow(self) -> None:
         seq = await self._database.write(self._begin)
+        self._hooks = None
         behind = 0
         async for event in self._events.follow(seq):
             behind += 1
@@ -90,14 +111,11 @@ class Notices:
         return int(seq)
 
     async def _hooked(self, event: Event) -> list[str]:
-        """The webhooks that are to be told."""
-        query = select(webhooks.c.id, webhooks.c.kinds, webhooks.c.since).where(
-            webhooks.c.project_id == event.project_id
-        )
-        rows = await self._database.read(lambda c: c.execute(query).all())
-        return [
-            row.id for row in rows if row.since < event.seq and _wants(orjson.loads(row.kinds), event.kind)
-        ]
+        """The webhooks that are to be told. They are read again when one was made or removed: events are many, they few."""
+        if self._hooks is None or event.kind in _OF_HOOKS:
+            self._hooks = await self._database.read(_hooks)
+        hooks = self._hooks.get(str(event.project_id), ())
+        return [hook.id for hook in hooks if hook.since < event.seq and _wants(hook.kinds, event.kind)]
 
     def _tell(self, c: Connection, event: Event, notice: _Notice | None, hooked: Sequence[str]) -> None:
         seen = c.execute(

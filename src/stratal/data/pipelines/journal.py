@@ -103,7 +103,8 @@ class Journal:
     ) -> tuple[list[Decision], list[Entry]]:
         """Note `entries` in their order; what to do about each, and about those of `watch` that have ended since.
 
-        The ends of steps that have staged something are not noted but given back: see `Stage.finish`.
+        A step may be started upon the ends of others that this very page tells: it is, unless one of these came out
+        otherwise than told. The ends of steps that have staged something are not noted but given back: see `Stage.finish`.
         Raises `Conflict`: ``not_the_worker`` unless `workload` is the run's worker; ``superseded`` for one that was
         replaced or whose run has ended.
         """
@@ -123,6 +124,7 @@ class Journal:
             name = str(entry["name"])
             return known.pop(name, None) or records.find_step(c, run_id, name)
 
+        as_told: set[str] = set()
         for entry in entries:
             match entry["do"]:
                 case "call":
@@ -131,10 +133,15 @@ class Journal:
                     told = {"pipeline": str(entry["pipeline"])[:200], "doc": str(entry.get("doc", ""))[:2000]}
                     c.execute(update(runs).where(runs.c.id == run.id).values(told))
                     run = records.find_run(c, None, run_id)
+                case "start" if not as_told.issuperset(entry.get("upon") or ()):
+                    decisions.append({"name": entry["name"], "decision": "wait"})
                 case "start":
                     decisions.append(self.start(c, run, present(entry), entry))
                 case "finish":
-                    decisions.append(self.finish(c, run, entry, (), present(entry)))
+                    decision = self.finish(c, run, entry, (), present(entry))
+                    decisions.append(decision)
+                    if decision.get("state") == "succeeded" and decision["output"] == entry.get("output"):
+                        as_told.add(str(entry["name"]))
                 case "skip":
                     decisions.append(self._skip(c, run, present(entry), entry))
                 case "end":

@@ -137,8 +137,8 @@ def same_origin(request: Request) -> bool:
     return origin is not None and origin == f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
-def caller(request: Request) -> Principal:
-    """FastAPI dependency: who asks."""
+async def caller(request: Request) -> Principal:
+    """FastAPI dependency: who asks. Not a plain function: FastAPI would have a thread look at it."""
     return principal(request.scope)
 
 

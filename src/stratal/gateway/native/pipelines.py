@@ -1,14 +1,16 @@
 """``/api/v1/projects/{project}/pipelines``: runs and their steps, and what the workers of runs say and ask."""
 
-from collections.abc import AsyncIterator, Mapping
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import Field
+from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from stratal.compute.engine import Network
 from stratal.data.lake.model import Place, parse_table_name
@@ -18,6 +20,7 @@ from stratal.data.pipelines.model import Run, RunSpec, RunState, Step, StepState
 from stratal.data.pipelines.room import Room
 from stratal.data.pipelines.service import MOST_AT_ONCE, REPORTS
 from stratal.data.queries.service import Sourced
+from stratal.gateway.door import principal
 from stratal.gateway.native.bodies import Strict, body_of, read_model
 from stratal.gateway.native.door import caller
 from stratal.identity.model import Principal
@@ -83,6 +86,10 @@ class Started(Strict):
     do: Literal["start"]
     name: str
     arguments: dict[str, Json] = Field(default_factory=dict)
+    upon: list[str] = Field(
+        default_factory=list,
+        description="Steps whose ends this page tells, and whose outputs are among these.",
+    )
 
 
 class Checked(Strict):
@@ -128,6 +135,14 @@ class Page(Strict):
     watch: list[str] = Field(default_factory=list, max_length=20_000)
 
 
+def _plain(entry: BaseModel) -> dict[str, Json]:
+    """The entry as the journal takes it: pages are long, and `model_dump` would copy all that was just validated."""
+    told = dict(vars(entry))
+    if told.get("checks"):
+        told["checks"] = [check.model_dump() for check in told["checks"]]
+    return told
+
+
 class Nothing(Strict):
     pass
 
@@ -167,8 +182,28 @@ class Asked(Strict):
     partitions: list[str] | None = None
 
 
-def router(room: Room, projects: Projects, objects: Objects, url: str) -> APIRouter:
-    """`url` is the instance's address, shown with webhooks."""
+JOURNAL = re.compile(rb"/api/v1/projects/([^/]+)/pipelines/runs/([0-9]{1,18})/journal\Z")
+
+
+def journal(room: Room, projects: Projects) -> Callable[..., Awaitable[Response]]:
+    """Who answers a worker's page, once for every step of a chain: ``(scope, receive, project, run)``."""
+
+    async def tell(scope: Scope, receive: Receive, project: str, run: str) -> Response:
+        who = principal(scope)
+        project_id = who.project_id if project == who.project else (await projects.get(who, project)).id
+        page = await read_model(Request(scope, receive), Page, MAX_JOURNAL_BODY)
+        entries = [_plain(entry) for entry in page.entries]
+        place = Place(project_id, project)
+        decisions = await room.runs.write(who, place, int(run), page.epoch, entries, page.watch)
+        return Response(orjson.dumps({"decisions": decisions}), media_type="application/json")
+
+    return tell
+
+
+def router(
+    room: Room, projects: Projects, objects: Objects, url: str, tell: Callable[..., Awaitable[Response]]
+) -> APIRouter:
+    """`url` is the instance's address, shown with webhooks; `tell` answers `journal`."""
     pipelines = room.runs
     api = APIRouter(tags=["pipelines"])
     base = "/projects/{project}/pipelines/runs"
@@ -346,12 +381,9 @@ def router(room: Room, projects: Projects, objects: Objects, url: str) -> APIRou
         }
 
     @api.post(base + "/{run_id}/journal", openapi_extra=body_of(Page))
-    async def write_journal(request: Request, who: Who, project: str, run_id: int) -> dict[str, object]:
+    async def write_journal(request: Request, project: str, run_id: int) -> Response:
         """For the run's worker alone: what was called, is ready or has ended; answers what to do."""
-        place = await place_of(who, project)
-        page = await read_model(request, Page, MAX_JOURNAL_BODY)
-        entries = [entry.model_dump() for entry in page.entries]
-        return {"decisions": await pipelines.write(who, place, run_id, page.epoch, entries, page.watch)}
+        return await tell(request.scope, request.receive, project, str(run_id))
 
     # -- a step that is a job of its own -----------------------------------------------------------
 

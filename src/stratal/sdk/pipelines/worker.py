@@ -61,6 +61,8 @@ class Node:
     attempt: int = 0
     started: bool = False
     not_before: float = 0.0
+    foreseen: bool = False
+    """Its process has ended well with `value`: what the journal will say, unless it was asked for something else."""
 
 
 @dataclass
@@ -203,9 +205,10 @@ class Worker:
             if node.started or node.state in _ENDED or now < node.not_before:
                 continue
             before = [self.nodes[name] for name in node.after]
-            if any(one.state not in _ENDED for one in before):
+            if any(one.state not in _ENDED and not one.foreseen for one in before):
                 continue
-            bad = next((one for one in before if one.state not in _GOOD), None)
+            upon = [one.name for one in before if one.state not in _ENDED]
+            bad = next((one for one in before if one.state in _ENDED and one.state not in _GOOD), None)
             node.started = True
             room -= 1
             if bad is not None:
@@ -223,7 +226,8 @@ class Worker:
             except TypeError as error:
                 self.entries.append({"do": "skip", "name": node.name, "reason": str(error), "failed": True})
                 continue
-            self.entries.append({"do": "start", "name": node.name, "arguments": encoded})
+            entry: Json = {"do": "start", "name": node.name, "arguments": encoded}
+            self.entries.append({**entry, "upon": upon} if upon else entry)
 
     def _tell(self) -> bool:
         """Give the journal what has gathered, and take its decisions."""
@@ -250,6 +254,7 @@ class Worker:
         return now < self.gathering + _GATHER_SECONDS
 
     def _decide(self, node: Node, decision: Json) -> None:
+        node.foreseen = False
         match decision["decision"]:
             case "run":
                 node.state = "running"
@@ -264,6 +269,8 @@ class Worker:
                 self.remote.discard(node.name)
             case "ended":
                 self._learn(node, decision)
+            case "wait":
+                node.started = False
             case "noted":
                 node.state = "waiting" if node.state == "called" else node.state
 
@@ -314,10 +321,17 @@ class Worker:
                 continue
             _signal(child.pid, signal.SIGKILL)  # what it started and left behind
             del self.children[child.pid]
-            self.entries.append(_finished(child, status))
+            self._foresee(child.node, _finished(child, status))
             shutil.rmtree(child.folder, ignore_errors=True)
             reaped = True
         return reaped
+
+    def _foresee(self, node: Node, entry: Json) -> None:
+        """Note the end of an attempt, so that what comes after it can be asked for in the same page."""
+        staged = entry.pop("staged", False)
+        if entry["state"] == "succeeded" and not staged:  # what was staged may meet others' writes on its way
+            node.foreseen, node.value = True, decode(entry.get("output"))
+        self.entries.append(entry)
 
     def kill_all(self) -> None:
         for child in self.children.values():
@@ -419,8 +433,10 @@ def _be_step(
         os.environ["STRATAL_STEP"] = node.name
         os.environ["STRATAL_STEP_ATTEMPT"] = str(attempt)
         authoring._running.clear()
-        lake.use(PlatformLake(Doors.of_environment(), worker.run_id, node.name, attempt))
-        _write_result(folder, outcome(node.step, given))
+        place = PlatformLake(Doors.of_environment(), worker.run_id, node.name, attempt)
+        lake.use(place)
+        result = outcome(node.step, given)
+        _write_result(folder, {**result, "staged": place.has_written})
         sys.stdout.flush()
         sys.stderr.flush()
         code = 0
