@@ -91,6 +91,15 @@ class Lineage:
         rows = await self._database.read(lambda c: c.execute(query).all())
         return [Access(r.workload, r.mode, r.kind, r.version, r.project_id, r.name, r.first_at) for r in rows]
 
+    async def writers(self, kind: Kind, version: str) -> list[str]:
+        """The workloads that wrote this very version, oldest first."""
+        query = (
+            select(accesses.c.workload)
+            .where(accesses.c.kind == kind, accesses.c.version == version, accesses.c.mode == "write")
+            .order_by(accesses.c.first_at, accesses.c.workload)
+        )
+        return list(await self._database.read(lambda c: c.execute(query).scalars().all()))
+
     async def is_referenced(self, kind: Kind, version: str) -> bool:
         """Does any workload's chain go through this version?"""
         query = (

@@ -1,5 +1,6 @@
 """``kill -9`` at every write of the journal: what is left is what an undisturbed run leaves, each commit once."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -35,6 +36,7 @@ def sweep(n: int = 10):
     daily(trips)
     note.map([1, 2], trips)
 """
+_kills = itertools.count(1)
 TABLES = ("raw.trips", "raw.seen", "raw.log", "mart.daily")
 
 
@@ -164,8 +166,7 @@ def undisturbed(killed: Killed) -> dict[str, Any]:
 
 def kill_at(killed: Killed, undisturbed: dict[str, Any], number: int, how: str) -> bool:
     """One run with one kill; False when the run ended before its turn came."""
-    project = f"{how}-{number}"
-    killed.project(project)
+    project = killed.project(f"{how}-{number}-{next(_kills)}")  # the sample's kills are among the sweep's
     killed.arm(number + 1, how)  # the first write is the run's own row, whose sender waits for the answer
     run = start(killed, project)
     shown = run_to_its_end(killed, project, run)

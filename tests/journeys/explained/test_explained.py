@@ -277,6 +277,13 @@ def test_a_pipeline_goes_from_files_to_an_endpoint_and_does_only_what_depends_on
     assert here.link(told, "table snapshot")["name"].startswith("ml.training @ ")
     assert here.link(told, "model version")["name"].startswith("co2/1")
     assert here.link(told, "pipeline step")["id"] == f"{first['id']}/train"
+    above = {link["id"] for link in told["chain"] if link["kind"] == "pipeline step"}
+    named = ("train", "training", "labels", "features", "clean", "seasons", "ingest", "arrived")
+    assert above == {f"{first['id']}/{name}" for name in named}
+    file = f"{prefix}co2-1980s.csv"
+    assert file in {link["name"] for link in told["chain"] if link["kind"] == "object"}
+    came = here.cli("impact", file)
+    assert (came["models"], came["endpoints"][0]["name"], came["predictions"]) == (["co2/1"], "co2", 1)
 
     newest = here.cli("sql", "select * from ml.features order by known desc limit 1")
     offline = dict(zip([column["name"] for column in newest["columns"]], newest["rows"][0], strict=True))

@@ -3,13 +3,14 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, cast
 
 import pytest
 
 from stratal.ai.endpoints.model import PinnedFile, Revision, RevisionState
 from stratal.ai.endpoints.runtime import Plan
-from stratal.ai.explain.model import Explanation, Status
+from stratal.ai.explain.model import Explanation, Link, Status
 from stratal.ai.explain.why import Why
 from stratal.ai.models.model import Facts, FileCheck, Form, FormState, ModelFile, ModelVersion, State
 from stratal.ai.predictions.service import Prediction
@@ -56,7 +57,12 @@ class Records:
     job read."""
 
     def __init__(
-        self, served: ModelVersion, options: Mapping[str, str], read: Mapping[str, list[str]], sha256: str
+        self,
+        served: ModelVersion,
+        options: Mapping[str, str],
+        read: Mapping[str, list[str]],
+        sha256: str,
+        made: Mapping[str, list[str]] = MappingProxyType({}),
     ) -> None:
         self.revision_ = Revision(
             *(
@@ -83,7 +89,7 @@ class Records:
                 "ada",
             ),
         )
-        self.served, self.read = served, read
+        self.served, self.read, self.made = served, read, made
 
     async def get(self, who: Principal, prediction_id: str) -> Prediction:
         return Prediction(prediction_id, "prj_a", "e", 5, 1, self.served.id, intact=True)
@@ -101,13 +107,24 @@ class Records:
         return [FileCheck(f.path, f.sha256, f.sha256, State.VERIFIED) for f in one.files]
 
     async def by_workload(self, workload: str) -> Job:
-        return JOBS[workload]
+        number = int(workload.partition(":")[2].partition("/")[0])
+        if workload.startswith("job:404"):
+            raise NotFound("There is none.")
+        if workload.startswith("job:9"):
+            return replace(JOBS["job:8"], project_id="prj_b")
+        return JOBS.get(workload) or job(number, ["worker"], ())
 
-    async def of(self, workload: str, project_id: str = "") -> list[Any]:
-        return []
+    async def of(self, workload: str, project_id: str = "") -> list[Link]:
+        """What it read is called after those who wrote that, and `raw` when nobody did."""
+        if not self.made:
+            return []
+        return [Link("table snapshot", name, name) for name in self.made.get(workload, ["raw"])]
 
-    async def step(self, workload: str) -> list[Any]:
-        return []
+    async def step(self, workload: str) -> list[Link]:
+        return [Link("pipeline step", workload, workload)] if "/" in workload else []
+
+    async def makers(self, workload: str) -> list[str]:
+        return list(self.made.get(workload, []))
 
     async def models_of(self, workload: str) -> list[str]:
         return self.read.get(workload, [])
@@ -117,7 +134,11 @@ def explained(
     served: ModelVersion, *, sha256: str = "aa", options: Any = None, **read: list[str]
 ) -> Explanation:
     reads = {name.replace("_", ":"): ids for name, ids in read.items()}
-    told = cast("Any", Records(served, options or {}, reads, sha256))
+    return told_by(Records(served, options or {}, reads, sha256))
+
+
+def told_by(records: Records) -> Explanation:
+    told = cast("Any", records)
     why = Why(told, told, told, told, told, told, told, told, told, told, told)
     return asyncio.run(why.explain(ADA, "pr_1"))
 
@@ -173,3 +194,31 @@ def test_what_was_converted_as_a_version_goes_on_to_what_its_job_read() -> None:
 def test_what_a_tag_says_and_no_door_saw_is_not_followed() -> None:
     assert kinds(explained(OLD)) == ["prediction", "endpoint", *ONE]
     assert kinds(explained(OLD, job_8=["mv_2"])) == ["prediction", "endpoint", *ONE]
+
+
+def test_it_goes_on_above_what_the_training_read_to_who_brought_it_in() -> None:
+    made = {
+        "job:7": ["job:2/3.1", "job:90/1.1"],  # another project's work is not shown
+        "job:2/3.1": ["job:2/1.1", "job:2/2.1"],
+        "job:2/2.1": ["job:2/1.1", "job:404", "job:7"],  # what was met before is not gone through again
+    }
+    found = told_by(Records(MADE, {}, {}, "aa", made))
+    above = found.chain[len(["prediction", "endpoint", *ONE]) :]
+    steps = [link.name for link in above if link.kind == "pipeline step"]
+    assert steps == ["job:2/3.1", "job:2/1.1", "job:2/2.1"]
+    assert [link.name for link in above if link.kind == "table snapshot"] == [
+        *["job:2/3.1", "job:90/1.1"],
+        *["job:2/1.1", "job:2/2.1"],
+        *["raw", "job:404", "job:7"],
+    ]
+    assert [link.name for link in above if link.status is Status.UNPROVEN and link.kind == "job"] == [
+        "job:404"
+    ]
+    assert all(link.name != "job:90/1.1" for link in above if link.kind == "pipeline step")
+
+
+def test_more_than_a_screen_can_hold_is_said_to_be_there() -> None:
+    made = {"job:7": ["job:2/1.1"]} | {f"job:2/{n}.1": [f"job:2/{n + 1}.1"] for n in range(1, 200)}
+    found = told_by(Records(MADE, {}, {}, "aa", made))
+    assert len([link for link in found.chain if link.kind == "pipeline step"]) == 60
+    assert (found.chain[-1].kind, found.status) == ("upstream", Status.UNPROVEN)

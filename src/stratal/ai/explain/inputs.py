@@ -1,7 +1,8 @@
 """What a job read: table snapshots and object versions, as links with every hash computed again; and of which step it was
 done, where it is the work of a pipeline."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
 
 from stratal.ai.explain.model import Hash, Link, Status
 from stratal.data.lake.lake import Lake
@@ -28,6 +29,13 @@ _NOTES = {
     "dropped": "overwritten before anything referred to it",
     "unproven": "its bytes were not recorded when it was committed",
 }
+
+
+_MOST_CARRIED = 100
+
+
+def _named(write: Mapping[str, Any]) -> str:
+    return f"{write.get('table', '')} @ {write.get('snapshot', '')}"
 
 
 class Inputs:
@@ -63,6 +71,38 @@ class Inputs:
             for access in objects
         ]
 
+    async def makers(self, workload: str) -> list[str]:
+        """The workloads that made what this one was given and read: steps before it, and whoever wrote the snapshots (with
+        those whose rows they carry on) and the objects that it read. People made the rest; the links say who."""
+        found: dict[str, None] = {}
+        step = await self._pipelines.of_workload(workload)
+        if step is not None:
+            found |= dict.fromkeys(await self._pipelines.workloads_before(step[1]))
+        reads = await self._lineage.of_workload(workload, "read")
+        for table_id, snapshot_id in await self._snapshots(reads):
+            for ancestor in await self._carried(table_id, snapshot_id):
+                found |= dict.fromkeys(await self._lineage.writers("snapshot", f"{table_id}@{ancestor}"))
+        for access in reads:
+            if access.kind == "object":
+                found |= dict.fromkeys(await self._lineage.writers("object", access.version))
+        found.pop(workload, None)
+        return list(found)
+
+    async def _carried(self, table_id: str, snapshot_id: int) -> list[int]:
+        """The snapshot, and those before it whose rows are in it still."""
+        found: list[int] = []
+        at: int | None = snapshot_id
+        while at is not None and len(found) < _MOST_CARRIED:
+            try:
+                snapshot = await self._lake.snapshot(table_id, at)
+            except NotFound:
+                break
+            found.append(at)
+            total, added = snapshot.summary.get("total-records"), snapshot.summary.get("added-records", "0")
+            whole = total is not None and int(total) <= int(added)
+            at = None if whole else snapshot.parent_id
+        return found
+
     async def step(self, workload: str) -> list[Link]:
         """The link of the pipeline's step that the workload was; none for other work."""
         found = await self._pipelines.of_workload(workload)
@@ -75,6 +115,8 @@ class Inputs:
             ("pipeline", run.pipeline),
             ("ran because", step.reason),
             ("given", ", ".join(dict.fromkeys(given)) or "no table or object"),
+            ("wrote", ", ".join(_named(write) for write in step.writes) or "no table"),
+            ("code", f"{step.code[:12]} (a hash of the step's own code and of what it calls)"),
             ("attempt", str(step.attempt)),
         ]
         return [Link("pipeline step", f"{run.id}/{step.name}", f"{step.name} in run {run.id}", facts)]

@@ -1,10 +1,13 @@
 """``why``: builds the chain of a prediction from what doors recorded, hashing every stored byte again.
 
 prediction → endpoint revision → model version → run → job → code, environment, and each table snapshot
-and object version the job read. Where a form answered for the version, it and the job that converted it come first.
+and object version the job read → the steps and jobs that wrote these, with their code and what they read, and so on up
+to what people and the world outside brought in. Where a form answered for the version, it and the job that converted it
+come first.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from stratal.ai.endpoints.model import Revision
@@ -30,6 +33,8 @@ from stratal.kernel.errors import NotFound
 _METRICS_SHOWN = 8
 _SOURCE_TAG = "stratal.converted_from"
 """On a version that was converted from another one, before versions had forms."""
+_MOST_UPSTREAM = 60
+"""So many steps and jobs above the one that trained are shown; more are said to be there."""
 _MODEL = {State.VERIFIED: Status.VERIFIED, State.BROKEN: Status.BROKEN, State.MISSING: Status.BROKEN}
 
 
@@ -76,10 +81,12 @@ class Why:
         if not await self._borrowed.lasts(asked_in, revision.endpoint_id):
             return self._borrowed.over(_prediction(prediction), who.project)
         giver = system_principal(prediction.project_id, "")
-        told = await self._explained(giver, prediction, revision)
+        told = await self._explained(giver, prediction, revision, upstream=False)
         return await self._borrowed.seen(told, asked_in, prediction.project_id)
 
-    async def _explained(self, who: Principal, prediction: Prediction, revision: Revision) -> Explanation:
+    async def _explained(
+        self, who: Principal, prediction: Prediction, revision: Revision, *, upstream: bool = True
+    ) -> Explanation:
         prediction_id = prediction.id
         chain = [_prediction(prediction), _revision(prediction, revision)]
         version: ModelVersion | None
@@ -116,6 +123,8 @@ class Why:
             chain.append(await self._environment(job, served))
             chain += await self._inputs.of(made_by, job.project_id)
             others |= dict.fromkeys(_other_inputs(job))
+            if upstream:
+                await self._upstream(who, made_by, job.project_id, chain, others)
             # What was converted before versions had forms has a history before that: of the version that the job read.
             version, served = await self._source(version, job), None
         return Explanation(prediction_id, project, chain, tuple(others))
@@ -157,6 +166,40 @@ class Why:
             if read.uri == said and read.id != version.id:
                 return read
         return None
+
+    async def _upstream(
+        self, who: Principal, workload: str, project_id: str, chain: list[Link], others: dict[str, None]
+    ) -> None:
+        """Go on above what the workload read: who wrote it, by which code and of what, nearest first, each once. It ends
+        where a person put it, where it came from outside, and at other projects' work, which is theirs to show."""
+        shown = {(link.kind, link.id) for link in chain}
+        met = {workload}
+        waiting = deque(await self._inputs.makers(workload))
+        while waiting:
+            maker = waiting.popleft()
+            if maker in met:
+                continue
+            met.add(maker)
+            try:
+                job = await self._jobs.by_workload(maker)
+            except NotFound:
+                lost = (("lost", "nothing is recorded of it any more"),)
+                chain.append(Link("job", maker, maker, lost, claim=Status.UNPROVEN))
+                continue
+            if job.project_id != project_id:
+                continue
+            if len(met) > _MOST_UPSTREAM + 1:
+                many = (("more", f"above these are more than {_MOST_UPSTREAM} steps and jobs"),)
+                chain.append(Link("upstream", "more", "not all is shown", many, claim=Status.UNPROVEN))
+                return
+            links = await self._inputs.step(maker) or [_job(job)]
+            if job.snapshot_id is None or ("code", job.snapshot_id) not in shown:
+                links.append(await self._code(who, job))
+            links += await self._inputs.of(maker, project_id)
+            chain += [link for link in links if (link.kind, link.id) not in shown]
+            shown |= {(link.kind, link.id) for link in links}
+            others |= dict.fromkeys(_other_inputs(job))
+            waiting.extend(await self._inputs.makers(maker))
 
     # -- links -------------------------------------------------------------------------------
 

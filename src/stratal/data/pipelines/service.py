@@ -46,6 +46,7 @@ REPORTS = ("report", "notebook")
 MOST_PARAMETERS = 64 * 1024
 MOST_PARTITIONS = 5000
 _BEYOND = 2**62
+_MOST_NAMED = 500
 _HOUR_MS = 3_600_000
 
 
@@ -260,6 +261,21 @@ class Pipelines:
             return None if row is None else (records.find_run(c, None, row["run_id"]), records.step_of(row))
 
         return await self._database.read(work)
+
+    async def workloads_before(self, step: Step) -> list[str]:
+        """The workloads that did the steps whose results this one was given, also in an earlier run, where they were
+        taken from there. For rooms that explain it; they authorise."""
+        if not step.after:
+            return []
+        own, earlier = steps.alias("own"), steps.alias("earlier")
+        query = (
+            select(func.coalesce(earlier.c.workload, own.c.workload))
+            .select_from(own.outerjoin(earlier, earlier.c.id == own.c.taken_from))
+            .where(own.c.run_id == step.run_id, own.c.name.in_(step.after[:_MOST_NAMED]))
+            .order_by(own.c.id)
+        )
+        found = await self._database.read(lambda c: c.execute(query).scalars().all())
+        return [workload for workload in found if workload is not None]
 
     async def costs(self, run: Run, found: Sequence[Step]) -> Mapping[str, int]:
         """What each step cost, in billionths, as far as the ledger has it by now: the usage of a job of its own; of the
