@@ -97,6 +97,26 @@ MODELS = {
 }
 
 
+STUDY = """
+import stratal
+
+@stratal.step
+def trips(n: int) -> stratal.Table:
+    return stratal.table("study.trips").replace([{"day": f"d{i}", "km": float(i)} for i in range(n)])
+
+study = stratal.notebook_step("study.ipynb", requirements=["matplotlib"])
+
+@stratal.pipeline
+def studied(least: int):
+    study(table=trips(5), least=least)
+"""
+CELLS = [
+    "table, least = None, 0",
+    "import stratal\nrows = [r for r in stratal.table(table).rows() if r['km'] > least]\nprint('over', least, ':', len(rows))",
+    "import matplotlib.pyplot as plt\nplt.bar([r['day'] for r in rows], [r['km'] for r in rows]);",
+]
+
+
 class Shell:
     """A folder with the file, and `stratal` called in it."""
 
@@ -320,6 +340,37 @@ def test_what_is_deployed_runs_by_name_and_by_what_arrives(shell: Shell) -> None
     wait_until(lambda: shell.json("pipeline", "show", str(run["id"]))["state"] == "succeeded", seconds=120)
     shell("pipeline", "undeploy", "days")
     assert shell.json("pipeline", "deployed")["pipelines"] == []
+
+
+@pytest.mark.soak
+def test_a_notebook_is_executed_and_its_page_kept_with_its_plots(shell: Shell) -> None:
+    """For the soak because it builds an environment: papermill, a kernel, nbconvert and what the notebook plots with."""
+    cells = [
+        {
+            "id": f"c{number}", "cell_type": "code", "source": text, "outputs": [], "execution_count": None,
+            "metadata": {"tags": ["parameters"]} if number == 0 else {},
+        }
+        for number, text in enumerate(CELLS)
+    ]  # fmt: skip
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}
+    (shell.folder / "study.ipynb").write_text(json.dumps(notebook))
+    (shell.folder / "study.py").write_text(STUDY)
+    first = shell.json("pipeline", "run", "study.py", "--set", "least=2")
+    assert states(first) == {"trips": "succeeded", "study": "succeeded"}
+    read = {read["name"] for step in first["steps"] if step["name"] == "study" for read in step["reads"]}
+    assert read == {"study.trips"}, "the kernel reads under the step's own credential"
+    page = shell("pipeline", "report", str(first["id"]), "study").stdout
+    assert "over 2 : 2" in page
+    assert 'src="data:image/png;base64,' in page
+    assert "<script" not in page
+    second = shell.json("pipeline", "run", "study.py", "--set", "least=2")
+    assert states(second) == {"trips": "cached", "study": "cached"}
+    (shell.folder / "study.ipynb").write_text(json.dumps(notebook).replace("over", "above"))
+    third = shell.json("pipeline", "run", "study.py", "--set", "least=3")
+    assert "above 3 : 1" in shell("pipeline", "report", str(third["id"]), "study").stdout
+    failed = shell.json("pipeline", "run", "study.py", "--set", "least=none", code=1)
+    assert "TypeError" in shell("pipeline", "logs", str(failed["id"]), "study").stdout
 
 
 def test_mistakes_are_told(shell: Shell) -> None:

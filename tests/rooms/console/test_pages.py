@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from console_stand_in import BASE, HOSTILE, Browser, Native, answers, every_page
 from stratal.console.pages.jobs import gathered
+from stratal.console.pages.pipelines import graph, together
 from stratal.console.security import safe_next
 
 pytestmark = pytest.mark.fast
@@ -346,3 +347,21 @@ def test_a_command_line_is_said_yes_to_by_whoever_is_signed_in() -> None:
     done = browser.ask("POST", "/device", data=form, headers=same)
     assert "now has a key of project other" in done.text
     assert "POST /api/v1/projects/other/device" in browser.native.asked
+
+
+def test_many_calls_of_a_step_are_one_box_and_the_worst_of_them_says_how_it_stands() -> None:
+    def step(name: str, of: str, state: str, *after: str) -> dict[str, object]:
+        return {"name": name, "step": of, "state": state, "after": list(after), "reason": ""}
+
+    parts = [step(f"part[{i}]", "part", "failed" if i == 70 else "succeeded", "list") for i in range(100)]
+    told = [step("list", "list", "cached"), *parts]
+    told.append(step("sum", "sum", "skipped", *(one["name"] for one in parts)))  # type: ignore[misc]
+    boxes = together(told)
+    assert [(box["name"], box["state"], box["after"]) for box in boxes] == [
+        ("list", "cached", []),
+        ("part × 100", "failed", ["list"]),
+        ("sum", "skipped", ["part × 100"]),
+    ]
+    assert boxes[1]["reason"] == "99 succeeded, 1 failed"
+    drawn = graph(boxes)
+    assert len({box.x for box in drawn.boxes}) == 3

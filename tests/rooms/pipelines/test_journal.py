@@ -147,6 +147,17 @@ def test_a_step_starts_in_the_page_that_ends_the_one_before_it_unless_that_came_
     assert worker.tell({**end, "output": 2}, start)[1]["decision"] == "wait", "it was said otherwise before"
 
 
+def test_a_step_began_when_its_process_did_not_when_it_was_granted(worker: Worker) -> None:
+    worker.begin("late", cache=False)
+    granted = worker.shown()["steps"][-1]["started_at"]
+    worker.finish("late", 1, output=1, seconds_ago=3600)
+    assert worker.shown()["steps"][-1]["started_at"] == granted, "never before it was granted"
+    worker.begin("later", cache=False)
+    worker.finish("later", 1, output=1, seconds_ago=0)
+    step = worker.shown()["steps"][-1]
+    assert step["started_at"] == step["ended_at"]
+
+
 def test_a_worker_that_was_replaced_is_refused_and_its_steps_are_taken_from_it(worker: Worker) -> None:
     first = worker.begin("fence", {"n": 1})
     old = worker.epoch

@@ -1,9 +1,10 @@
 """Pipelines: what is deployed and what ran; one run with its graph, its time, its partitions and its reasons."""
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from shlex import quote
 
 from starlette.responses import Response
@@ -16,7 +17,9 @@ from stratal.console.view import View
 
 LOOKED_THROUGH = 500
 MOST_DRAWN = 60
-"""A graph of more steps says less than their table does."""
+"""A graph of more boxes says less than the steps' table does."""
+MOST_TALL = 12
+MOST_EDGES = 100
 
 COLUMNS = (
     Column("id", "Run", lambda run: run["id"], numeric=True),
@@ -36,6 +39,8 @@ STEP_COLUMNS = (
     Column("time", "Time", lambda step: _seconds(step), numeric=True),
     Column("cost", "Cost", lambda step: float(step["cost"]) if step.get("cost") else None, numeric=True),
 )
+
+_LOOK_FIRST = ("failed", "cancelled", "running", "queued", "waiting", "skipped", "succeeded", "cached")
 
 _BOX, _GAP_X, _ROW = 148, 44, 34
 _DAY = re.compile(r"\d{4}-\d\d-\d\d")
@@ -95,6 +100,7 @@ async def pipeline_run(view: View) -> Response:
     number = view.part("run")
     told = await view.get(f"/pipelines/runs/{segment(number)}")
     steps = [{**step, "order": order} for order, step in enumerate(told["steps"], 1)]
+    spans, edges = bars(steps, datetime.now(UTC)), _edges(steps)
     return view.page(
         "pipeline_run.html",
         f"Pipeline run {told['id']}",
@@ -106,10 +112,12 @@ async def pipeline_run(view: View) -> Response:
         ),
         run=told,
         listing=arrange(steps, STEP_COLUMNS, view.query, default="order"),
-        graph=graph(steps) if 0 < len(steps) <= MOST_DRAWN else None,
-        bars=bars(steps, datetime.now(UTC))[:MOST_DRAWN],
+        graph=_drawn(steps),
+        bars=spans[:MOST_DRAWN],
+        more_bars=max(0, len(spans) - MOST_DRAWN),
         failed_checks=[(step, check) for step in steps for check in step["checks"] if not check["passed"]],
-        edges=_edges(steps),
+        edges=edges[:MOST_EDGES],
+        more_edges=max(0, len(edges) - MOST_EDGES),
         reports=[step["name"] for step in steps if step.get("report")],
         ended=told.get("ended_at") is not None,
     )
@@ -138,7 +146,8 @@ async def calendar(view: View) -> Response:
     told = await view.get(f"/pipelines/calendar/{segment(name)}")
     months: dict[str, list[Json]] = {}
     for one in told["partitions"]:
-        months.setdefault(one["name"][:7] if _DAY.fullmatch(one["name"]) else "", []).append(one)
+        weekday = _weekday(one["name"])
+        months.setdefault(one["name"][:7] if weekday else "", []).append({**one, "weekday": weekday})
     return view.page(
         "pipeline_calendar.html",
         f"Partitions of {name}",
@@ -155,19 +164,62 @@ async def calendar(view: View) -> Response:
     )
 
 
+def _weekday(name: str) -> int | None:
+    """1 (Monday) to 7; None for what is no day."""
+    try:
+        return date.fromisoformat(name).isoweekday() if _DAY.fullmatch(name) else None
+    except ValueError:
+        return None
+
+
 def _edges(steps: Sequence[Json]) -> list[Json]:
     """What went from step to step: each table that a step wrote, its checks, and who of this run read it."""
     told: list[Json] = []
+    readers: dict[str, list[str]] = {}
+    for step in steps:
+        for table in dict.fromkeys(read["name"] for read in step.get("reads") or () if read.get("name")):
+            readers.setdefault(table, []).append(step["name"])
     for step in steps:
         for write in step.get("writes") or ():
-            readers = [
-                other["name"]
-                for other in steps
-                if any(read.get("name") == write["table"] for read in other.get("reads") or ())
-            ]
             checks = [check for check in step["checks"] if check["table"] == write["table"]]
-            told.append({"step": step["name"], **write, "readers": readers, "checks": checks})
+            of_it = _some(readers.get(write["table"], []))
+            told.append({"step": step["name"], **write, "readers": of_it, "checks": checks})
     return told
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _drawn(steps: Sequence[Json]) -> Graph | None:
+    """The graph, of many steps with one box for all calls of a step; None where that is too much still, or there is none."""
+    if 0 < len(steps) <= MOST_DRAWN:
+        whole = graph(steps)
+        if whole.height <= MOST_TALL * _ROW:
+            return whole
+    boxes = together(steps)
+    return graph(boxes) if 0 < len(boxes) <= MOST_DRAWN else None
+
+
+def together(steps: Sequence[Json]) -> list[Json]:
+    """One for all calls of each step, in the order of their first: as far on as the one that needs to be looked at most."""
+    calls: dict[str, list[Json]] = {}
+    for step in steps:
+        calls.setdefault(step["step"], []).append(step)
+    of = {step["name"]: step["step"] for step in steps}
+    boxes: dict[str, Json] = {}
+    for name, own in calls.items():
+        before = dict.fromkeys(of[other] for step in own for other in step["after"] if other in of)
+        states = Counter(step["state"] for step in own)
+        boxes[name] = {
+            "name": name if len(own) == 1 else f"{name} × {len(own)}",
+            "step": name,
+            "calls": len(own),
+            "after": [boxes[one]["name"] for one in before if one in boxes],
+            "state": next((state for state in _LOOK_FIRST if state in states), own[0]["state"]),
+            "reason": ", ".join(f"{count} {state}" for state, count in states.most_common()),
+        }
+    return list(boxes.values())
 
 
 def graph(steps: Sequence[Json]) -> Graph:

@@ -324,6 +324,9 @@ class Journal:
         self._end_credential(c, run, step)
         now = self._clock()
         values: dict[str, Any] = {"ended_at": now}
+        if entry.get("seconds_ago") is not None and step.started_at is not None:
+            # It was granted ahead, and waited for one of its worker's places.
+            values["started_at"] = max(step.started_at, min(now, now - round(1000 * entry["seconds_ago"])))
         if entry.get("checks"):
             values["checks"] = dumped(entry["checks"])
         if entry.get("log"):

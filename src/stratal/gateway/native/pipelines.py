@@ -110,6 +110,7 @@ class Finished(Strict):
     output: Json = None
     error: str = ""
     log: str = ""
+    seconds_ago: float | None = Field(default=None, ge=0, description="When its process began.")
     checks: list[Checked] = Field(default_factory=list, max_length=1000)
 
 

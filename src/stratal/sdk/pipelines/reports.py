@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stratal.sdk.pipelines import lake
-from stratal.sdk.pipelines.values import Object
+from stratal.sdk.pipelines.values import Model, Object, Table
 
 NOTEBOOK_REQUIREMENTS = ("papermill==2.7.0", "ipykernel==7.4.0", "nbconvert>=7.17")
 SHOWN = ("table", "line", "bar", "scatter", "value")
@@ -63,7 +63,7 @@ def notebook_page(path: str, parameters: Mapping[str, Any]) -> str:
     import papermill  # type: ignore[import-untyped,unused-ignore]
     from nbconvert import HTMLExporter
 
-    given = {name: value for name, value in parameters.items() if name != "after"}
+    given = {name: _plain(value) for name, value in parameters.items() if name != "after"}
     output = f"executed-{os.getpid()}.ipynb"
     papermill.execute_notebook(
         path,
@@ -77,9 +77,27 @@ def notebook_page(path: str, parameters: Mapping[str, Any]) -> str:
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
     )
-    page, _ = HTMLExporter(template_name="basic").from_filename(output)
+    as_page = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+    as_page.exclude_input_prompt = as_page.exclude_output_prompt = True
+    page, _ = as_page.from_filename(output)
     Path(output).unlink()
     return _PAGE.format(title=html.escape(Path(path).stem), body=page)
+
+
+def _plain(value: Any) -> Any:
+    """A parameter as a notebook's cell can hold it: what is kept here goes by its name."""
+    match value:
+        case Table():
+            return value.name
+        case Object():
+            return value.location
+        case Model():
+            return f"models:/{value.name}/{value.version}"
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case dict():
+            return {name: _plain(one) for name, one in value.items()}
+    return value
 
 
 # -- what a query's rows look like -----------------------------------------------------------------------

@@ -74,6 +74,7 @@ class Child:
     pid: int
     folder: Path
     deadline: float | None
+    began: float
     told: int = 0
     timed_out: bool = False
     kill_at: float | None = None
@@ -236,6 +237,10 @@ class Worker:
             return False
         self.gathering = None
         some = [self.entries.popleft() for _ in range(min(_AT_ONCE, len(self.entries)))]
+        now = time.monotonic()
+        for entry in some:
+            if "began" in entry:
+                entry["seconds_ago"] = round(max(0.0, now - entry.pop("began")), 3)
         body = {"epoch": self.epoch, "entries": some, "watch": sorted(self.remote)}
         answer = self.doors.json("POST", self.doors.path(f"/pipelines/runs/{self.run_id}/journal"), body)
         self.looked = time.monotonic()
@@ -299,9 +304,9 @@ class Worker:
             pid = os.fork()
             if pid == 0:
                 _be_step(self, node, attempt, credential, given, folder)
-            limit = node.step.options.timeout
-            deadline = None if limit is None else time.monotonic() + limit
-            self.children[pid] = Child(node, attempt, pid, folder, deadline)
+            began, limit = time.monotonic(), node.step.options.timeout
+            deadline = None if limit is None else began + limit
+            self.children[pid] = Child(node, attempt, pid, folder, deadline, began)
             launched = True
         return launched
 
@@ -394,7 +399,7 @@ def _forward(child: Child) -> None:
 
 def _finished(child: Child, status: int) -> Json:
     _forward(child)
-    entry: Json = {"do": "finish", "name": child.node.name, "attempt": child.attempt}
+    entry: Json = {"do": "finish", "name": child.node.name, "attempt": child.attempt, "began": child.began}
     try:
         entry |= json.loads((child.folder / "result").read_bytes())
     except (OSError, ValueError):
