@@ -55,16 +55,24 @@ def transform(
 ) -> None:
     """Run the SQL models of FOLDER, each after those it refers to, with their tests. What has not changed is not run.
 
+    A FOLDER with a dbt_project.yml is built by dbt, in one step with an environment of its own: its sources are tables here,
+    its models become such, and its tests hold them back.
+
     Exit code: 0 when all succeeded, 1 when not, 130 after Ctrl-C, which leaves them running.
     """
-    try:
-        found = transforms.chosen_of(transforms.read(folder), select)
-    except transforms.BadModel as error:
-        print_error(str(error), "")
-        raise SystemExit(1) from None
-    if only_list:
-        _list(found, as_json)
-        return
+    if sdk.is_dbt(folder):
+        if only_list:
+            print_error("What a project of dbt has, dbt lists.", f"dbt ls --project-dir {folder}")
+            raise SystemExit(1)
+    else:
+        try:
+            found = transforms.chosen_of(transforms.read(folder), select)
+        except transforms.BadModel as error:
+            print_error(str(error), "")
+            raise SystemExit(1) from None
+        if only_list:
+            _list(found, as_json)
+            return
     client = Client(project=project)
     try:
         run = sdk.start_models(
@@ -78,6 +86,9 @@ def transform(
         )
     except TreeError as error:
         print_error(error.message, error.hint)
+        raise SystemExit(1) from None
+    except ValueError as error:
+        print_error(str(error), "")
         raise SystemExit(1) from None
     end_with(client, run, wait, as_json)
 

@@ -7,6 +7,7 @@
 >>> pipeline_runs.wait(client, run["id"])["state"]
 """
 
+import keyword
 import re
 import tempfile
 import time
@@ -56,16 +57,19 @@ def start_models(
     use_cache: bool = True,
     without: Path | None = None,
 ) -> Json:
-    """Send the code around a folder of SQL models and queue a run of them. Returns the run.
+    """Send the code around a folder of SQL models, or of a dbt project, and queue a run of them. Returns the run.
 
-    Raises `ApiError`, `TreeError`.
+    Raises `ApiError`, `TreeError`, `ValueError` for a variable of dbt's whose name is none in Python.
     """
     folder = folder.resolve()
     here = Path.cwd().resolve()
     base = here if folder.is_relative_to(here) and folder != here else folder.parent
     tree = read_worktree(base, without=without)
     inside = folder.relative_to(base).as_posix()
-    text = f"import stratal\n\ntransform = stratal.models({inside!r}, select={list(select)!r})\n"
+    if is_dbt(folder):
+        text = _with_dbt(inside, select, list(parameters or {}))
+    else:
+        text = f"import stratal\n\ntransform = stratal.models({inside!r}, select={list(select)!r})\n"
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / "transform.py"
         made.write_text(text, encoding="utf-8")
@@ -85,6 +89,22 @@ def start_models(
         "use_cache": use_cache,
     }
     return client.post(client.path("/pipelines/runs"), body)
+
+
+def is_dbt(folder: Path) -> bool:
+    """Is the folder a project of dbt?"""
+    return (folder / "dbt_project.yml").is_file()
+
+
+def _with_dbt(inside: str, select: Sequence[str], variables: Sequence[str]) -> str:
+    for name in variables:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise ValueError(f"{name!r} cannot be set from here: give it a name that Python could have.")
+    given = ", ".join(f"{name}={name}" for name in variables)
+    return (
+        f"import stratal\n\nproject = stratal.dbt_step({inside!r}, select={list(select)!r})\n\n\n"
+        f"@stratal.pipeline\ndef transform({', '.join(variables)}):\n    return project({given})\n"
+    )
 
 
 def _sdk() -> list[Entry]:

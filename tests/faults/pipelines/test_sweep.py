@@ -18,6 +18,10 @@ PIPELINE = """
 import stratal
 
 @stratal.step
+def more(n: int) -> int:
+    return n + 1
+
+@stratal.step
 def ingest(n: int) -> stratal.Table:
     return stratal.table("raw.trips").replace([{"id": i, "day": f"d{i % 3}", "km": i / 2} for i in range(n)])
 
@@ -32,7 +36,7 @@ daily = stratal.sql_step(
 
 @stratal.pipeline
 def sweep(n: int = 10):
-    trips = ingest(n)
+    trips = ingest(more(more(n - 2)))  # each of the three is begun in the page that ends the one before it
     daily(trips)
     note.map([1, 2], trips)
 """

@@ -112,9 +112,24 @@ def studied(least: int):
 """
 CELLS = [
     "table, least = None, 0",
-    "import stratal\nrows = [r for r in stratal.table(table).rows() if r['km'] > least]\nprint('over', least, ':', len(rows))",
+    "import stratal\nrows = [r for r in stratal.table(table).rows() if r['km'] > least]"
+    "\nprint('over', least, ':', len(rows))",
     "import matplotlib.pyplot as plt\nplt.bar([r['day'] for r in rows], [r['km'] for r in rows]);",
 ]
+
+
+SHOP = {
+    "dbt_project.yml": "name: shop\nprofile: shop\nseeds: {shop: {+schema: ref}}\n",
+    "seeds/names.csv": "id,name\n1,north\n2,south\n",
+    "models/sources.yml": "sources: [{name: raw, schema: shop_raw, tables: [{name: orders}]}]\n",
+    "models/clean.sql": "select id, zone, price from {{ source('raw', 'orders') }} where price > {{ var('least', 0) }}",
+    "models/zones.sql": "{{ config(materialized='table') }} select name, sum(price) as total from {{ ref('clean') }} c "
+    "join {{ ref('names') }} n on n.id = c.zone group by name",
+    "models/log.sql": "{{ config(materialized='incremental') }} select id, now() as seen from {{ ref('clean') }} "
+    "{% if is_incremental() %} where id > (select max(id) from {{ this }}) {% endif %}",
+    "models/tests.yml": "models: [{name: clean, columns: [{name: id, data_tests: [unique]}]}]\n",
+    "tests/cheap.sql": "{{ config(severity='warn') }} select * from {{ ref('clean') }} where price < 2",
+}
 
 
 class Shell:
@@ -371,6 +386,47 @@ def test_a_notebook_is_executed_and_its_page_kept_with_its_plots(shell: Shell) -
     assert "above 3 : 1" in shell("pipeline", "report", str(third["id"]), "study").stdout
     failed = shell.json("pipeline", "run", "study.py", "--set", "least=none", code=1)
     assert "TypeError" in shell("pipeline", "logs", str(failed["id"]), "study").stdout
+
+
+@pytest.mark.soak
+def test_a_project_of_dbt_is_a_guest(shell: Shell) -> None:
+    """With the real dbt: for the soak because it builds an environment with it."""
+    for name, text in SHOP.items():
+        path = shell.folder / "shop" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    shell.sql(
+        "create table shop_raw.orders as select * from (values (1, 1, 3.5), (2, 1, 1.5), (3, 2, 8.0)) t(id, zone, price)"
+    )
+    first = shell.json("transform", "shop")
+    assert first["state"] == "succeeded", first
+    (step,) = first["steps"]
+    written = {write["table"] for write in step["writes"]}
+    assert written == {"shop.clean", "shop.zones", "shop.log", "shop_ref.names"}
+    assert [read["name"] for read in step["reads"]] == ["shop_raw.orders"], "under the step's own credential"
+    checks = {(check["check"], check["table"]): check["passed"] for check in step["checks"]}
+    assert checks == {("unique_clean_id", "shop.clean"): True, ("cheap", "shop.clean"): False}
+    assert shell.sql("select name, total::double from shop.zones order by name") == [
+        ["north", 5.0],
+        ["south", 8.0],
+    ]
+    seen = shell.sql("select id, seen from shop.log order by id")
+    assert states(shell.json("transform", "shop")) == {"shop": "cached"}
+
+    shell.sql("insert into shop_raw.orders values (4, 2, 7.0)")
+    second = shell.json("transform", "shop", "--set", "least=2")
+    assert second["state"] == "succeeded", second
+    assert shell.sql("select sum(total)::double from shop.zones") == [[18.5]]
+    assert shell.sql("select id, seen from shop.log order by id")[:3] == seen, "an incremental model goes on"
+
+    shell.sql("insert into shop_raw.orders values (4, 2, 7.0)")
+    third = shell.json("transform", "shop", "--set", "least=2", code=1)
+    assert "unique_clean_id failed" in third["steps"][0]["reason"]
+    assert shell.sql("select sum(total)::double from shop.zones") == [[18.5]], (
+        "a failed test holds the tables back"
+    )
+    came = shell.json("impact", "shop_raw.orders")
+    assert {table["name"] for table in came["tables"]} == written
 
 
 def test_mistakes_are_told(shell: Shell) -> None:

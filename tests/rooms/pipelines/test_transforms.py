@@ -2,10 +2,13 @@
 
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import stratal
+from stratal.sdk import pipeline_runs
+from stratal.sdk.pipelines import authoring
 from stratal.sdk.pipelines.transforms import BadModel, chosen_of, models, read
 
 pytestmark = pytest.mark.fast
@@ -104,3 +107,32 @@ def test_a_folder_without_models_says_so(tmp_path: Path) -> None:
         read(tmp_path)
     with pytest.raises(BadModel, match="There is no folder"):
         read(tmp_path / "elsewhere")
+
+
+def test_a_project_of_dbt_is_one_step_that_changes_with_its_files(tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    (shop / "models").mkdir(parents=True)
+    (shop / "dbt_project.yml").write_text("name: shop")
+    (shop / "models" / "a.sql").write_text("select 1 as id")
+    (shop / "target").mkdir()
+    code = pipeline_runs._with_dbt("shop", ["a+"], ["day"])
+    (tmp_path / "transform.py").write_text(code)
+
+    def step() -> authoring.Step:
+        names: dict[str, Any] = {}
+        exec(compile(code, str(tmp_path / "transform.py"), "exec"), names)
+        assert list(inspect.signature(names["transform"].function).parameters) == ["day"]
+        found = names["project"]
+        assert isinstance(found, authoring.Step)
+        return found
+
+    first = step()
+    assert (first.name, first.kind, first.options.is_small) == ("shop", "dbt", False)
+    (shop / "target" / "manifest.json").write_text("{}")
+    assert step().text == first.text, "what dbt leaves behind is none of the project"
+    (shop / "models" / "a.sql").write_text("select 2 as id")
+    assert step().text != first.text
+    with pytest.raises(ValueError, match="cannot be set from here"):
+        pipeline_runs._with_dbt("shop", [], ["no-name"])
+    with pytest.raises(FileNotFoundError, match="no project of dbt"):
+        authoring.dbt_step(str(tmp_path))

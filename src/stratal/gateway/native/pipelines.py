@@ -58,7 +58,7 @@ class Called(Strict):
     do: Literal["call"]
     name: str = Field(min_length=1, max_length=300)
     step: str = Field(min_length=1, max_length=200)
-    kind: Literal["python", "sql", "shell", "report", "notebook"]
+    kind: Literal["python", "sql", "shell", "report", "notebook", "dbt"]
     doc: str = ""
     after: list[str] = Field(default_factory=list)
     index: int | None = None

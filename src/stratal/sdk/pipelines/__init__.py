@@ -18,7 +18,15 @@ environment, which holds whatever the user asked for and nothing of the platform
 
 from stratal.sdk.pipelines import features
 from stratal.sdk.pipelines.arriving import ingest_audio, ingest_images, ingest_objects
-from stratal.sdk.pipelines.authoring import notebook_step, pipeline, report_step, shell_step, sql_step, step
+from stratal.sdk.pipelines.authoring import (
+    dbt_step,
+    notebook_step,
+    pipeline,
+    report_step,
+    shell_step,
+    sql_step,
+    step,
+)
 from stratal.sdk.pipelines.checks import (
     Check,
     between,
@@ -44,6 +52,7 @@ __all__ = [
     "Object",
     "Table",
     "between",
+    "dbt_step",
     "drift",
     "features",
     "fresh",

@@ -91,7 +91,7 @@ class Step:
     of the code."""
 
     name: str
-    kind: Literal["python", "sql", "shell", "report", "notebook"]
+    kind: Literal["python", "sql", "shell", "report", "notebook", "dbt"]
     options: Options
     function: Callable[..., Any] | None = None
     text: str = ""
@@ -327,6 +327,47 @@ def notebook_step(
     text = file.read_text(encoding="utf-8")
     made = name or re.sub(r"\W+", "_", file.stem)
     return Step(made, "notebook", options, text=text, path=str(file))
+
+
+def dbt_step(
+    folder: str,
+    *,
+    select: Sequence[str] = (),
+    schema: str | None = None,
+    name: str | None = None,
+    requirements: str | Sequence[str] = (),
+    timeout: float | None = None,
+    retries: int = 0,
+    cache: bool = True,
+    cpus: float | None = None,
+    memory: int | str | None = None,
+) -> Step:
+    """A project of dbt (the folder with its ``dbt_project.yml``), built and tested; its value are the tables it made.
+
+    `folder` is from the folder of the file that says this; arguments are dbt's variables. Its sources are tables of the
+    platform; its models, seeds and snapshots become such, in the project's name or `schema` where dbt puts them by
+    default; its tests are the step's checks. It is a job of its own, in an environment with dbt-duckdb and the
+    `requirements`. Packages of dbt must be in the folder. Raises `FileNotFoundError`.
+    """
+    from stratal.sdk.pipelines import dbt
+
+    frame = inspect.currentframe()
+    caller = frame.f_back if frame is not None else None
+    here = Path(caller.f_code.co_filename).resolve().parent if caller is not None else Path.cwd()
+    place = here / folder
+    if not (place / dbt.PROJECT_FILE).is_file():
+        raise FileNotFoundError(f"{place / dbt.PROJECT_FILE}: {folder} is no project of dbt")
+    wanted = requirements.splitlines() if isinstance(requirements, str) else list(requirements)
+    options = Options(
+        cpus=cpus,
+        memory_bytes=None if memory is None else _bytes(memory),
+        requirements="\n".join([*dbt.REQUIREMENTS, *wanted]),
+        timeout=timeout,
+        retries=retries,
+        cache=cache,
+    )
+    text = dbt.described(place, select, schema)
+    return Step(name or re.sub(r"\W+", "_", place.resolve().name), "dbt", options, text=text, path=str(place))
 
 
 def pipeline(

@@ -40,6 +40,8 @@ def execute(step: Step, arguments: Mapping[str, Any]) -> Any:
             step.text, lambda query: rendered(query, arguments), arguments, step.doc or step.name
         )
         return reports.keep(page, step.name)
+    if step.kind == "dbt":
+        return checked(step, arguments)[0]
     if step.kind == "notebook":
         return reports.keep(reports.notebook_page(step.path, arguments), step.name)
     return _shell(step.text, arguments)
@@ -55,19 +57,28 @@ class CheckFailed(Exception):
 
 def checked(step: Step, arguments: Mapping[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
     """Run a step's body and then its checks: what it returned, and their results. Raises `CheckFailed`."""
+    if step.kind == "dbt":
+        from stratal.sdk.pipelines import dbt
+
+        tables, results, failure = dbt.build(step.path, step.text, arguments)
+        return tables, _passed(results, failure)
     if not step.checks:
         return execute(step, arguments), []
     place = lake.current()
     place.written.clear()  # of the steps before, where they share a process
     value = execute(step, arguments)
-    results, failure = carried_out(step.checks, place.written)
+    return value, _passed(*carried_out(step.checks, place.written))
+
+
+def _passed(results: list[dict[str, Any]], failure: str) -> list[dict[str, Any]]:
+    """The results, said in the log where they are bad. Raises `CheckFailed` when there is a `failure`."""
     for result in results:
         if not result["passed"]:
             kind = "failed" if result["blocking"] else "warns"
             print(f"check {result['check']} of {result['table']} {kind}: {result['words']}", file=sys.stderr)
     if failure:
         raise CheckFailed(failure, results)
-    return value, results
+    return results
 
 
 def refs(text: str) -> list[str]:
