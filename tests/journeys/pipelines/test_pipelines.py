@@ -360,7 +360,7 @@ def test_what_is_deployed_runs_by_name_and_by_what_arrives(shell: Shell) -> None
 @pytest.mark.soak
 def test_a_notebook_is_executed_and_its_page_kept_with_its_plots(shell: Shell) -> None:
     """For the soak because it builds an environment: papermill, a kernel, nbconvert and what the notebook plots with."""
-    cells = [
+    cells: list[dict[str, Any]] = [
         {
             "id": f"c{number}", "cell_type": "code", "source": text, "outputs": [], "execution_count": None,
             "metadata": {"tags": ["parameters"]} if number == 0 else {},
