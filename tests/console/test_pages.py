@@ -76,6 +76,7 @@ def addresses(world: Any, demo: dict[str, Any], server: PlatformServer) -> list[
         f"{base}/members",
         f"{base}/keys",
         f"{base}/sessions",
+        f"{base}/settings",
         f"{base}/repositories/study",
         f"{base}/repositories/study/file?path=train.py&blame=yes",
         f"{base}/repositories/study/commits/main",

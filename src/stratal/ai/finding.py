@@ -12,9 +12,12 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, Text, cast, fu
 from stratal.ai.endpoints.tables import endpoints
 from stratal.ai.functions.tables import functions
 from stratal.ai.models.tables import registered_models
+from stratal.ai.retrieval.tables import indexes
 from stratal.ai.sweeps.tables import sweeps
-from stratal.collab.repositories.tables import repositories
+from stratal.collab.reports.tables import reports
+from stratal.collab.repositories.tables import merge_requests, repositories
 from stratal.collab.tables import experiments, runs
+from stratal.collab.workspaces.tables import workspaces
 from stratal.compute.tables import jobs
 from stratal.data.lake.tables import tables
 from stratal.data.objects.tables import buckets
@@ -52,6 +55,12 @@ class _Kind:
     there: ColumnElement[bool] | None = None
 
 
+_merge = (
+    select(repositories.c.name + literal("!") + cast(merge_requests.c.number, Text))
+    .where(repositories.c.id == merge_requests.c.repository_id)
+    .scalar_subquery()
+)
+"""As in ``study!3``."""
 _table_name = tables.c.namespace + literal(".") + tables.c.name
 
 KINDS: Sequence[_Kind] = (
@@ -76,6 +85,12 @@ KINDS: Sequence[_Kind] = (
           buckets.c.created_at),
     _Kind("repository", "repositories.read", repositories.c.project_id, repositories.c.name,
           repositories.c.name, repositories.c.created_at),
+    _Kind("merge request", "repositories.read", merge_requests.c.project_id, _merge, merge_requests.c.title,
+          merge_requests.c.created_at),
+    _Kind("workspace", "workspaces.read", workspaces.c.project_id, workspaces.c.name, workspaces.c.name,
+          workspaces.c.created_at, workspaces.c.removed_at.is_(None)),
+    _Kind("report", "reports.read", reports.c.project_id, reports.c.name, reports.c.name, reports.c.updated_at),
+    _Kind("index", "indexes.read", indexes.c.project_id, indexes.c.name, indexes.c.name, indexes.c.created_at),
     _Kind("pipeline", "pipelines.read", pipelines.c.project_id, pipelines.c.name, pipelines.c.name,
           pipelines.c.deployed_at),
     _Kind("pipeline run", "pipelines.read", pipeline_runs.c.project_id, cast(pipeline_runs.c.id, Text),

@@ -342,6 +342,39 @@ def zygotes(environ: Mapping[str, str] = os.environ) -> tuple[float, int]:
     return float(seconds[1]), int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2].upper()]
 
 
+_HIDDEN = ("TOKEN", "SECRET", "KEY", "SMTP_URL", "DATABASE_URL")
+"""Settings whose names end so hold secrets: that they are set is all that is shown."""
+_OF_CLIENTS = {"STRATAL_URL", "STRATAL_API_KEY", "STRATAL_CONTEXT", "STRATAL_PROJECT"}
+
+
+def told(settings: Settings, environ: Mapping[str, str] = os.environ) -> list[dict[str, object]]:
+    """What the server runs with, for its admins: name, value, what it is, and where it was said. No secret."""
+    given: dict[str, tuple[object, object, str]] = {
+        "--host": (settings.host, "127.0.0.1", "The address it listens on."),
+        "--port": (settings.port, DEFAULT_PORT, "The port it listens on."),
+        "--hostname": (", ".join(settings.hostnames), "", "Names it answers to, too."),
+        "--tls-cert": (str(settings.tls_certificate or ""), "", "The certificate it shows."),
+        "--engine": (settings.engine, "local", "What jobs run on."),
+    }
+    found: list[dict[str, object]] = [
+        {
+            "name": name,
+            "value": value,
+            "what": what,
+            "source": "default" if value == usual else "command line",
+        }
+        for name, (value, usual, what) in given.items()
+    ]
+    for name, what in SETTINGS.items():
+        if name in _OF_CLIENTS:
+            continue
+        value = environ.get(name, "")
+        hidden = value and name.endswith(_HIDDEN)
+        source = "environment" if value else "default"
+        found.append({"name": name, "value": "(set)" if hidden else value, "what": what, "source": source})
+    return found
+
+
 def log_level(environ: Mapping[str, str] = os.environ) -> str:
     """STRATAL_LOG_LEVEL, else info."""
     level = environ.get("STRATAL_LOG_LEVEL", "info").lower()

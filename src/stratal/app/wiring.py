@@ -39,6 +39,7 @@ from stratal.app.settings import (
     package_sources,
     search_path,
     smtp,
+    told,
     trust,
     webhook_networks,
     zygotes,
@@ -118,6 +119,7 @@ from stratal.gateway.native import endpoints as native_endpoints
 from stratal.gateway.native import features as native_features
 from stratal.gateway.native import finetuning as native_finetuning
 from stratal.gateway.native import functions as native_functions
+from stratal.gateway.native import instance as native_instance
 from stratal.gateway.native import jobs as native_jobs
 from stratal.gateway.native import merges as native_merges
 from stratal.gateway.native import models as native_models
@@ -569,6 +571,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         [
             native_projects.router(keys, projects, removal, sessions, events),
             native_people.router(folk, projects, settings.url.partition("://")[2]),
+            native_instance.router(told(settings)),
             native_shares.router(projects, shares),
             native_reports.router(projects, reports, settings.url),
             native_audit.router(audit, projects),

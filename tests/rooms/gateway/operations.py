@@ -376,6 +376,7 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("DELETE", f"{P}/invitations/{{invitation}}"): Route("owner", f"{P}/invitations/{{invitation}}", 204),
     ("POST", "/invitations/join"): Route("person", "/invitations/join", json={"token": "x"}, foreign=403),
     ("GET", "/people"): Route("admin", "/people", foreign=403),
+    ("GET", "/instance/settings"): Route("admin", "/instance/settings", foreign=403),
     ("GET", "/sessions"): Route("person", "/sessions", foreign=403),
     ("DELETE", "/sessions/{session}"): Route("admin", "/sessions/ses_none", 404, foreign=403),
     ("GET", "/account"): Route("person", "/account", foreign=403),

@@ -80,13 +80,28 @@ def environment(
     }
 
 
+async def own_program(name: str, env: Mapping[str, str], *, cwd: Path) -> str | None:
+    """Where git's own program ``git-<name>`` lies: started as such it spares a process that only starts it."""
+    try:
+        data, _ = await run(["--exec-path"], env, cwd=cwd, most=1 << 12)
+    except (Failed, Unavailable):
+        return None
+    found = Path(data.decode("utf-8", "surrogateescape").strip()) / f"git-{name}"
+    return str(found) if os.access(found, os.X_OK) else None
+
+
 async def start(
-    arguments: Sequence[str], env: Mapping[str, str], *, cwd: Path, stdin: int = asyncio.subprocess.DEVNULL
+    arguments: Sequence[str],
+    env: Mapping[str, str],
+    *,
+    cwd: Path,
+    stdin: int = asyncio.subprocess.DEVNULL,
+    program: str = "git",
 ) -> asyncio.subprocess.Process:
     """Start ``git <arguments>`` in a process group of its own. Raises `Unavailable` where there is no git."""
     try:
         return await asyncio.create_subprocess_exec(
-            "git",
+            program,
             *arguments,
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,

@@ -38,7 +38,7 @@ exit "$refused"
 _POST_RECEIVE = """#!/bin/sh
 # Says which refs changed, for the record of the push. Written by Stratal at each start.
 [ -f "$STRATAL_PUSH" ] || exit 0
-cat >> "$STRATAL_PUSH"
+while IFS= read -r line; do printf '%s\\n' "$line"; done >> "$STRATAL_PUSH"
 """
 
 

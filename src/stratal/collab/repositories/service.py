@@ -302,13 +302,17 @@ class Repositories:
 
 def weigh(place: Path) -> int:
     """The bytes of every file below a folder, as they lie on disk."""
-    total = 0
-    for folder, _, files in os.walk(place):
-        for name in files:
-            try:
-                total += (Path(folder) / name).lstat().st_size
-            except OSError:
-                continue  # git may tidy up meanwhile
+    total, folders = 0, [str(place)]
+    while folders:
+        try:
+            with os.scandir(folders.pop()) as found:
+                for one in found:
+                    if one.is_dir(follow_symlinks=False):
+                        folders.append(one.path)
+                    else:
+                        total += one.stat(follow_symlinks=False).st_size
+        except OSError:
+            continue  # git may tidy up meanwhile
     return total
 
 

@@ -40,6 +40,8 @@ _PATIENCE_SECONDS = 30.0
 _TOLD_SECONDS = 120.0
 """How long a push that was received whole may take to be finished when its client is gone."""
 _DRAINED = 256 << 20
+_TIDY_SECONDS = 5.0
+"""How soon after a push it is looked whether there is much to tidy up: the client does not wait for that."""
 _PACKS = 40
 _LOOSE = 4000
 _WANT = re.compile(rb"want ([0-9a-f]{40})")
@@ -90,6 +92,8 @@ class Traffic:
         self._lineage = lineage
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._backend: str | None = None
+        self._closing = False
         self._tidying: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -98,12 +102,14 @@ class Traffic:
         self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._store.pushes.mkdir(mode=0o700, exist_ok=True)
         hooks.lay_out(self._store.hooks)
+        self._backend = await git.own_program("http-backend", self._store.environment(), cwd=self._store.root)
         await self._repositories.sweep()
         for note in sorted(self._store.pushes.iterdir()):
             with suppress(Exception):
                 await self._settle(note)
 
     async def close(self) -> None:
+        self._closing = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -181,7 +187,13 @@ class Traffic:
                 "GIT_COMMITTER_EMAIL": "stratal@localhost",
             },
         )
-        process = await git.start(["http-backend"], env, cwd=self._store.root, stdin=asyncio.subprocess.PIPE)
+        process = await git.start(
+            [] if self._backend else ["http-backend"],
+            env,
+            cwd=self._store.root,
+            stdin=asyncio.subprocess.PIPE,
+            program=self._backend or "git",
+        )
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None
@@ -275,7 +287,7 @@ class Traffic:
                 return [(repository_id, row.project_id, row.name, one) for one in updates]
 
             recorded = await self._database.write(work)
-            self._tidy(repository_id)
+            asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy, repository_id)
         await anyio.to_thread.run_sync(lambda: note.unlink(missing_ok=True))
         return recorded
 
@@ -286,11 +298,8 @@ class Traffic:
             for one in updates
             if one.ref.startswith("refs/heads/") and one.new.strip("0")
         ]
-        head, _ = await self._store.ask(repository_id, "symbolic-ref", "HEAD")
-        branch = head.decode("utf-8", "surrogateescape").strip().removeprefix("refs/heads/")
-        try:
-            await self._store.ask(repository_id, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-        except git.Failed:
+        branch, is_there = await anyio.to_thread.run_sync(_head_of, self._store.place(repository_id))
+        if not is_there:
             if not pushed:
                 return None
             branch = next((name for name in ("main", "master") if name in pushed), pushed[0])
@@ -299,7 +308,7 @@ class Traffic:
 
     def _tidy(self, repository_id: str) -> None:
         """Repack in the background what many pushes left. Nothing that was ever pushed is dropped: jobs ran it."""
-        if repository_id in self._tidying:
+        if repository_id in self._tidying or self._closing or not self._store.place(repository_id).is_dir():
             return
         self._tidying.add(repository_id)
         task = asyncio.create_task(self._repack(repository_id), name="repositories: repack")
@@ -325,6 +334,18 @@ class Traffic:
             log.warning("repository %s could not be repacked: %s", repository_id, error)
         finally:
             self._tidying.discard(repository_id)
+
+
+def _head_of(place: Path) -> tuple[str, bool]:
+    """The branch that HEAD points at, and whether there is such a branch: read as git keeps it, since each push asks."""
+    ref = (place / "HEAD").read_text(errors="surrogateescape").strip().removeprefix("ref: ")
+    with suppress(OSError):
+        if (place / ref).read_text().strip():
+            return ref.removeprefix("refs/heads/"), True
+    with suppress(OSError):
+        packed = (place / "packed-refs").read_text(errors="surrogateescape")
+        return ref.removeprefix("refs/heads/"), any(line.endswith(f" {ref}") for line in packed.splitlines())
+    return ref.removeprefix("refs/heads/"), False
 
 
 class _Wants:
