@@ -646,6 +646,11 @@ def answers(word: str) -> dict[str, Any]:
                 for revoked in (None, at)
             ]
         },
+        "/api/v1/account": {"name": word, "has_password": True, "has_totp": False},
+        f"{BASE}/webhooks": {"webhooks": [{"id": word, "url": word, "kinds": [word], "created_by": word}]},
+        "/api/v1/instance/settings": {
+            "settings": [{"name": word, "value": word, "what": word, "source": word}]
+        },
         "/api/v1/sessions": {
             "sessions": [
                 {
@@ -1098,6 +1103,7 @@ def every_page(word: str) -> list[str]:
         f"/comments/run/{quote(word, safe='')}",
         "/keys",
         "/sessions",
+        "/settings",
         "/repositories",
         "/repositories/r",
         "/repositories/r/file?path=x",

@@ -6,8 +6,12 @@ A route that is not in the table fails the test, so nobody adds one without sayi
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 
 import pytest
+from sqlalchemy import Connection, delete, insert, select
 
 from rooms.gateway.operations import MLFLOW, NATIVE, OTHERS, Operation, P, World
+from stratal.ai.finding import KINDS
+from stratal.collab.repositories.tables import merge_requests, repositories
+from stratal.console.pages.search import PAGES
 from stratal.gateway.s3.xml import parse
 from wired import Answer, Wired
 
@@ -120,6 +124,24 @@ def test_lists_of_another_project_are_empty(world: World) -> None:
         assert b"alpha" not in answer.body
         assert world.names["run"].encode() not in answer.body
     assert b"alpha" not in world.other("stranger", Operation("s3", "GET", "/", "viewer")).body
+
+
+def test_search_finds_reports_merge_requests_and_all_else_with_a_page(world: World) -> None:
+    def fill(c: Connection) -> None:
+        found = c.execute(select(repositories.c.id, repositories.c.project_id)).first()
+        assert found is not None
+        row = {column.name: 0 for column in merge_requests.columns if not column.nullable}
+        row |= {"id": "mr_1", "repository_id": found.id, "project_id": found.project_id, "number": 3}
+        c.execute(insert(merge_requests).values(**{**row, "title": "Tidy the study", "state": "open"}))
+
+    world.wired.platform.database.write_now(fill)
+    for words, kind, id_ in (("weekly", "report", "weekly"), ("tidy", "merge request", "repo!3")):
+        answer = world.wired.ask("GET", f"/api/v1/projects/alpha/search?q={words}", world.keys["viewer"])
+        assert (kind, id_) in [(one["kind"], one["id"]) for one in answer.json()["found"]], answer
+        assert kind in PAGES
+    linked = {kind.kind for kind in KINDS} - {"experiment"}  # whose runs are a page
+    assert linked <= PAGES.keys()
+    world.wired.platform.database.write_now(lambda c: c.execute(delete(merge_requests)))
 
 
 def test_nobody_ends_a_key_that_may_more_than_their_own(world: World) -> None:
