@@ -131,7 +131,7 @@ def test_search_finds_reports_merge_requests_and_all_else_with_a_page(world: Wor
         found = c.execute(select(repositories.c.id, repositories.c.project_id)).first()
         assert found is not None
         row = {column.name: 0 for column in merge_requests.columns if not column.nullable}
-        row |= {"id": "mr_1", "repository_id": found.id, "project_id": found.project_id, "number": 3}
+        row |= {"repository_id": found.id, "project_id": found.project_id, "number": 3}
         c.execute(insert(merge_requests).values(**{**row, "title": "Tidy the study", "state": "open"}))
 
     world.wired.platform.database.write_now(fill)
