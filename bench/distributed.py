@@ -31,7 +31,7 @@ from torch.nn.parallel import DistributedDataParallel
 dist.init_process_group("gloo")
 model = DistributedDataParallel(torch.nn.Linear(64, 8))
 model(torch.randn(16, 64)).sum().backward()
-os.write(1, f"backward at {time.time()}\n".encode())  # in one piece: both write to the same place
+os.write(1, f"backward at {time.time()}\\n".encode())  # in one piece: both write to the same place
 dist.destroy_process_group()
 """
 
