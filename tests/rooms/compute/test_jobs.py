@@ -57,6 +57,32 @@ def test_a_job_runs_under_its_own_credential_and_its_end_is_recorded_once(in_roo
     in_room(story)
 
 
+def test_whoever_asks_and_goes_leaves_no_job_that_nobody_carries(
+    in_room: InRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story(room: Room) -> None:
+        await room.until(await room.submit(), "running")  # from here on jobs are claimed as they are queued
+        committed, write = asyncio.Event(), room.database.write
+
+        async def dawdling(work):  # type: ignore[no-untyped-def]
+            told = await write(work)
+            if len((await room.jobs.list(room.ann, "prj_a")).jobs) > 1:
+                committed.set()
+                await asyncio.sleep(0.01)
+            return told
+
+        with monkeypatch.context() as patched:
+            patched.setattr(room.database, "write", dawdling)
+            asking = asyncio.ensure_future(room.submit())
+            await committed.wait()
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        for job in (await room.jobs.list(room.ann, "prj_a")).jobs:
+            await room.until(job, "running")
+
+    in_room(story)
+
+
 def test_admission_is_first_come_first_served_by_what_is_free(in_room: InRoom) -> None:
     async def story(room: Room) -> None:
         first = await room.submit(cpus=1)
