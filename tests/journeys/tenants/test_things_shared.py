@@ -21,6 +21,8 @@ from mlflow.exceptions import MlflowException
 from pyiceberg.exceptions import ForbiddenError, NoSuchNamespaceError, NoSuchTableError
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
+from platform_server import wait_until
+
 from .conftest import SECRET, SIZE, Tenant
 
 
@@ -339,9 +341,11 @@ def test_an_endpoint(mine: Tenant, theirs: Tenant) -> None:
                     str(owner.get("/api/v1/cost", params={"by": by}).json()) for by in ("workload", "user")
                 ]
             # asking is on the bill of who asks, under the name that they ask for; what answers is its owner's
-            report = mine.server.json("cost", "--by", "workload", **mine.env)
-            asked = json.dumps([report["costs"], report["so_far"]])
-            assert f"endpoint:{name}" in asked, asked
+            wait_until(
+                lambda: (
+                    f"endpoint:{name}" in json.dumps(mine.server.json("cost", "--by", "workload", **mine.env))
+                )
+            )
             assert f"endpoint:{name}" not in "".join(spent)
         refused()
         told = http.get(f"/api/v1/predictions/{prediction}/why").json()

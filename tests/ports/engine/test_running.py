@@ -196,10 +196,13 @@ async def test_a_service_can_be_reached_through_a_socket_in_a_shared_folder(benc
 
 
 async def test_whoever_waits_for_a_log_is_told_when_it_grows(bench: Bench) -> None:
-    assert not await bench.engine.grown("nobody", 0, BOUND)
     gate = bench.folder() / "gate"
     spec = bench.sh("printf one; while [ ! -e gate ]; do sleep 0.02; done; printf two; sleep 600")
+    early = asyncio.ensure_future(bench.engine.grown(spec.attempt_id, 0, 10 * BOUND))  # there is no log yet
+    await asyncio.sleep(0)
     await bench.engine.start(spec)
+    async with asyncio.timeout(BOUND):  # told, and not only out of patience
+        await early
     await bench.said(spec.attempt_id, "one")
     assert await bench.engine.grown(spec.attempt_id, 1, BOUND), "there is more already"
     waits = [asyncio.ensure_future(bench.engine.grown(spec.attempt_id, 3, BOUND)) for _ in range(2)]

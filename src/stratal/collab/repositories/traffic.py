@@ -208,7 +208,11 @@ class Traffic:
             if wants is not None and not exchange.advertise:
                 await pump
                 await self._note_reads(who, found, wants.found)
-            yield Transfer(status, content_type, _chunks(process.stdout, pump))
+            answer = _chunks(process.stdout, pump)
+            first = await anext(
+                answer, b""
+            )  # git has heard all it needs: what broke off before is refused instead
+            yield Transfer(status, content_type, _led(first, answer))
         finally:
             if note is not None and pump.done() and not pump.cancelled():
                 await _finish(process)  # received whole: it is done whether or not its client listens
@@ -408,6 +412,13 @@ async def _head(stdout: asyncio.StreamReader, said: "asyncio.Task[str]") -> tupl
         elif name.lower() == "content-type":
             content_type = value.strip()
     return status, content_type
+
+
+async def _led(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    if first:
+        yield first
+    async for chunk in others:
+        yield chunk
 
 
 async def _chunks(stdout: asyncio.StreamReader, pump: "asyncio.Task[None]") -> AsyncIterator[bytes]:
