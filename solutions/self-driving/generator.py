@@ -54,15 +54,17 @@ class Size:
     known: int
     """Of them, those that the oracle drives, too."""
     steps: int
-    """Seconds that a policy learns from, beside those the rule drove for it."""
+    """Seconds that a policy learns from, beside those of the drives that it begins with."""
     shown: int
-    """Drives by the rule that learning begins with."""
+    """Drives that learning begins with."""
+    chosen: int
+    """Drives of training traffic by which, now and then, what was learned so far is held against what was best before."""
 
 
 SIZES = {
-    "tiny": Size(2, 1, 40, 2),
-    "default": Size(30, 4, 5_000, 40),
-    "full": Size(200, 20, 40_000, 200),
+    "tiny": Size(2, 1, 40, 2, 1),
+    "default": Size(30, 4, 8_000, 40, 20),
+    "full": Size(200, 20, 40_000, 200, 60),
 }
 
 

@@ -1,10 +1,11 @@
-"""Tactical decisions on a simulated motorway: a network that learned by driving, behind a shield, against a careful rule."""
+"""Tactical decisions on a simulated motorway: a network that learned what looking ahead misses, against a careful rule."""
 
 import json
 import logging
 from dataclasses import dataclass
 from typing import Any
 
+import ahead
 import generator
 import numpy as np
 import pandas as pd
@@ -159,8 +160,8 @@ def _no_straw_man(study: Study, drives: list[Drive]) -> None:
 
 
 def _room_ahead(seen: Any) -> float:
-    own, others = rules._metres(seen)
-    return rules._gap(others, own, int(np.clip(round(own[1] / generator.LANE), 0, generator.LANES - 1)))
+    own, others = rules.metres(seen)
+    return rules.gap(others, own, rules.lane_of(own[1]))
 
 
 def _by_traffic(drives: list[Drive]) -> list[tuple[str, list[Drive]]]:
@@ -189,34 +190,65 @@ class Learned:
     layers: list[tuple[Any, Any]]
     history: list[float]
 
-    def values(self, seen: Any) -> Any:
-        """What each decision is worth, (n, 5), for observations (n, cars, features)."""
-        x = np.stack([rules.lanes(one) for one in np.asarray(seen).reshape(-1, SEEN, 5)])
+    def values(self, looks: Any) -> Any:
+        """What each decision is worth, of what `ahead.looks` gives."""
+        x = looks
         for number, (weight, bias) in enumerate(self.layers):
             x = x @ weight.T + bias
             if number < len(self.layers) - 1:
                 x = np.maximum(x, 0)
         return x
 
+    def weighed(self, seen: Any) -> tuple[int, Any]:
+        """The decision, and what each is worth."""
+        view = _View(seen)
+        values = self.values(view.looks)
+        return ahead.shielded(view.worth, view.touches, int(np.argmax(values))), values
+
     def decide(self, seen: Any) -> int:
-        return rules.shielded(seen, int(np.argmax(self.values(seen)[0])))
+        return self.weighed(seen)[0]
+
+
+class _View:
+    """An observation, and what was imagined from it."""
+
+    def __init__(self, seen: Any) -> None:
+        own, others = rules.metres(seen)
+        self.worth, self.touches = ahead.imagined(own, others)
+        self.looks = ahead.looks(own, others, self.worth, self.touches)
 
 
 class _History(BaseCallback):  # type: ignore[misc]
-    """Keeps the reward of every finished drive, and which traffic it had."""
+    """Keeps the reward of every finished drive, and of the second half of learning the network that drove best by then.
 
-    def __init__(self, study: Study) -> None:
+    Q-learning's last network is not its best; which is, is told by drives of training traffic that nothing is learned from.
+    """
+
+    def __init__(self, study: Study, steps: int, chosen: list[int]) -> None:
         super().__init__()
         self.study, self.rewards, self.total = study, [], 0.0
+        self.steps, self.chosen, self.road = steps, chosen, generator.world()
+        self.layers: list[tuple[Any, Any]] = []
+        self.best = -np.inf
 
     def _on_step(self) -> bool:
         self.total += float(self.locals["rewards"][0])
         if self.locals["dones"][0]:
             self.rewards.append(self.total)
             self.total = 0.0
-            if len(self.rewards) % 100 == 0:
-                self.study.say(f"  {len(self.rewards)} drives: reward {np.mean(self.rewards[-100:]):.2f}")
+        if self.num_timesteps * 2 >= self.steps and self.num_timesteps % (self.steps // 10) == 0:
+            self._look()
         return True
+
+    def _look(self) -> None:
+        linear = [m for m in self.model.q_net.q_net if isinstance(m, torch.nn.Linear)]
+        layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
+        driver = Learned(layers, [])
+        drives = [generator.drive(self.road, number, driver.decide) for number in self.chosen]
+        worth = _mean(drives, "reward") - CRASH * float(np.mean([d.crashed for d in drives]))
+        self.study.say(f"  after {self.num_timesteps} seconds: worth {worth:.2f}")
+        if worth > self.best:
+            self.best, self.layers = worth, layers
 
 
 class _Numbered(generator.gymnasium.Wrapper):  # type: ignore[misc]
@@ -224,8 +256,8 @@ class _Numbered(generator.gymnasium.Wrapper):  # type: ignore[misc]
 
     def __init__(self, env: Any, seed: int, forced: list[int] | None) -> None:
         super().__init__(env)
-        self.seed, self.forced, self.numbers, self.seen = seed, forced, [], None
-        self.observation_space = generator.gymnasium.spaces.Box(-10, 10, (rules.LOOKS,), np.float32)
+        self.seed, self.forced, self.numbers, self.view = seed, forced, [], None
+        self.observation_space = generator.gymnasium.spaces.Box(-20, 20, (ahead.LOOKS,), np.float32)
 
     def reset(self, **_: Any) -> Any:
         count = len(self.numbers)
@@ -236,18 +268,20 @@ class _Numbered(generator.gymnasium.Wrapper):  # type: ignore[misc]
         )
         self.numbers.append(number)
         seen, more = self.env.reset(seed=number)
-        self.seen = seen
-        return rules.lanes(seen), more
+        self.view = _View(seen)
+        return self.view.looks, more
 
     def step(self, action: Any) -> Any:
-        self.seen, reward, ended, cut, more = self.env.step(rules.shielded(self.seen, int(action)))
-        return rules.lanes(self.seen), reward - CRASH * ended, ended, cut, more
+        allowed = ahead.shielded(self.view.worth, self.view.touches, int(action))
+        seen, reward, ended, cut, more = self.env.step(allowed)
+        self.view = _View(seen)
+        return self.view.looks, reward - CRASH * ended, ended, cut, more
 
 
 def learn(
     study: Study, seed: int, size: generator.Size, forced: list[int] | None
 ) -> tuple[Learned, list[int]]:
-    """Deep Q-learning (Mnih et al., 2015) from memories of which the first are drives by the rule."""
+    """Deep Q-learning (Mnih et al., 2015) from memories of which the first are drives by looking ahead alone."""
     torch.set_num_threads(1)
     logging.getLogger("stable_baselines3").setLevel(logging.ERROR)
     env = _Numbered(generator.world(), seed, forced)
@@ -272,19 +306,19 @@ def learn(
         _remember(model.replay_buffer, env, rng)
     model.set_logger(configure(None, []))
     model.train(gradient_steps=10 if study.tiny else 2000, batch_size=128)
-    history = _History(study)
+    chosen = [generator.training_seed(seed, 400_000 + number) for number in range(size.chosen)]
+    history = _History(study, size.steps, chosen)
     model.learn(size.steps, callback=history, reset_num_timesteps=True)
-    linear = [m for m in model.q_net.q_net if isinstance(m, torch.nn.Linear)]
-    layers = [(m.weight.detach().numpy().copy(), m.bias.detach().numpy().copy()) for m in linear]
-    return Learned(layers, history.rewards), env.numbers
+    return Learned(history.layers, history.rewards), [*env.numbers, *chosen]
 
 
 def _remember(memory: Any, env: Any, rng: Any) -> None:
-    """Drive once by the rule, but for one decision in seven, and keep what was seen, done and earned."""
+    """Drive once by looking ahead, but for one decision in seven, and keep what was seen, done and earned."""
     seen, _ = env.reset()
     over = False
     while not over:
-        action = rules.careful(env.seen) if rng.random() < 0.85 else int(rng.integers(len(ACTIONS)))
+        best = int(np.argmax(env.view.worth))
+        action = best if rng.random() < 0.85 else int(rng.integers(len(ACTIONS)))
         after, reward, ended, cut, _ = env.step(action)
         over = ended or cut
         more = [{"TimeLimit.truncated": bool(cut and not ended)}]
@@ -367,7 +401,7 @@ class Decider:
             if self.learned is None:
                 action, worth = rules.careful(seen), {}
             else:
-                values, action = self.learned.values(seen)[0], self.learned.decide(seen)
+                action, values = self.learned.weighed(seen)
                 worth = {name: round(float(v), 4) for name, v in zip(ACTIONS, values, strict=True)}
             rows.append({"action": ACTIONS[action], "worth": json.dumps(worth)})
         return pd.DataFrame(rows)
