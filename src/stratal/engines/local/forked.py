@@ -305,7 +305,7 @@ def _enter_and_fork(
         process.die_with_parent(launcher)
         if group is not None:
             group.enter()
-        namespaces.enter(box)
+        namespaces.enter(box[:2])
         child = os.fork()
         if child:
             os.write(teller, b"%d" % child)
@@ -320,9 +320,13 @@ def _enter_and_fork(
         for fd, target in ((null, 0), (2, 1), (channel.fileno(), _HOLDER_FD)):
             os.dup2(fd, target)
         os.set_inheritable(_HOLDER_FD, True)
-        os.closerange(_HOLDER_FD + 1, 1024)
+        for fd in range(_HOLDER_FD + 1, 1024):
+            if fd not in box[2:]:
+                with contextlib.suppress(OSError):
+                    os.close(fd)
         os.umask(0o022)
         process.start_afresh()
+        namespaces.enter(box[2:])
         os.execve(argv[0], argv, {})
     except BaseException as error:
         with contextlib.suppress(OSError):

@@ -53,7 +53,7 @@ def _stand_by(channel: socket.socket, box: Sequence[int], launcher: int) -> None
     """In the fork. Does not return."""
     try:
         process.die_with_parent(launcher)
-        namespaces.enter(box)
+        namespaces.enter(box[:2])
         namespaces.own_mounts()
         os.umask(0o022)
         keep = channel.fileno()

@@ -6,14 +6,15 @@ Standard library only.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-ORDER = ("user", "cgroup", "ipc", "uts", "net", "pid", "mnt")
-"""The user namespace first: it gives the right to enter the others. Mounts last: /proc goes with them."""
+ORDER = ("cgroup", "ipc", "uts", "net", "pid", "mnt")
+"""After the user namespace that they belong to, which gives the right to enter them. Mounts last: /proc goes with them."""
 
 _CLONE_NEWNS = 0x20000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
@@ -23,6 +24,7 @@ _OPEN_TREE, _MOVE_MOUNT, _MOUNT_SETATTR = 428, 429, 442
 _AT_FDCWD, _AT_EMPTY_PATH, _AT_RECURSIVE = -100, 0x1000, 0x8000
 _TREE_CLONE, _MOVE_EMPTY_PATH = 1, 4
 _READ_ONLY, _NO_SUID, _NO_DEVICES = 1, 2, 4
+_NS_GET_USERNS = 0xB701
 _PR_SET_DUMPABLE = 4
 _PR_CAPBSET_DROP = 24
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 4
@@ -36,7 +38,42 @@ class _Header(ctypes.Structure):
 def of(pid: int) -> list[int]:
     """Descriptors of the namespaces of `pid` that are not this process's own, in the order of entering."""
     names = [n for n in ORDER if os.readlink(f"/proc/{pid}/ns/{n}") != os.readlink(f"/proc/self/ns/{n}")]
-    return [os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in names]
+    others = [_opened(pid, name) for name in names]
+    owner, *inner = _users(pid)
+    return [owner, *others, *inner]
+
+
+def above(pid: int) -> list[int]:
+    """Descriptors of what a box is built below that is to lie below the box of `pid`, in the order of entering.
+
+    Those of users and of processes; /proc is mounted then, and a third, where there is one, entered last.
+    """
+    owner, *inner = _users(pid)
+    return [owner, _opened(pid, "pid"), *inner]
+
+
+def _users(pid: int) -> list[int]:
+    """Descriptors of the namespace of users that the others of `pid` belong to, and of its own where that is another.
+
+    For an ordinary user bubblewrap makes two: one to build the box with rights, and below it one to be oneself again.
+    """
+    own, mounts = _opened(pid, "user"), _opened(pid, "mnt")
+    try:
+        owner = fcntl.ioctl(mounts, _NS_GET_USERNS)
+    except OSError:
+        os.close(own)
+        raise
+    finally:
+        os.close(mounts)
+    if os.fstat(owner).st_ino == os.fstat(own).st_ino:
+        os.close(owner)
+        return [own]
+    os.set_inheritable(owner, False)
+    return [owner, own]
+
+
+def _opened(pid: int, name: str) -> int:
+    return os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 def enter(descriptors: Iterable[int]) -> None:

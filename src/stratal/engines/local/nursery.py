@@ -21,7 +21,7 @@ import socket
 import struct
 import time
 
-from stratal.engines.local import invocation, process, sandbox
+from stratal.engines.local import invocation, namespaces, process, sandbox
 from stratal.engines.local.shepherd import MOST_MEMBERS
 from stratal.engines.local.spares import Spare, Spares
 from stratal.engines.local.zygote import CONTROL_FD, MESSAGE
@@ -324,8 +324,7 @@ class Nursery:
         zygote.started = process.start_time(zygote.pid) or 0
         kind = zygote.kind
         lists = {name: [str(word) for word in report[name]] for name in ("imports", "reads", "modules")}
-        for name in ("user", "pid"):
-            zygote.box.append(os.open(f"/proc/{zygote.pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC))
+        zygote.box = namespaces.above(zygote.pid)
         zygote.report = {**lists, "env": {**kind.seed["env"], "HOME": sandbox.HOME}}
         zygote.used = time.monotonic()
         self._record(zygote)
