@@ -202,7 +202,7 @@ async def test_whoever_waits_for_a_log_is_told_when_it_grows(bench: Bench) -> No
     await asyncio.sleep(0)
     await bench.engine.start(spec)
     async with asyncio.timeout(BOUND):  # told, and not only out of patience
-        await early
+        assert await early
     await bench.said(spec.attempt_id, "one")
     assert await bench.engine.grown(spec.attempt_id, 1, BOUND), "there is more already"
     waits = [asyncio.ensure_future(bench.engine.grown(spec.attempt_id, 3, BOUND)) for _ in range(2)]
