@@ -61,6 +61,7 @@ class Person:
             env={**self.environ, **env},
             capture_output=True,
             text=True,
+            errors="backslashreplace",
             timeout=120,
         )
         if check and done.returncode != 0:
@@ -301,6 +302,47 @@ def test_a_tree_that_leads_out_is_refused(owner: Person, mode: str, name: str) -
     refused = owner.git("push", address, "evil", at=str(place), check=False)
     assert refused.returncode != 0, refused.stderr
     assert "evil" not in owner.git("ls-remote", address).stdout
+
+
+def test_a_name_that_is_no_text_is_refused(owner: Person) -> None:
+    """Nothing could say later what was pushed there."""
+    address = owner.made("named")
+    owner.git("init", "-q", "-b", "main", "named")
+    owner.git("commit", "-q", "--allow-empty", "-m", "x", at="named")
+    owner.git("push", "-q", address, "main", "main:größe", at="named")
+    odd = os.fsdecode(b"main:refs/heads/latin\xe9")
+    refused = owner.git("push", address, odd, at="named", check=False)
+    assert "UTF-8" in refused.stderr, refused.stderr
+    assert set(owner.api("GET", "/repositories/named").json()["branches"]) == {"main", "größe"}
+
+
+def test_a_small_pack_that_says_it_is_large_costs_no_memory(owner: Person) -> None:
+    """A file of zeros, and one that is forty times the first: 640 MiB in some kilobytes."""
+    owner.api("POST", "/repositories", json={"name": "swollen"})
+    base = bytes(0xFFFFFF)
+    delta = _size(len(base)) + _size(40 * len(base)) + b"\xf0\xff\xff\xff" * 40
+    head = lambda kind, data: bytes([kind << 4 | len(data) & 15 | 128]) + _size(len(data) >> 4)  # noqa: E731
+    known = hashlib.sha1(b"blob %d\0" % len(base) + base).digest()
+    pack = b"PACK" + (2).to_bytes(4, "big") * 2 + head(3, base) + zlib.compress(base)
+    pack += head(7, delta) + known + zlib.compress(delta)
+    pack += hashlib.sha1(pack).digest()
+    told = f"{'0' * 40} {known.hex()} refs/heads/main\0 report-status"
+    with owner.server.http(owner.key) as http:
+        answer = http.post(
+            f"/git/{owner.project}/swollen.git/git-receive-pack",
+            content=_packet(told) + b"0000" + pack,
+            headers={"Content-Type": "application/x-git-receive-pack-request"},
+        )
+    assert b"unpack ok" not in answer.content
+    assert owner.git("ls-remote", owner.url("swollen")).stdout == ""
+
+
+def _size(number: int) -> bytes:
+    """A number as packs have it: seven bits a byte, the smallest first."""
+    more = b""
+    while number > 127:
+        more, number = more + bytes([number & 127 | 128]), number >> 7
+    return more + bytes([number])
 
 
 def test_addresses_that_lead_out_are_not_followed(owner: Person, study: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import insert, update
 
 from stratal.app.tables import metadata
+from stratal.collab.repositories import git
 from stratal.collab.repositories.checks import FILE, parse
 from stratal.collab.repositories.lfs import check_pointer
 from stratal.collab.repositories.model import check_path, check_patterns, check_revision
@@ -24,7 +25,7 @@ from stratal.compute.tables import jobs
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Project, insert_project
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, OverBudget
+from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, OverBudget, TooLarge
 from stratal.kernel.events import Event, Events, emit
 from stratal.kernel.names import check_name
 from stratal.ledger.lineage import Lineage
@@ -320,6 +321,42 @@ def test_a_push_is_checked_once_as_its_pusher_and_a_merge_waits_for_that(room: R
     assert run(merges.merge(EDITOR, "prj_a", "study", number)).merge_commit == good
 
 
+def test_a_commit_that_cannot_be_checked_keeps_no_other_from_being_checked(room: Room) -> None:
+    """Ten trees of ten can hold more files than there is memory for: told so, and the next push is checked."""
+    run, made = room.runner.run, room.runner.run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    room.until(
+        lambda: bool(room.database.read_now(lambda c: c.exec_driver_sql("select 1 from check_cursors").all()))
+    )
+    asked = '[[check]]\nname = "tests"\ncommand = ["true"]\n'
+    plain = room.write(made.id, "plain", {FILE: asked, "a": "x"})
+    bomb = _bomb(room, made.id, plain, 4)
+    room.push(made.id, "service:ci", "bomb", bomb)
+    room.push(made.id, "service:ci", "plain", plain)
+    room.until(lambda: len(queued_checks(room)) == 1)
+    (told,) = run(room.shelf.checks.of_commit(made.id, bomb))
+    assert (told.state, "20000 files" in told.words) == ("failed", True), told
+    assert room.submitted[0][1].source.commit == plain
+
+
+def _bomb(room: Room, repository_id: str, of: str, levels: int) -> str:
+    """A commit with the folder of another very many times below its own."""
+    git = ["git", f"--git-dir={room.root / repository_id}.git", "-c", "user.name=A", "-c", "user.email=a@x"]
+    ask = lambda *more, text="": subprocess.check_output([*git, *more], input=text, text=True).strip()  # noqa: E731
+    checks, tree = ask("rev-parse", f"{of}:.stratal"), ask("rev-parse", f"{of}^{{tree}}")
+    for _ in range(levels):
+        tree = ask("mktree", text="".join(f"040000 tree {tree}\td{n}\n" for n in range(10)))
+    tree = ask("mktree", text=f"040000 tree {checks}\t.stratal\n040000 tree {tree}\td\n040000 tree {tree}\te\n")
+    return ask("commit-tree", "-m", "x", tree)
+
+
+def test_what_git_needs_too_much_memory_for_is_refused(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, made = room.runner.run, room.runner.run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    bomb = _bomb(room, made.id, room.write(made.id, "plain", {FILE: "", "a": "x"}), 5)
+    monkeypatch.setattr(git, "_BOUNDED", 'ulimit -d 40960; exec "$0" "$@"')
+    with pytest.raises(TooLarge, match="memory"):
+        run(room.shelf.reading.commit(made, bomb))
+
+
 def queued_checks(room: Room) -> list[str]:
     query = "select id from commit_checks where job_id is not null"
     return [row[0] for row in room.database.read_now(lambda c: c.exec_driver_sql(query).all())]
@@ -336,6 +373,11 @@ def queued_checks(room: Room) -> list[str]:
         ("[[check]]\nname = 'a'\ncommand = ['a']\nrequirements = 'x'", "requirements"),
         ("[[check]]\nname = 'a'\ncommand = ['a']\nsecret = 'x'", "nothing else"),
         ("[[check]]\nname = 'a'\ncommand = ['a']\n" * 2, "alike"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\nmemory_mib = inf", "memory_mib"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\nmemory_mib = 1e30", "memory_mib"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\ncpus = nan", "cpus"),
+        ("[[check]]\nname = 'a'\ncommand = ['a']\ntimeout_seconds = 99999999999999999999", "timeout_seconds"),
+        ("x = " + "[" * 20_000, "too deep|no TOML"),
         ("x = [", "no TOML"),
         ("[other]", "nothing but"),
     ],

@@ -91,6 +91,8 @@ class Checkout:
 
     async def _listed(self, found: Repository, commit: str) -> tuple[list[_Blob], list[str]]:
         listed, cut = await self._store.ask(found.id, "ls-tree", "-r", "-z", "--long", commit, most=32 << 20)
+        if cut or listed.count(b"\0") > 2 * manifest.MAX_FILES:
+            raise _too_many()
         blobs, left_out = [], []
         for line in listed.split(b"\0"):
             if not line:
@@ -102,10 +104,8 @@ class Checkout:
                 left_out.append(path)
             else:
                 blobs.append(_Blob(path, mode, object_, int(size)))
-        if cut or len(blobs) > manifest.MAX_FILES:
-            raise TooLarge(
-                f"The commit has more than the {manifest.MAX_FILES} files that a job's code may have."
-            )
+        if len(blobs) > manifest.MAX_FILES:
+            raise _too_many()
         if sum(blob.size for blob in blobs) > manifest.MAX_BYTES:
             raise TooLarge(
                 f"The commit's files have more than the {manifest.MAX_BYTES >> 20} MiB that a job's code may have.",
@@ -146,6 +146,10 @@ class Checkout:
             yield bytes.fromhex(digests[object_]) + size.to_bytes(8, "big")
             async for chunk in chunks:
                 yield chunk
+
+
+def _too_many() -> TooLarge:
+    return TooLarge(f"The commit has more than the {manifest.MAX_FILES} files that a job's code may have.")
 
 
 async def _exactly(stream: asyncio.StreamReader, size: int) -> AsyncIterator[bytes]:

@@ -40,7 +40,7 @@ FILE = ".stratal/ci.toml"
 MOST = 20
 _CURSOR = "checks"
 _MOST_BYTES = 64 << 10
-
+_MOST_NUMBER = 1_000_000_000
 
 Submit = Callable[[Principal, str, JobSpec], Awaitable[Job]]
 """Queue a job: who, in which project, what."""
@@ -153,6 +153,9 @@ class Checks:
             return [one for one in parse(text) if _wanted(one, branch)]
         except Invalid as error:
             return [error.message]
+        except Exception:  # one commit's file must not keep everybody's from being checked
+            log.exception("%s of commit %s could not be read", FILE, new)
+            return [f"{FILE} could not be read."]
 
     def _note(self, c: Connection, event: Event, asked: Sequence[Asked | str]) -> None:
         c.execute(update(check_cursors).where(check_cursors.c.name == _CURSOR).values(seq=event.seq))
@@ -185,6 +188,9 @@ class Checks:
                 values["job_id"] = await self._queued(row)
             except StratalError as error:
                 values["error"] = str(error)[:500]
+            except Exception:  # nor its files
+                log.exception("check %s could not be queued", row.id)
+                values["error"] = "Something went wrong inside Stratal; the server's log has the details."
             change = update(checks).where(checks.c.id == row.id).values(values)
             await self._database.write(lambda c, s=change: c.execute(s))  # type: ignore[misc]
 
@@ -233,6 +239,8 @@ def parse(text: bytes) -> Sequence[Asked]:
         told = tomllib.loads(text.decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise Invalid(f"{FILE} is no TOML: {error}.") from error
+    except RecursionError as error:
+        raise Invalid(f"{FILE} is nested too deep.") from error
     tables = told.get("check", [])
     if not isinstance(tables, list) or len(tables) > MOST or told.keys() - {"check"}:
         raise Invalid(f"{FILE} has nothing but up to {MOST} tables [[check]].")
@@ -258,9 +266,9 @@ def _check(table: Any) -> Asked:
     numbers = {word: table.get(word) for word in ("cpus", "memory_mib", "timeout_seconds")}
     for word, value in numbers.items():
         if value is not None and (
-            isinstance(value, bool) or not isinstance(value, int | float) or value <= 0
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= _MOST_NUMBER
         ):
-            raise Invalid(f"The check {name!r} has a number above 0 as {word}.")
+            raise Invalid(f"The check {name!r} has a number above 0, up to a thousand million, as {word}.")
     memory = numbers["memory_mib"]
     return Asked(
         name, command, lists["requirements"], lists["branches"], numbers["cpus"],

@@ -2,17 +2,27 @@
 
 Nothing that somebody pushed is ever configuration or a hook here: the system's and the user's own
 configuration are shut out, a repository's is what `init` wrote, hooks come from one folder of ours.
+
+Sixteen kilobytes can say "this file, a thousand times over", and ten trees can hold ten thousand million files. So
+every process has a bound of memory, and a read an end of time: the machine outlives what somebody pushed.
 """
 
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stratal.kernel.errors import Unavailable
+from stratal.kernel.errors import TooLarge, Unavailable
+
+MOST_MEMORY = 1 << 30
+"""Bytes for one git process of ours, and for each that it starts."""
+_MOST_AT_ONCE = "513m"
+"""What git may ask for in one go. Its clients send files over 512 MiB as they are, never as a change of another."""
+_BOUNDED = f'ulimit -d {MOST_MEMORY >> 10}; exec "$0" "$@"'
 
 CONFIG: Mapping[str, str] = {
     "core.fsync": "committed,reference",  # a push that was answered survives a power cut, refs included
@@ -41,6 +51,7 @@ CONFIG: Mapping[str, str] = {
     "uploadpack.allowFilter": "true",
     "uploadpack.allowAnySHA1InWant": "true",
     "uploadpack.hideRefs": "refs/stratal",
+    "uploadpackfilter.sparse:oid.allow": "false",  # patterns of a client's own, held against every path
     "receive.hideRefs": "refs/stratal",
 }
 
@@ -74,6 +85,7 @@ def environment(
         "GIT_TERMINAL_PROMPT": "0",
         "GIT_LITERAL_PATHSPECS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_ALLOC_LIMIT": _MOST_AT_ONCE,
         "GIT_CONFIG_COUNT": str(len(told)),
         **numbered,
         **(more or {}),
@@ -98,25 +110,27 @@ async def start(
     stdin: int = asyncio.subprocess.DEVNULL,
     program: str = "git",
 ) -> asyncio.subprocess.Process:
-    """Start ``git <arguments>`` in a process group of its own. Raises `Unavailable` where there is no git."""
-    try:
-        return await asyncio.create_subprocess_exec(
-            program,
-            *arguments,
-            stdin=stdin,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env=dict(env),
-            cwd=cwd,
-            start_new_session=True,
-            limit=1 << 20,
-        )
-    except FileNotFoundError as error:
+    """Start ``git <arguments>``, bounded, in a process group of its own. Raises `Unavailable` where there is no git."""
+    if shutil.which(program, path=env["PATH"]) is None:
         raise Unavailable(
             "git is not installed on the platform's machine.",
             hint="Install it there (Debian: apt-get install git), then try again.",
             reason="no_git",
-        ) from error
+        )
+    return await asyncio.create_subprocess_exec(
+        "/bin/sh",
+        "-c",
+        _BOUNDED,
+        program,
+        *arguments,
+        stdin=stdin,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=dict(env),
+        cwd=cwd,
+        start_new_session=True,
+        limit=1 << 20,
+    )
 
 
 async def run(
@@ -124,7 +138,8 @@ async def run(
 ) -> tuple[bytes, bool]:
     """What ``git <arguments>`` printed, and whether it was cut at `most` bytes.
 
-    Raises `Failed` for another exit code than 0, `Unavailable` when it takes longer than `seconds`.
+    Raises `Failed` for another exit code than 0, `Unavailable` when it takes longer than `seconds`, `TooLarge` when it
+    needs more memory than it is given.
     """
     process = await start(arguments, env, cwd=cwd)
     try:
@@ -143,8 +158,19 @@ async def run(
         end(process)
         await process.wait()
     if code != 0 and not cut:
-        raise Failed(code, said)
+        raise failure(code, said)
     return data, cut
+
+
+def failure(code: int, said: str) -> Failed | TooLarge:
+    """What an exit code means, by what git `said`."""
+    if any(words in said.lower() for words in ("out of memory", "attempting to allocate", "mmap failed")):
+        return TooLarge(
+            f"git needs more memory for this than the {MOST_MEMORY >> 20} MiB that it is given here.",
+            hint="Ask for less: a folder, a file, fewer commits; or clone it.",
+            reason="git_memory",
+        )
+    return Failed(code, said)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,10 @@ _PRE_RECEIVE = """#!/bin/sh
 refused=0
 while read -r old new ref; do
   case "$ref" in
+    *[!!-~]*) printf '%s' "$ref" | iconv -f UTF-8 -t UTF-8 >/dev/null 2>&1 || {
+      echo "stratal: the name of a branch or tag is text in UTF-8" >&2; refused=1; continue; } ;;
+  esac
+  case "$ref" in
     refs/heads/*) name=${ref#refs/heads/} ;;
     refs/tags/*|refs/notes/*) continue ;;
     *) echo "stratal: only branches, tags and notes can be pushed, not $ref" >&2; refused=1; continue ;;

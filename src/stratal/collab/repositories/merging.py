@@ -136,4 +136,4 @@ class Merging:
             return parts[0], ()
         if said.code == 1 and len(parts) > 1:
             return None, list(dict.fromkeys(parts[1:]))
-        raise git.Failed(said.code, said.err)
+        raise git.failure(said.code, said.err)

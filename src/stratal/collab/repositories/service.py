@@ -1,10 +1,11 @@
 """Repositories as things that a project has: made, listed, protected, removed, their quota."""
 
+import asyncio
 import logging
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio.to_thread
@@ -26,7 +27,7 @@ from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
-from stratal.kernel.errors import Conflict, Invalid, NotFound
+from stratal.kernel.errors import Busy, Conflict, Invalid, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
 from stratal.kernel.names import check_name
@@ -35,6 +36,9 @@ log = logging.getLogger("stratal.repositories")
 
 MOST = 1000
 """Repositories in one project."""
+_AT_ONCE = 8
+"""Questions to git at the same time."""
+_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,7 @@ class Store:
 
     root: Path
     path: str
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_AT_ONCE))
 
     @property
     def hooks(self) -> Path:
@@ -62,11 +67,26 @@ class Store:
     async def ask(
         self, repository_id: str, *arguments: str, most: int = 1 << 20, seconds: float = 20.0
     ) -> tuple[bytes, bool]:
-        """What ``git <arguments>`` says in the repository, and whether it was cut at `most` bytes."""
+        """What ``git <arguments>`` says in the repository, and whether it was cut at `most` bytes.
+
+        Raises `Busy` when too many such questions are being answered.
+        """
         place = self.place(repository_id)
-        return await git.run(
-            [f"--git-dir={place}", *arguments], self.environment(), cwd=place, most=most, seconds=seconds
-        )
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                await self.turns.acquire()
+        except TimeoutError as error:
+            raise Busy(
+                "Many others are looking into repositories.",
+                hint="Try again in a moment.",
+                retry_after_seconds=5,
+            ) from error
+        try:
+            return await git.run(
+                [f"--git-dir={place}", *arguments], self.environment(), cwd=place, most=most, seconds=seconds
+            )
+        finally:
+            self.turns.release()
 
 
 class Repositories:
@@ -160,7 +180,9 @@ class Repositories:
         )
         branches: dict[str, str] = {}
         tags: dict[str, str] = {}
-        for line in listed.decode("utf-8", "surrogateescape").splitlines():
+        for line in listed.decode("utf-8", "backslashreplace").split("\n"):
+            if line.count("\0") != 2:
+                continue
             ref, object_, peeled = line.split("\0")
             if ref.startswith("refs/heads/"):
                 branches[ref.removeprefix("refs/heads/")] = object_

@@ -254,7 +254,8 @@ class Traffic:
 
     async def _settle(self, note: Path) -> Sequence[tuple[str, str, str, Update]]:
         """Turn a push's file into rows and events, and remove it."""
-        first, *lines = (await anyio.to_thread.run_sync(note.read_text)).splitlines()
+        told_bytes = await anyio.to_thread.run_sync(note.read_bytes)
+        first, *lines = told_bytes.decode("utf-8", "backslashreplace").split("\n")
         told = orjson.loads(first)
         updates = [Update(*line.split(" ", 2)) for line in lines if line.count(" ") >= 2]
         repository_id, actor = str(told["repository"]), str(told["actor"])
@@ -325,10 +326,10 @@ class Traffic:
             counts = dict(line.split(": ", 1) for line in counted.decode().splitlines() if ": " in line)
             if int(counts.get("packs", 0)) < _PACKS and int(counts.get("count", 0)) < _LOOSE:
                 return
-            await self._store.ask(
-                repository_id, "repack", "-a", "-d", "-k", "-q", "--write-bitmap-index", seconds=3600.0
-            )
-            size = await anyio.to_thread.run_sync(weigh, self._store.place(repository_id))
+            place = self._store.place(repository_id)
+            repack = [f"--git-dir={place}", "repack", "-a", "-d", "-k", "-q", "--write-bitmap-index"]
+            await git.run(repack, self._store.environment(), cwd=place, most=1 << 16, seconds=3600.0)
+            size = await anyio.to_thread.run_sync(weigh, place)
             await self._database.write(
                 lambda c: c.execute(
                     update(repositories).where(repositories.c.id == repository_id).values(bytes=size)
