@@ -85,8 +85,8 @@ class Guesses:
         self._clock = clock
         self._failed: dict[str, list[int]] = {}
 
-    def check(self, name: str, address: str) -> None:
-        """Raises `Busy` when there were too many."""
+    def take(self, name: str, address: str) -> None:
+        """Count a guess before it is looked at: many at once gain nothing. Raises `Busy` when there were too many."""
         for key, most in ((f"name:{name}", _BY_NAME), (f"address:{address}", _BY_ADDRESS)):
             recent = self._recent(key)
             if len(recent) >= most:
@@ -98,13 +98,18 @@ class Guesses:
                     retry_after_seconds=wait,
                 )
 
-    def failed(self, name: str, address: str) -> None:
         if len(self._failed) > _REMEMBERED:
             self._failed = {key: times for key in list(self._failed) if (times := self._recent(key))}
         for key in (f"name:{name}", f"address:{address}"):
             self._failed.setdefault(key, []).append(self._clock())
 
-    def right(self, name: str) -> None:
+    def give_back(self, name: str, address: str) -> None:
+        """It was right."""
+        for key in (f"name:{name}", f"address:{address}"):
+            if self._failed.get(key):
+                self._failed[key].pop()
+
+    def forget(self, name: str) -> None:
         self._failed.pop(f"name:{name}", None)
 
     def _recent(self, key: str) -> list[int]:

@@ -50,21 +50,21 @@ class People:
 
     async def sign_in(self, name: str, password: str, code: str, *, address: str, agent: str) -> str:
         """A session's token. Raises `Unauthenticated` (`NeedsCode` when only the code lacks), `Busy`."""
-        self._guesses.check(name, address)
+        self._guesses.take(name, address)
         row = await self._database.read(lambda c: _named(c, name))
         if not await self._passwords.fits(password, None if row is None else row.password):
-            self._guesses.failed(name, address)
             raise Unauthenticated(
                 "Name or password is wrong.",
                 hint="An owner of your project, or an admin, can make you a new sign-in link.",
                 reason="wrong_password",
             )
         assert row is not None
+        self._guesses.give_back(name, address)
         if row.totp is not None:
             if not code:
                 raise NeedsCode("Now the code that your authenticator app shows.", reason="needs_code")
             await self._check_code(row, code, address)
-        self._guesses.right(name)
+        self._guesses.forget(name)
         return await self._sessions.begin(row.id, address=address, agent=agent, by="password")
 
     async def list(self, who: Principal) -> list[Person]:
@@ -95,10 +95,10 @@ class People:
                 reason="denied",
             )
         if row.password is not None:
-            self._guesses.check(row.name, "")
+            self._guesses.take(row.name, "")
             if not await self._passwords.fits(old, row.password):
-                self._guesses.failed(row.name, "")
                 raise Denied("The old password is wrong.", reason="wrong_password")
+            self._guesses.give_back(row.name, "")
         made = await self._passwords.hash(new)
 
         def work(c: Connection) -> None:
@@ -147,7 +147,7 @@ class People:
 
     async def _check_code(self, row: Row[tuple[object, ...]], code: str, address: str) -> None:
         """Spend a code, once. Raises `Unauthenticated`, `Busy`."""
-        self._guesses.check(row.name, address)
+        self._guesses.take(row.name, address)
         secret = self._open(row.totp, row.id)
 
         def spend(c: Connection) -> bool:
@@ -158,8 +158,8 @@ class People:
             return step is not None
 
         if not await self._database.write(spend):
-            self._guesses.failed(row.name, address)
             raise Unauthenticated("The code is wrong, or was used already.", reason="wrong_code")
+        self._guesses.give_back(row.name, address)
 
     def _open(self, sealed: str, person_id: str) -> bytes:
         return self._master.open(sealed, f"{_PURPOSE}:{person_id}")

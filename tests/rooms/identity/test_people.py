@@ -280,11 +280,37 @@ def test_guessing_is_slowed_down_by_name_and_by_address(town: Town) -> None:
     town.now += 16 * 60 * 1000
     assert town.at(town.sign_in("ada")).name == "ada"
     for number in range(50):
-        town.folk.people._guesses.failed(f"name{number}", "10.0.2.2")
+        town.folk.people._guesses.take(f"name{number}", "10.0.2.2")
     with pytest.raises(Busy):
         town.sign_in("nobody", SECRET, address="10.0.2.2")
     with pytest.raises(Unauthenticated):
         town.sign_in("nobody", SECRET, address="10.0.2.3")
+
+
+def test_guessing_many_at_once_gains_nothing(town: Town) -> None:
+    """Each is counted before its password is looked at, which takes a while."""
+    town.join("ada", Role.EDITOR)
+
+    async def guess(number: int) -> type[Exception] | None:
+        try:
+            await town.folk.people.sign_in(
+                "ada", SECRET if number == 29 else "wrong", "", address=f"10.0.3.{number}", agent=""
+            )
+        except (Unauthenticated, Busy) as error:
+            return type(error)
+        return None
+
+    async def all_at_once() -> list[type[Exception] | None]:
+        return await asyncio.gather(*map(guess, range(30)))
+
+    told = town.do(all_at_once())
+    assert (told.count(Unauthenticated), told.count(Busy)) == (10, 20)
+    town.now += 16 * 60 * 1000
+    guesses = town.folk.people._guesses
+    for _ in range(60):  # what was right is not held against anybody
+        guesses.take("ada", "10.0.4.4")
+        guesses.give_back("ada", "10.0.4.4")
+    assert town.sign_in("ada", address="10.0.4.4")
 
 
 def test_a_new_password_ends_every_other_session(town: Town) -> None:

@@ -345,7 +345,9 @@ def _bomb(room: Room, repository_id: str, of: str, levels: int) -> str:
     checks, tree = ask("rev-parse", f"{of}:.stratal"), ask("rev-parse", f"{of}^{{tree}}")
     for _ in range(levels):
         tree = ask("mktree", text="".join(f"040000 tree {tree}\td{n}\n" for n in range(10)))
-    tree = ask("mktree", text=f"040000 tree {checks}\t.stratal\n040000 tree {tree}\td\n040000 tree {tree}\te\n")
+    tree = ask(
+        "mktree", text=f"040000 tree {checks}\t.stratal\n040000 tree {tree}\td\n040000 tree {tree}\te\n"
+    )
     return ask("commit-tree", "-m", "x", tree)
 
 

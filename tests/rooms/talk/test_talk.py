@@ -287,7 +287,7 @@ def test_smtp_is_encrypted_unless_it_stays_here() -> None:
         "100.64.0.1", "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1",
         "::", "::1", "fe80::1", "fe80::1%eth0", "fc00::1", "fd00::1", "ff02::1", "2001:db8::1",
         "::ffff:127.0.0.1", "::ffff:10.0.0.1", "2002:7f00:1::", "2001:0:4136:e378:8000:63bf:3fff:fdd2",
-        "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
+        "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "64:ff9b:1::7f00:1", "::ffff:0:7f00:1", "fec0::1", "5f00::1",
     ],
 )  # fmt: skip
 def test_no_address_of_this_machine_or_its_neighbours_is_asked(address: str) -> None:

@@ -28,6 +28,10 @@ _COMPATIBLE = ipaddress.ip_network("::/96")
 """IPv4 addresses as IPv6 once wrote them (RFC 4291 §2.5.5.1), and the loopback one: ``::7f00:1`` is 127.0.0.1."""
 
 
+_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that is given out so far (RFC 4291 §2.4). What lies outside is for one site, one link, or translated (RFC 8215)."""
+
+
 class Forbidden(Exception):
     """The address is none that may be asked."""
 
@@ -69,6 +73,8 @@ def allowed(address: str, networks: Iterable[Network] = ()) -> bool:
             inside = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if inside is not None:
             return allowed(str(inside), networks)
+        if found not in _UNICAST and not any(found in one for one in networks if one.version == 6):
+            return False
     if any(found.version == network.version and found in network for network in networks):
         return True
     return found.is_global and not found.is_multicast
