@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, bindparam, func, insert, select, update
 
 from stratal.compute import dependencies, metered, records
 from stratal.compute.engine import Usage
@@ -58,9 +58,58 @@ def write(c: Connection, held: Held, **values: object) -> None:
         raise Superseded
 
 
+# Built once: building costs more than running, and every job that starts asks.
+_HELD = records.query().where(jobs.c.id.in_(bindparam("ids", expanding=True))).order_by(jobs.c.id)
+_CLAIM = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("its_id"), jobs.c.state == JobState.QUEUED.value)
+    .values(
+        state=JobState.STARTING.value,
+        attempt=jobs.c.attempt + 1,
+        starting_at=bindparam("now"),
+        started_at=None,
+        ended_at=None,
+        exit_code=None,
+        waits_until=None,
+        gpu_uuids=bindparam("uuids"),
+        reason="",
+        owner=bindparam("holder"),
+        fence=jobs.c.fence + 1,
+        lease_until=bindparam("until"),
+    )
+    .returning(jobs.c.id)
+)
+_EQUIP = (
+    update(jobs)
+    .where(jobs.c.id == bindparam("its_id"))
+    .values(key_id=bindparam("key"), environment_id=bindparam("environment"))
+)
+_BEGIN = insert(attempts)
+_RUNS = {
+    "state": JobState.RUNNING.value,
+    "started_at": bindparam("since"),
+    "isolation": bindparam("fenced_by"),
+}
+_START = (
+    update(jobs)
+    .where(
+        jobs.c.id == bindparam("its_id"),
+        jobs.c.owner == bindparam("holder"),
+        jobs.c.fence == bindparam("held"),
+        jobs.c.state.in_(before(JobState.RUNNING)),
+    )
+    .values(**_RUNS, reason="")
+    .returning(jobs.c.stop_requested_at)
+)
+_START_ATTEMPT = (
+    update(attempts)
+    .where(attempts.c.job_id == bindparam("its_id"), attempts.c.number == bindparam("nth"))
+    .values(**_RUNS)
+)
+
+
 def held_rows(c: Connection, ids: Sequence[int]) -> Sequence[Row]:
-    query = records.query().where(jobs.c.id.in_(ids)).order_by(jobs.c.id)
-    return [dict(row) for row in c.execute(query).mappings()]
+    return [dict(row) for row in c.execute(_HELD, {"ids": list(ids)}).mappings()]
 
 
 def at_hand(c: Connection, chosen: Sequence[int]) -> Sequence[int]:
@@ -78,7 +127,8 @@ def claim(
     keys: Keys,
     job_id: int,
     gpus: Sequence[str],
-    lease: Row,
+    owner: str,
+    lease_until: int,
     now: int,
     environment_id: str | None = None,
 ) -> Held | None:
@@ -86,45 +136,28 @@ def claim(
 
     `environment_id`: of the environment that it will run in, where that is known already.
     """
-    change = (
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.state == JobState.QUEUED.value)
-        .values(
-            state=JobState.STARTING.value,
-            attempt=jobs.c.attempt + 1,
-            starting_at=now,
-            started_at=None,
-            ended_at=None,
-            exit_code=None,
-            waits_until=None,
-            gpu_uuids=orjson.dumps(list(gpus)).decode(),
-            reason="",
-            **lease,
-        )
-        .returning(jobs.c.id)
-    )
-    if c.execute(change).first() is None:
+    uuids = orjson.dumps(list(gpus)).decode()
+    change = {"its_id": job_id, "now": now, "uuids": uuids, "until": lease_until, "holder": owner}
+    if c.execute(_CLAIM, change).first() is None:
         return None
     held = records.held_of(held_rows(c, [job_id])[0])
     job = held.job
     creator = replace(held.creator, role=role_now(c, held.creator, job.project_id))
     credential = keys.insert_for_workload(c, creator, job.project_id, job.workload)
     environment_id = environment_id or job.environment_id
-    values = {"key_id": credential.id, "environment_id": environment_id}
-    c.execute(update(jobs).where(jobs.c.id == job_id).values(values))
-    c.execute(
-        insert(attempts).values(
-            job_id=job.id,
-            number=job.attempt,
-            project_id=job.project_id,
-            state=JobState.STARTING.value,
-            gpu_uuids=orjson.dumps(list(gpus)).decode(),
-            starting_at=now,
-            reason="",
-            usage="{}",
-            environment_id=environment_id,
-        )
-    )
+    c.execute(_EQUIP, {"its_id": job_id, "key": credential.id, "environment": environment_id})
+    begun = {
+        "job_id": job.id,
+        "number": job.attempt,
+        "project_id": job.project_id,
+        "state": JobState.STARTING.value,
+        "gpu_uuids": uuids,
+        "starting_at": now,
+        "reason": "",
+        "usage": "{}",
+        "environment_id": environment_id,
+    }
+    c.execute(_BEGIN, begun)
     return replace(held, key_id=credential.id, job=replace(job, environment_id=environment_id))
 
 
@@ -137,14 +170,13 @@ def set_environment(c: Connection, held: Held, environment_id: str) -> None:
 def start(c: Connection, held: Held, started_at: int, isolation: str) -> bool:
     """Record that it runs; True when it was asked to stop meanwhile. Raises `Superseded`."""
     job = held.job
-    values = {"state": JobState.RUNNING.value, "started_at": started_at, "isolation": isolation}
-    change = mine(held).where(jobs.c.state.in_(before(JobState.RUNNING))).values(**values, reason="")
-    row = c.execute(change.returning(jobs.c.stop_requested_at)).first()
+    told = {"its_id": job.id, "since": started_at, "fenced_by": isolation}
+    row = c.execute(_START, {**told, "holder": held.owner, "held": held.fence}).first()
     if row is None:
         raise Superseded
-    c.execute(_attempt(job).values(**values))
-    told = {"name": job.name, "attempt": job.attempt}
-    emit(c, "job.started", str(job.id), actor=job.created_by, project_id=job.project_id, **told)
+    c.execute(_START_ATTEMPT, {**told, "nth": job.attempt})
+    news = {"name": job.name, "attempt": job.attempt}
+    emit(c, "job.started", str(job.id), actor=job.created_by, project_id=job.project_id, **news)
     return row.stop_requested_at is not None
 
 

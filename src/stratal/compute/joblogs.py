@@ -26,6 +26,8 @@ class JobLogs:
         self._blobs = blobs
         self._workloads = workloads
         self._work = work
+        self._said: dict[str, int] = {}
+        """The bytes that we said ourselves, of attempts that began here; of others the file knows."""
 
     def folder(self, attempt_id: str) -> Path:
         """The folder of one attempt: its code, and the beginning of its log."""
@@ -47,20 +49,26 @@ class JobLogs:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with path.open("ab") as file:
             file.write(lines.encode(errors="replace"))
+            self._said[attempt_id] = file.tell()
 
     async def live(self, attempt_id: str, offset: int, limit: int = _CHUNK) -> bytes:
         """Up to `limit` bytes from `offset` of a log that is not stored yet; empty when there are no more now."""
-        before = await anyio.to_thread.run_sync(_read, self._preamble(attempt_id))
-        if before is None:  # stored meanwhile, or not begun
-            return b""
-        if offset < len(before):
-            return before[offset : offset + limit]
-        return await self._workloads.engine.logs(attempt_id, offset - len(before), limit)
+        size = self._said.get(attempt_id)
+        if size is None or offset < size:
+            before = await anyio.to_thread.run_sync(_read, self._preamble(attempt_id))
+            if before is None:  # stored meanwhile, or not begun
+                return b""
+            if offset < len(before):
+                return before[offset : offset + limit]
+            size = len(before)
+        return await self._workloads.engine.logs(attempt_id, offset - size, limit)
 
     async def grown(self, attempt_id: str, offset: int, seconds: float) -> bool:
         """Wait for more than `offset` bytes of a log that is not stored yet; False: look again by yourself."""
-        before = await anyio.to_thread.run_sync(_size, self._preamble(attempt_id))
-        return await self._workloads.engine.grown(attempt_id, offset - before, seconds)
+        size = self._said.get(attempt_id)
+        if size is None:
+            size = await anyio.to_thread.run_sync(_size, self._preamble(attempt_id))
+        return await self._workloads.engine.grown(attempt_id, offset - size, seconds)
 
     async def live_rank(self, attempt_id: str, rank: int, offset: int) -> bytes:
         """As `live`, of one member of a gang."""
@@ -104,7 +112,9 @@ class JobLogs:
                 await writer.write(
                     (b"" if tail[-1:] in (b"", b"\n") else b"\n") + lines.encode(errors="replace")
                 )
-            return await writer.commit()
+            blob = await writer.commit()
+            self._said.pop(attempt_id, None)
+            return blob
         finally:
             await writer.abort()
 

@@ -36,6 +36,7 @@ from stratal.ledger.budgets import Standing, require_open
 _PURGE_SECONDS = 30.0
 MOST_AT_ONCE = 1000
 _BEYOND = 2**62  # what a database's integer still holds
+_INSERT = insert(jobs).returning(jobs.c.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,13 +160,13 @@ class Jobs:
             _check_quota(c, project_id, spec)
             after = dependencies.named(c, project_id, spec.after)
             rows = [values] if indices is None else insert_members(c, values, indices, spec.parallel)
-            made = [c.execute(insert(jobs).values(row).returning(jobs.c.id)).scalar_one() for row in rows]
+            made = [c.execute(_INSERT, row).scalar_one() for row in rows]
             dependencies.insert_for(c, made, after)
             for job_id in made:
                 emit(c, "job.queued", str(job_id), actor=who.actor, project_id=project_id, name=spec.name)
             if also is not None:
                 also(c, made[0])
-            job = records.job_of(_row(c, made[0]))
+            job = _find(c, project_id, made[0])
             if environment is None:
                 return job, None
             return job, self._reconciler.claim_at_once(c, capacity, job.id, environment)
@@ -201,7 +202,7 @@ class Jobs:
         def work(c: Connection) -> Job:
             job = _find(c, project_id, job_id)
             self._stop_now(c, who, job)
-            return records.job_of(_row(c, job_id))
+            return _find(c, project_id, job_id)
 
         job = await self._database.write(work)
         self._reconciler.stop(job_id)
@@ -515,22 +516,15 @@ class Jobs:
             await self._reconciler.changed.wait(0.5)
 
 
-def _row(c: Connection, job_id: int) -> dict[str, Any]:
-    return dict(c.execute(records.query().where(jobs.c.id == job_id)).mappings().one())
-
-
 def _find(c: Connection, project_id: str | None, job_id: int) -> Job:
-    query = records.query().where(jobs.c.id == job_id)
-    if project_id is not None:
-        query = query.where(jobs.c.project_id == project_id)
-    row = c.execute(query).mappings().one_or_none() if 0 < job_id < _BEYOND else None
-    if row is None:
+    row = records.row_of(c, job_id) if 0 < job_id < _BEYOND else None
+    if row is None or project_id not in (None, row["project_id"]):
         raise NotFound(
             f"There is no job {job_id} in this project.",
             hint="List them with: stratal jobs",
             reason="no_such_job",
         )
-    return records.job_of(dict(row))
+    return records.job_of(row)
 
 
 def _check_quota(c: Connection, project_id: str, spec: JobSpec) -> None:

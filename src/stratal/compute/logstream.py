@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from stratal.compute import records
 from stratal.compute.joblogs import JobLogs
 from stratal.compute.model import Attempt, Job
-from stratal.compute.tables import attempts, jobs, rank_logs
+from stratal.compute.tables import attempts, rank_logs
 from stratal.kernel.database import Database
+from stratal.kernel.errors import NotFound
 
 _SHORTEST_SECONDS, _LONGEST_SECONDS = 0.004, 0.15
 """How soon to look for more where nobody tells of it: at once where something was just said or began, then less often."""
@@ -116,8 +117,14 @@ class LogStream:
         return now is not None and now.state.ended
 
 
+_ATTEMPT = select(attempts).where(
+    attempts.c.job_id == bindparam("job_id"), attempts.c.number == bindparam("number")
+)
+
+
 def _state(c: Connection, job_id: int, number: int) -> tuple[Job, Attempt | None]:
-    job = records.job_of(dict(c.execute(records.query().where(jobs.c.id == job_id)).mappings().one()))
-    query = select(attempts).where(attempts.c.job_id == job_id, attempts.c.number == number)
-    row = c.execute(query).mappings().one_or_none()
-    return job, None if row is None else records.attempt_of(dict(row))
+    found = records.row_of(c, job_id)
+    if found is None:
+        raise NotFound(f"There is no job {job_id} any more.", reason="no_such_job")
+    row = c.execute(_ATTEMPT, {"job_id": job_id, "number": number}).mappings().one_or_none()
+    return records.job_of(found), None if row is None else records.attempt_of(row)

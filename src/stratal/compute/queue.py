@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Select, func, or_, select
+from sqlalchemy import Connection, Select, bindparam, func, or_, select
 
 from stratal.compute import dependencies
 from stratal.compute.admission import MACHINE, Amount, Asking, Ceiling, Decision, ceiling_amount, decide
@@ -45,9 +45,8 @@ def confirm(
     c: Connection, capacity: Capacity, chosen: Sequence[int], now: int
 ) -> Mapping[int, Sequence[str]]:
     """Of the chosen those for whom there is room still, each with its GPUs, in the transaction that claims them."""
-    query = _waiting(now).where(jobs.c.id.in_(chosen)).order_by(jobs.c.turn, jobs.c.id)
     due = toll(c, now)
-    asking = [_asking(row, capacity, due) for row in c.execute(query)]
+    asking = [_asking(row, capacity, due) for row in c.execute(_CHOSEN, {"chosen": list(chosen), "now": now})]
     decision = _decide(c, capacity, iter(asking), due)
     wanted = {one.id: int(one.amount.gpus) for one in asking}
     held = _gpus_given(c) if any(wanted.values()) else set()
@@ -63,9 +62,9 @@ def confirm(
 
 def explain(c: Connection, capacity: Capacity, job_id: int, now: int) -> Decision:
     """The decision as far as the waiting job, with all that holds it up."""
-    query = _waiting(now).order_by(jobs.c.turn, jobs.c.id)
+    query = _waiting().order_by(jobs.c.turn, jobs.c.id)
     due = toll(c, now)
-    with c.execution_options(yield_per=_BLOCK).execute(query) as rows:
+    with c.execution_options(yield_per=_BLOCK).execute(query, {"now": now}) as rows:
         return _decide(c, capacity, (_asking(row, capacity, due) for row in rows), due, until=job_id)
 
 
@@ -105,9 +104,7 @@ def _decide(
         ceilings[f"project {project_id}"] = Ceiling("quota", quota.amount)
     for project_id, left in ({} if due is None else due.left).items():
         ceilings[f"budget {project_id}"] = Ceiling("budget", ceiling_amount(cost=left))
-    unended = select(jobs.c.array_id).where(jobs.c.state.in_([JobState.QUEUED.value, *_ACTIVE]))
-    query = select(arrays.c.id, arrays.c.parallel).where(arrays.c.parallel.is_not(None))
-    for row in c.execute(query.where(arrays.c.id.in_(unended))):
+    for row in c.execute(_LIMITED):
         ceilings[f"array {row.id}"] = Ceiling("array", ceiling_amount(None, None, None, row.parallel))
     return decide(ready, _holding(c, capacity, due), ceilings, until=until)
 
@@ -118,7 +115,7 @@ def _holding(c: Connection, capacity: Capacity, due: Toll | None) -> list[Asking
     holders = _gpus_held(c) if kinds else []
     given = {job_id: [kinds[uuid] for uuid in uuids if uuid in kinds][:1] for job_id, uuids in holders}
     found = []
-    for row in c.execute(_columns().where(jobs.c.state.in_(_ACTIVE))):
+    for row in c.execute(_HOLDING):
         one = _asking(row, capacity, due)
         found.append(Asking(one.id, one.turn, one.amount, [*one.pools, *given.get(one.id, ())]))
     # Replicas stand before every job: what they hold does not come back by waiting for jobs to end.
@@ -134,32 +131,44 @@ def _gpus_given(c: Connection) -> set[str]:
 
 
 def _gpus_held(c: Connection) -> list[tuple[int, list[str]]]:
-    query = select(jobs.c.id, jobs.c.gpu_uuids).where(jobs.c.state.in_(_ACTIVE), jobs.c.gpus > 0)
-    return [(row.id, orjson.loads(row.gpu_uuids)) for row in c.execute(query)]
+    return [(row.id, orjson.loads(row.gpu_uuids)) for row in c.execute(_GPUS_HELD)]
 
 
 def _first_of_each_kind(c: Connection, capacity: Capacity, now: int, due: Toll | None) -> Iterator[Asking]:
     """Those that wait for room, in their order; of those that ask for the same only as many as start at once."""
     alike = func.row_number().over(partition_by=_KIND, order_by=(jobs.c.turn, jobs.c.id))
-    numbered = _waiting(now).add_columns(alike.label("nth")).subquery()
+    numbered = _waiting().add_columns(alike.label("nth")).subquery()
     columns = [column for column in numbered.c if column.name != "nth"]
     query = select(*columns).where(numbered.c.nth <= MOST_STARTS).order_by(numbered.c.turn, numbered.c.id)
-    with c.execution_options(yield_per=_BLOCK).execute(query) as rows:
+    with c.execution_options(yield_per=_BLOCK).execute(query, {"now": now}) as rows:
         for row in rows:
             yield _asking(row, capacity, due)
 
 
-def _waiting(now: int) -> Select[Any]:
+def _columns() -> Select[Any]:
+    return select(jobs.c.id, jobs.c.turn, *_KIND)
+
+
+def _waiting() -> Select[Any]:
+    """Those whose turn it may be at ``now``, a parameter."""
     return (
         _columns()
         .where(jobs.c.state == JobState.QUEUED.value)
-        .where(or_(jobs.c.waits_until.is_(None), jobs.c.waits_until <= now))
+        .where(or_(jobs.c.waits_until.is_(None), jobs.c.waits_until <= bindparam("now")))
         .where(~dependencies.unmet())
     )
 
 
-def _columns() -> Select[Any]:
-    return select(jobs.c.id, jobs.c.turn, *_KIND)
+# Built once: building costs more than running, and every job that starts asks.
+_CHOSEN = (
+    _waiting().where(jobs.c.id.in_(bindparam("chosen", expanding=True))).order_by(jobs.c.turn, jobs.c.id)
+)
+_HOLDING = _columns().where(jobs.c.state.in_(_ACTIVE))
+_GPUS_HELD = select(jobs.c.id, jobs.c.gpu_uuids).where(jobs.c.state.in_(_ACTIVE), jobs.c.gpus > 0)
+_LIMITED = select(arrays.c.id, arrays.c.parallel).where(
+    arrays.c.parallel.is_not(None),
+    arrays.c.id.in_(select(jobs.c.array_id).where(jobs.c.state.in_([JobState.QUEUED.value, *_ACTIVE]))),
+)
 
 
 def _asking(row: Any, capacity: Capacity, due: Toll | None) -> Asking:

@@ -7,7 +7,7 @@ not: nothing is borrowed, so nothing has ever to be taken back from a running jo
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from stratal.compute.admission import Amount, ceiling_amount
 from stratal.compute.model import ACTIVE
@@ -76,13 +76,17 @@ class Quotas:
         return await self._database.write(work)
 
 
+_ALL = select(quotas)
+_OF_ONE = _ALL.where(quotas.c.project_id == bindparam("whose"))
+
+
 def every_quota(c: Connection) -> Mapping[str, Quota]:
     """The quotas there are, by project."""
-    return {row.project_id: _quota(dict(row._mapping)) for row in c.execute(select(quotas))}
+    return {row.project_id: _quota(dict(row._mapping)) for row in c.execute(_ALL)}
 
 
 def quota_of(c: Connection, project_id: str) -> Quota:
-    row = c.execute(select(quotas).where(quotas.c.project_id == project_id)).mappings().one_or_none()
+    row = c.execute(_OF_ONE, {"whose": project_id}).mappings().one_or_none()
     return Quota() if row is None else _quota(dict(row))
 
 

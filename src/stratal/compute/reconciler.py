@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import anyio.to_thread
-from sqlalchemy import Connection, or_, select, update
+from sqlalchemy import Connection, bindparam, or_, select, update
 
 from stratal.compute import claims, metered, queue, records
 from stratal.compute.checkpoints import Checkpoints, expired
@@ -46,6 +46,10 @@ _NO_NETWORK = (
     *(b"Could not resolve host", b"getaddrinfo failed", b"NameResolutionError", b"No address associated"),
 )
 _ACTIVE = [state.value for state in ACTIVE]
+_OTHERS = (
+    select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value, jobs.c.id != bindparam("job_id")).limit(1)
+)
+_WAITING = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value).limit(1)
 
 
 class Bell:
@@ -140,8 +144,7 @@ class Reconciler:
         """In the write that queued the job: claim it, when its turn is now because no other job waits. To be `carry`-ed
         after that write; None: it waits for its turn like any other.
         """
-        others = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value, jobs.c.id != job_id).limit(1)
-        if not self._claims or c.execute(others).first() is not None:
+        if not self._claims or c.execute(_OTHERS, {"job_id": job_id}).first() is not None:
             return None
         return next(iter(self._claim_now(c, capacity, [job_id], environment.id)), None)
 
@@ -224,8 +227,7 @@ class Reconciler:
 
     async def _claim(self) -> float:
         """Claim those whose turn it is (see `admission`); returns after how many seconds to look again."""
-        waiting = select(jobs.c.id).where(jobs.c.state == JobState.QUEUED.value).limit(1)
-        if await self._database.read(lambda c: c.execute(waiting).first()) is None:
+        if await self._database.read(lambda c: c.execute(_WAITING).first()) is None:
             return _TICK_SECONDS
         capacity = await self._workloads.engine.capacity()
         now = self._clock()
@@ -254,7 +256,7 @@ class Reconciler:
     ) -> Sequence[Held]:
         now = self._clock()
         claimed = [
-            claims.claim(c, self._keys, id_, gpus, self._lease(), now, environment_id)
+            claims.claim(c, self._keys, id_, gpus, self._owner, now + LEASE_MS, now, environment_id)
             for id_, gpus in queue.confirm(c, capacity, chosen, now).items()
         ]
         return [held for held in claimed if held is not None]

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 import orjson
-from sqlalchemy import Select, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from stratal.compute.engine import Isolation, Usage
 from stratal.compute.model import Attempt, Held, Job, JobSpec, JobState, Source
@@ -17,6 +17,14 @@ from stratal.identity.tables import projects
 def query() -> Select[Any]:
     """SELECT of jobs with their project's name."""
     return select(jobs, projects.c.name.label("project")).join(projects, jobs.c.project_id == projects.c.id)
+
+
+_ONE = query().where(jobs.c.id == bindparam("job_id"))  # built once: building costs more than running
+
+
+def row_of(c: Connection, job_id: int) -> Mapping[str, Any] | None:
+    """The row of `query()` of one job."""
+    return c.execute(_ONE, {"job_id": job_id}).mappings().one_or_none()
 
 
 def job_of(row: Mapping[str, Any]) -> Job:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, delete, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, bindparam, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from stratal.identity.keys import Keys
@@ -282,8 +282,13 @@ def _person_id(c: Connection, name: str) -> str:
     return str(found)
 
 
+_ROLE = select(members.c.role).where(
+    members.c.project_id == bindparam("place"), members.c.person_id == bindparam("person")
+)
+
+
 def _role(c: Connection, project_id: str, person_id: str) -> Role | None:
-    found = c.execute(select(members.c.role).where(*_is(project_id, person_id))).scalar()
+    found = c.execute(_ROLE, {"place": project_id, "person": person_id}).scalar()
     return None if found is None else Role(found)
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from stratal.identity.model import Principal
@@ -15,6 +15,8 @@ from stratal.kernel.errors import Conflict, NotFound
 from stratal.kernel.events import emit
 from stratal.kernel.ids import new_id
 from stratal.kernel.names import check_name
+
+_CALLED = select(projects).where(projects.c.name == bindparam("called"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +52,7 @@ class Projects:
 
     async def get(self, who: Principal, name: str) -> Project:
         """The project called `name`. Raises `NotFound`, also for a project that is not the caller's."""
-        row = await self._database.read(
-            lambda c: c.execute(select(projects).where(projects.c.name == name)).one_or_none()
-        )
+        row = await self._database.read(lambda c: c.execute(_CALLED, {"called": name}).one_or_none())
         if row is None or row.removing_at is not None or who.role_in(row.id) is None:
             note_denied("project.read")
             raise NotFound(

@@ -33,6 +33,8 @@ from sqlalchemy import (
     Connection,
     Index,
     Integer,
+    Row,
+    Select,
     Table,
     Text,
     bindparam,
@@ -174,6 +176,20 @@ def _finished(connection: Connection) -> ColumnElement[bool]:
     return outbox.c.seq < _UNFINISHED if connection.dialect.name == "postgresql" else true()
 
 
+def _after(*, finished: bool, of_one: bool) -> Select[Any]:
+    query = select(outbox).where(outbox.c.seq > bindparam("beyond"), outbox.c.kind != DENIED)
+    if of_one:
+        query = query.where(outbox.c.project_id == bindparam("place"))
+    if finished:
+        query = query.where(outbox.c.seq < _UNFINISHED)
+    return query.order_by(outbox.c.seq).limit(bindparam("most"))
+
+
+_AFTER = {
+    (pg, of_one): _after(finished=pg, of_one=of_one) for pg in (False, True) for of_one in (False, True)
+}
+
+
 class Events:
     """Follows the outbox. `changed` wakes every waiter after each commit."""
 
@@ -200,15 +216,12 @@ class Events:
 
     async def after(self, seq: int, *, project_id: str | None = None, limit: int = 500) -> list[Event]:
         """The events behind `seq`, oldest first; of one project when `project_id` is given."""
-        query = (
-            select(outbox)
-            .where(outbox.c.seq > seq, outbox.c.kind != DENIED)
-            .order_by(outbox.c.seq)
-            .limit(limit)
-        )
-        if project_id is not None:
-            query = query.where(outbox.c.project_id == project_id)
-        rows = await self._database.read(lambda c: c.execute(query.where(_finished(c))).all())
+        asked = {"beyond": seq, "most": limit, "place": project_id}
+
+        def look(c: Connection) -> Sequence[Row[Any]]:
+            return c.execute(_AFTER[c.dialect.name == "postgresql", project_id is not None], asked).all()
+
+        rows = await self._database.read(look)
         return [
             Event(r.seq, r.at, r.project_id, r.actor, r.kind, r.subject, orjson.loads(r.data)) for r in rows
         ]

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -257,14 +257,18 @@ def toll(c: Connection, now: int) -> Toll | None:
     return Toll({s.project_id: max(0, s.budget.amount - s.spent) for s in standings}, load(c), now)
 
 
+# Built once: building costs more than running, and every job that starts asks.
+_ALL = (
+    select(budgets, projects.c.name)
+    .join(projects, projects.c.id == budgets.c.project_id)
+    .order_by(projects.c.name)
+)
+_OF_ONE = _ALL.where(budgets.c.project_id == bindparam("whose"))
 _TOLD = select(budgets.c.project_id, budgets.c.told_level.label("level"))
 
 
 def _standings(c: Connection, month: str, project_id: str | None = None) -> list[Standing]:
-    query = select(budgets, projects.c.name).join(projects, projects.c.id == budgets.c.project_id)
-    if project_id is not None:
-        query = query.where(budgets.c.project_id == project_id)
-    found = c.execute(query.order_by(projects.c.name)).all()
+    found = (c.execute(_ALL) if project_id is None else c.execute(_OF_ONE, {"whose": project_id})).all()
     if not found:
         return []
     sums = (

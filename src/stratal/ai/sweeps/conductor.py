@@ -81,6 +81,8 @@ class Conductor:
         self._advisor = advisor
         self._clock = clock
         self._kicked = asyncio.Event()
+        self._goes_on = False
+        """There are sweeps whose trials the next change of a job may concern."""
         self._judged: dict[tuple[int, int], int] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -103,7 +105,8 @@ class Conductor:
     async def _listen(self) -> None:
         while True:
             await self._jobs.changed.wait(_TICK_SECONDS)
-            self.kick()
+            if self._goes_on:
+                self.kick()
 
     async def _run(self) -> None:
         going_on = rows.query().where(sweeps.c.state.in_(_GOING_ON)).order_by(sweeps.c.id)
@@ -126,6 +129,7 @@ class Conductor:
                     await self._explain(sweep, f"waits: {error}")
                 except Exception:
                     log.exception("carrying on sweep %d failed", sweep.id)
+            self._goes_on = bool(found)
             pause = _JUDGE_SECONDS if any(sweep.prune for sweep in found) else _TICK_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):

@@ -15,10 +15,14 @@ KEPT = 20
 """So many ended replicas of an owner are remembered, with their logs."""
 
 
+_IN_USE = select(
+    func.coalesce(func.sum(rows.c.cpus), 0), func.coalesce(func.sum(rows.c.memory_bytes), 0)
+).where(rows.c.ended_at.is_(None))
+
+
 def in_use(c: Connection) -> tuple[float, int]:
     """Processors and bytes of memory that replicas are counted with."""
-    query = select(func.coalesce(func.sum(rows.c.cpus), 0), func.coalesce(func.sum(rows.c.memory_bytes), 0))
-    row = c.execute(query.where(rows.c.ended_at.is_(None))).one()
+    row = c.execute(_IN_USE).one()
     return float(row[0]), int(row[1])
 
 

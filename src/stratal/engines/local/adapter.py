@@ -68,6 +68,7 @@ class LocalEngine(Linked):
         self._platform_address = platform_address
         self._also_hidden = tuple(Path(os.path.abspath(path)) for path in also_hidden)
         self._zygotes = zygotes or Zygotes()
+        self._own = [path.resolve() for path in (self._home, self._run_dir)]
         self._settings: Mapping[str, Any] = {}
         self._growth = Growth()
         super().__init__(self._run_dir, KEEPER)
@@ -96,7 +97,10 @@ class LocalEngine(Linked):
         return await asyncio.to_thread(self._gpus.samples, uuids)
 
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
-        asked = await asyncio.to_thread(self._checked, spec)
+        if spec.gpus:  # the driver is asked
+            asked = await asyncio.to_thread(self._checked, spec)
+        else:
+            asked = self._checked(spec)
         return self._started(await self._link.ask("start", spec=asked))
 
     async def warm(self, spec: WorkloadSpec, *, renew: bool = False) -> bool:
@@ -188,13 +192,13 @@ class LocalEngine(Linked):
         return devices
 
     def _check(self, spec: WorkloadSpec) -> None:
-        check(spec, (self._home, self._run_dir))
+        check(spec, self._own)
 
 
 def check(spec: WorkloadSpec, hidden: Sequence[Path]) -> None:
     """Raise `Invalid` for what could never be carried out, before anything is written down.
 
-    A path that would show one of `hidden` to an isolated workload is refused.
+    A path that would show one of `hidden` (resolved) to an isolated workload is refused.
     """
     check_id(spec.attempt_id)
     words = [*spec.argv, *spec.env, *spec.env.values()]
@@ -215,8 +219,9 @@ def check(spec: WorkloadSpec, hidden: Sequence[Path]) -> None:
     if not spec.isolate:
         return
     for path in (spec.cwd, *spec.read_only, *spec.read_write):
+        shown = path.resolve()
         for place in hidden:
-            if place.resolve().is_relative_to(path.resolve()):
+            if place.is_relative_to(shown):
                 raise Invalid(f"{path} would show the platform's home to a workload.", reason="home_shown")
 
 

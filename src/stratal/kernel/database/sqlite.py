@@ -2,9 +2,9 @@
 
 SQLite allows one writer at a time and an fsync costs milliseconds, so write functions are handed to the
 writer's thread. It takes every function that is waiting, opens one transaction, runs each inside a
-SAVEPOINT (a failure undoes that function alone), commits once, and only then answers them all: many
-requests, one fsync. ``synchronous=FULL`` in WAL mode makes the commit survive a power cut; NORMAL loses
-acknowledged rows (https://www.sqlite.org/pragma.html#pragma_synchronous).
+SAVEPOINT (a failure undoes that function alone; one by itself needs none), commits once, and only then
+answers them all: many requests, one fsync. ``synchronous=FULL`` in WAL mode makes the commit survive a power
+cut; NORMAL loses acknowledged rows (https://www.sqlite.org/pragma.html#pragma_synchronous).
 """
 
 import contextlib
@@ -118,6 +118,9 @@ class SqliteBackend:
                     self._run_group(connection, group)
 
     def _run_group(self, connection: Connection, group: list[tuple[Work[Any], "Future[Any]"]]) -> None:
+        if len(group) == 1:
+            self._run_alone(connection, *group[0])
+            return
         answers: list[tuple[Future[Any], Any]] = []
         refusals: list[tuple[Future[Any], Exception]] = []
         self._once.clear()
@@ -138,11 +141,29 @@ class SqliteBackend:
                 if not future.done():
                     future.set_exception(error)
             return
-        for callback in self._once:
-            with contextlib.suppress(Exception):
-                callback()
-        self._committed()
+        self._tell()
         for future, answer in answers:
             future.set_result(answer)
         for future, refusal in refusals:
             future.set_exception(refusal)
+
+    def _run_alone(self, connection: Connection, work: Work[Any], future: "Future[Any]") -> None:
+        """As a group of one: what undoes it undoes the whole transaction, so it needs no savepoint."""
+        self._once.clear()
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            with connection.begin():
+                answer = work(connection)
+        except Exception as error:
+            future.set_exception(error)
+            return
+        self._tell()
+        future.set_result(answer)
+
+    def _tell(self) -> None:
+        """After COMMIT."""
+        for callback in self._once:
+            with contextlib.suppress(Exception):
+                callback()
+        self._committed()
