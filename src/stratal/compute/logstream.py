@@ -127,4 +127,4 @@ def _state(c: Connection, job_id: int, number: int) -> tuple[Job, Attempt | None
     if found is None:
         raise NotFound(f"There is no job {job_id} any more.", reason="no_such_job")
     row = c.execute(_ATTEMPT, {"job_id": job_id, "number": number}).mappings().one_or_none()
-    return records.job_of(found), None if row is None else records.attempt_of(row)
+    return records.job_of(found), None if row is None else records.attempt_of(dict(row))

@@ -24,7 +24,8 @@ _ONE = query().where(jobs.c.id == bindparam("job_id"))  # built once: building c
 
 def row_of(c: Connection, job_id: int) -> Mapping[str, Any] | None:
     """The row of `query()` of one job."""
-    return c.execute(_ONE, {"job_id": job_id}).mappings().one_or_none()
+    row = c.execute(_ONE, {"job_id": job_id}).mappings().one_or_none()
+    return None if row is None else dict(row)
 
 
 def job_of(row: Mapping[str, Any]) -> Job:

@@ -24,7 +24,7 @@ from stratal.engines.local.lender import Lender
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from stratal.engines.local.cgroup import Group
@@ -145,14 +145,17 @@ class Fork:
         for pid in (self.box, *process.descendants(self.box), self.pid, *process.descendants(self.pid)):
             group.take(pid)
 
-    def lend(self, paths: Sequence[str], meanwhile: Callable[[], None]) -> None:
-        """Mount the workload's own folders into the box. Raises `OSError`, `ValueError`."""
+    @contextlib.contextmanager
+    def lending(self, paths: Sequence[str]) -> Iterator[None]:
+        """Mount the workload's own folders into the box while something else is done. Raises `OSError`, `ValueError`."""
         assert self._lender is not None
         mounts = os.open(f"/proc/{self.held}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._lender.lend(paths, mounts, meanwhile)
+            self._lender.lend(paths, mounts)
         finally:
             os.close(mounts)
+        yield
+        self._lender.finish()
 
     def order(self, plan: list[list[str]], descriptors: Sequence[int]) -> bool:
         """Say what to become; True when landlock holds it. Raises `OSError`, `ValueError`."""

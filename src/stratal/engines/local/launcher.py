@@ -66,7 +66,6 @@ def launch(
     `offer`: a zygote's fork may be had; `standing`: it is there already, with a box.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    process.rename(title(folder, nonce))
     spec = process.read_json(f"{folder}/spec.json")
     if spec is None or spec["nonce"] != nonce:
         sys.exit("the attempt is not mine")
@@ -159,6 +158,7 @@ class Launcher:
             self._refuse(f"{error.strerror}: {error.filename}" if error.filename else str(error), final=False)
             return
         self._announce()
+        process.rename(title(self.folder, self.spec["nonce"]))
         if self.listener is not None:
             Relay(self.listener, self.spec["engine"]["platform_socket"]).start()
         self._tell_imports()
@@ -188,14 +188,16 @@ class Launcher:
         else:
             return False
         try:
-            run = forked.fit(self.spec, fork.report)
             if self.offer is not None:
+                order = self._order_of(fork)
                 fork.stand(self.spec, self.private, self.group, self._secure)
             else:
                 if self.group is not None:
                     fork.move(self.group)
-                fork.lend(sandbox.own_folders(self.spec), self._secure)
-            self._order(fork, run)
+                with fork.lending(sandbox.own_folders(self.spec)):
+                    order = self._order_of(fork)
+                    self._secure()
+            self._give(fork, order)
         except forked.Differs as difference:
             self.told = {"differs": str(difference)}
         except (OSError, ValueError, IndexError) as error:
@@ -210,9 +212,13 @@ class Launcher:
         self.landlocked = False
         return False
 
-    def _order(self, fork: forked.Fork, run: invocation.Invocation) -> None:
+    def _order_of(self, fork: forked.Fork) -> list[list[str]]:
+        """Raises `forked.Differs`."""
+        run = forked.fit(self.spec, fork.report)
         plan = sandbox.plan(self.spec, self.private, boxed=True)
-        order = shepherd.plan(run, plan, _FILES, self.spec["processors"], sandbox.gang_words(self.spec))
+        return shepherd.plan(run, plan, _FILES, self.spec["processors"], sandbox.gang_words(self.spec))
+
+    def _give(self, fork: forked.Fork, order: list[list[str]]) -> None:
         logs = list(self._rank_logs())
         self.landlocked = fork.order(order, [self.log, *logs])
         for fd in logs:

@@ -17,7 +17,7 @@ from stratal.engines.local import namespaces, process
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _SECONDS = 10.0
 _MESSAGE = 128 << 10
@@ -37,10 +37,12 @@ class Lender:
         theirs.close()
         self._expect(b"here")
 
-    def lend(self, paths: Sequence[str], mounts: int, meanwhile: Callable[[], None]) -> None:
-        """Mount these into the box with this namespace of mounts. Raises `OSError`, `ValueError`: it may be half done."""
+    def lend(self, paths: Sequence[str], mounts: int) -> None:
+        """Have these mounted into the box with this namespace of mounts. Raises `OSError`."""
         socket.send_fds(self._channel, [json.dumps(list(paths)).encode()], [mounts])
-        meanwhile()
+
+    def finish(self) -> None:
+        """Until they are. Raises `OSError`, `ValueError`: it may be half done."""
         self._expect(b"lent")
         self._channel.close()
 

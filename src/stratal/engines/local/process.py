@@ -229,7 +229,7 @@ def write_json(path: str, value: dict[str, Any], *, durable: bool = True) -> Non
     part = os.path.join(folder, f".{name}.{os.getpid()}")
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(fd, "w") as file:
-        json.dump(value, file)
+        file.write(json.dumps(value))  # json.dump would encode in Python
         file.flush()
         if durable:
             os.fsync(fd)
@@ -243,7 +243,7 @@ def claim_json(path: str, value: dict[str, Any], *, durable: bool = True) -> boo
     part = f"{path}.{os.getpid()}"
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with open(fd, "w") as file:
-        json.dump(value, file)
+        file.write(json.dumps(value))  # json.dump would encode in Python
         file.flush()
         if durable:
             os.fsync(fd)

@@ -97,6 +97,8 @@ def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
     os.setsid()
     namespaces.drop_capabilities()
     process.forbid_new_privileges()
+    fresh_signals()
+    _touch()
     orders.sendall(wire.pack([["waiting"]]))
     head, descriptors, _, _ = socket.recv_fds(orders, 8, _DESCRIPTORS)
     message = wire.receive(orders, head)
@@ -111,7 +113,6 @@ def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
     _limit(int(files), [int(number) for number in processors])
     landlocked = fence == "landlock" and landlock.restrict(readable, writable)
     os.chdir(cwd)
-    fresh_signals()
     os.environ.clear()
     os.environ.update(dict(pair.split("=", 1) for pair in environment))
     orders.sendall(wire.pack([["ready", "landlock" if landlocked else ""]]))
@@ -121,6 +122,16 @@ def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
         os.dup2(fd, FIRST_LOG_FD + rank)
     os.closerange(FIRST_LOG_FD + len(logs), 1024)
     return Invocation(called, executable, options, kind, target, arguments), gang
+
+
+_FIRST = "import os\nhere = [os.path.join(part, 'x') for part in ('a', 'b')]\n"
+
+
+def _touch() -> None:
+    """Do what every program begins with, so that the pages which that writes to are this fork's own beforehand."""
+    for name in list(os.environ):
+        os.environ[name] = os.environ[name]
+    exec(compile(_FIRST, "<string>", "exec"), {})  # noqa: S102
 
 
 def _streams(log: int) -> None:

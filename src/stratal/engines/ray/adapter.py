@@ -115,7 +115,9 @@ class RayEngine(Linked):
     async def doze(self, attempt_id: str, *, dozing: bool) -> None:
         """Nothing dozes where nothing is kept warm."""
 
+    def _check(self, spec: WorkloadSpec) -> None:
+        check(spec, (Path(self._settings.home).resolve(), self._run_dir.resolve()))
+
     async def start(self, spec: WorkloadSpec) -> WorkloadStatus:
-        home = Path(self._settings.home)
-        await asyncio.to_thread(check, spec, (home, self._run_dir))
+        await asyncio.to_thread(self._check, spec)
         return self._started(await self._link.ask("start", spec=wire.spec_to(spec)))
