@@ -1,13 +1,13 @@
 """Passages found by meaning and by words, as the platform's index finds them, without a network: a replica has none.
 
-The passages, their words and their vectors are those of the index's table; the way of searching is the one that
-docs/retrieval.md describes: likeness of meaning, and BM25 over the words (Robertson and Zaragoza, 2009), fused by
-rank (Cormack, Clarke and Büttcher, 2009). `solution.py` measures that both find the same.
+The passages, their parts, their words and all vectors are those of the index's table; the way of searching is the one
+that docs/retrieval.md describes: likeness of meaning of a passage and of its nearest part, of what else its page says,
+and BM25 over the words (Robertson and Zaragoza, 2009). `solution.py` measures that both find the same.
 """
 
 import re
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ _QUESTION = frozenset(
     who whom whose why will with would you your
     """.split()  # noqa: SIM905 - a hundred quotation marks say no more
 )
-_SENTENCE = re.compile(r"(?<=[.!?:])[\"')\]]*\s+(?=[^\sa-z])|\n")
+_ABOUT, _WORDS = 0.3, 0.15
 DIMENSIONS = 384
 
 
@@ -67,17 +67,20 @@ class Finding:
 
 @dataclass
 class Passages:
-    """The index's passages. `near` of a question is one product; BM25's weights are made once."""
+    """The index's passages, each with its `parts`: (passage, what may be quoted of it)."""
 
     pages: list[str]
     titles: list[str]
     texts: list[str]
     terms: list[list[str]]
     vectors: Any
-    lines: list[tuple[int, str]] = field(default_factory=list)
-    line_vectors: Any = None
+    parts: list[tuple[int, str]]
+    part_vectors: Any
 
     def __post_init__(self) -> None:
+        self.passage_of = np.array([passage for passage, _ in self.parts], dtype=int)
+        names, self.page_of = np.unique(self.pages, return_inverse=True)
+        self.on_page = np.bincount(self.page_of, minlength=len(names))
         self.length = np.array([len(terms) for terms in self.terms], dtype=float)
         self.held: dict[str, dict[int, int]] = {}
         for passage, terms in enumerate(self.terms):
@@ -86,10 +89,12 @@ class Passages:
                 counts[passage] = counts.get(passage, 0) + 1
 
     def find(self, question: str, vector: Any) -> Finding:
-        near = self.vectors @ vector
+        whole, part = self.vectors @ vector, np.full(len(self.texts), -np.inf)
+        np.maximum.at(part, self.passage_of, self.part_vectors @ vector)
+        near = (whole + np.where(np.isfinite(part), part, whole)) / 2
+        about = (np.bincount(self.page_of, whole) / self.on_page)[self.page_of]
         words, share = self.by_words(question)
-        by_meaning, by_words = _ranks(near, near), _ranks(words, near)
-        score = 1 / (60.0 + by_meaning) + np.where(words > 0, 1 / (60.0 + by_words), 0.0)
+        score = near + _ABOUT * about + _WORDS * words / (words.max() or 1.0)
         confidence = (np.maximum(near, 0) + share) / 2
         order = np.argsort(-score, kind="stable")
         return Finding(
@@ -110,34 +115,17 @@ class Passages:
                 share[passage] += idf
         return score, share / (total or 1.0)
 
-    def cut(self, encoder: Encoder) -> None:
-        """Cut into sentences, each with its vector: made once, so that an answer costs one vector."""
-        self.lines = [
-            (passage, " ".join(line.split()))
-            for passage, text in enumerate(self.texts)
-            for line in _SENTENCE.split(text)
-            if len(line.split()) > 2
-        ]
-        self.line_vectors = encoder.vectors([line for _, line in self.lines])
-
-    def sentences(self, question: str, vector: Any, passages: list[int]) -> list[tuple[int, str]]:
-        """At most two sentences of the passages that fit the question best: (passage, sentence as it stands)."""
+    def quotes(self, question: str, vector: Any, passages: list[int]) -> list[tuple[int, str]]:
+        """At most two parts of the passages that fit the question best: (passage, part as it stands)."""
         asked = set(asked_terms(question))
         marks = []
-        for number, (passage, line) in enumerate(self.lines):
-            if passage in passages:
-                shared = len(asked & set(terms_of(line))) / len(asked) if asked else 0.0
-                place = passages.index(passage)
-                marks.append(
-                    (
-                        float(self.line_vectors[number] @ vector) + 0.3 * shared - 0.01 * place,
-                        -number,
-                        passage,
-                        line,
-                    )
-                )
+        for number in np.flatnonzero(np.isin(self.passage_of, passages)):
+            passage, part = self.parts[number]
+            shared = len(asked & set(terms_of(part))) / len(asked) if asked else 0.0
+            mark = float(self.part_vectors[number] @ vector) + 0.3 * shared - 0.1 * passages.index(passage)
+            marks.append((mark, -number, passage, part))
         marks.sort(reverse=True)
-        return [(passage, line) for mark, _, passage, line in marks[:2] if mark >= 0.85 * marks[0][0]]
+        return [(passage, part) for mark, _, passage, part in marks[:2] if mark >= 0.85 * marks[0][0]]
 
 
 def terms_of(text: str) -> list[str]:
@@ -155,11 +143,3 @@ def asked_terms(question: str) -> list[str]:
 def _stem(word: str) -> str:
     plural = len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is"))
     return word[:-1] if plural else word
-
-
-def _ranks(values: Any, ties: Any) -> Any:
-    """1 for the largest; ties by the second, then by place."""
-    order = np.lexsort((np.arange(len(values)), -ties, -values))
-    ranks = np.empty(len(values))
-    ranks[order] = np.arange(1, len(values) + 1)
-    return ranks

@@ -16,7 +16,7 @@ INDEX = "documentation"
 TINY = ("audit.md", "git.md", "gpus.md", "isolation.md", "objects.md")
 FEATURES = ["near", "share", "words"]
 USED = 3
-"""Passages that an answer's sentences are taken from."""
+"""Passages that an answer's quotes are taken from."""
 NOTE = "Sentences of the documentation, as they stand there: no model wrote them."
 DECLINED = "The documentation does not seem to answer that."
 
@@ -203,14 +203,17 @@ def _passages(study: Study) -> Passages:
         list(rows.text),
         [list(terms) for terms in rows.terms],
         np.stack([np.asarray(vector, dtype=np.float32) for vector in rows.embedding]),
+        [(number, part) for number, parts in enumerate(rows.parts) for part in parts],
+        np.stack(
+            [np.asarray(vector, dtype=np.float32) for parts in rows.part_embeddings for vector in parts]
+        ),
     )
 
 
 def _loaded(study: Study) -> Passages:
-    """As `_passages`, cut into sentences; once a process."""
+    """As `_passages`; once a process."""
     if not hasattr(study, "passages"):
         study.passages = _passages(study)
-        study.passages.cut(Encoder())
     return study.passages
 
 
@@ -308,9 +311,9 @@ class Guide:
 
     def quotes(self, question: str, vector: Any, order: list[int]) -> list[tuple[int, str]]:
         if self.by_words:
-            first = [(p, line) for p, line in self.passages.lines if p == order[0]]
+            first = [(p, part) for p, part in self.passages.parts if p == order[0]]
             return first[:2]
-        return self.passages.sentences(question, vector, [int(p) for p in order[:USED]])
+        return self.passages.quotes(question, vector, [int(p) for p in order[:USED]])
 
     def outcome(self, asked: Any, vector: Any) -> dict[str, Any]:
         """How a question went of which it is known what answers it."""

@@ -144,6 +144,15 @@ def test_documents_are_indexed_found_answered_from_and_not_answered_from(
     )
     assert "does not generate text" in no_model.stderr
 
+    older = "CREATE OR REPLACE TABLE indexes.handbook AS SELECT * EXCLUDE (parts, part_embeddings) FROM indexes.handbook"
+    server.json("sql", older, *given)
+    told = server.json(
+        "index", "ask", "handbook", "How many days of paid leave does an employee have?", *given
+    )
+    assert "twenty-five days" in told["answer"], (
+        "an index that was built before passages had parts answers, too"
+    )
+
     assert server.json("index", "rm", "handbook", "--yes", *given) == {"name": "handbook", "removed": True}
     assert server.json("index", "ls", *given)["indexes"] == []
     assert "indexes.handbook" not in [one["name"] for one in server.json("tables", "ls", *given)["tables"]]

@@ -1,6 +1,7 @@
 """Retrieval without a platform: words, cutting documents, calibration, and answers taken from passages."""
 
 import ast
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +16,9 @@ from stratal.engines.retrieval import build, program
 from stratal.kernel.errors import Invalid
 
 pytestmark = pytest.mark.fast
+
+
+NEAR = ([0.2, 0.1], [0.8])
 
 
 def passage(number: int, text: str) -> Passage:
@@ -70,8 +74,48 @@ def test_a_page_is_read_without_what_nobody_sees_and_its_headings_name_passages(
     rows = build.passages("s3://b/p.html", "v", [(None, build.read_html(page))])
     assert [(row["title"], row["text"]) for row in rows] == [
         ("p.html: Leave", "Twenty & five days."),
-        ("p.html: Sick", "Call us."),
+        ("p.html: Leave › Sick", "Call us."),
     ]
+
+
+MANUAL = """# Pumps
+
+Each pump has a number. It stands on the *plate.* Read it first.
+
+## Care
+- **Oil.** Once a year, by the workshop.
+- Filters:
+  every month
+| part | every |
+|---|---|
+| seal | 5 years |
+
+```sh
+# not a heading
+pump stop 3   # stops it
+```
+After that it rests.
+"""
+
+
+def test_a_manual_is_cut_along_its_headings_lists_tables_and_code() -> None:
+    first, second = build.passages("s3://b/pump-manual.md", "v", [(None, MANUAL)])
+    assert first["title"] == "pump-manual.md: Pumps"
+    assert first["parts"] == ["Each pump has a number.", "It stands on the *plate.*", "Read it first."]
+    assert second["title"] == "pump-manual.md: Pumps › Care"
+    assert second["parts"] == [
+        "- **Oil.** Once a year, by the workshop.",
+        "- Filters: every month",
+        "| part | every |",
+        "| seal | 5 years |",
+        "# not a heading",
+        "pump stop 3   # stops it",
+        "After that it rests.",
+    ]
+    plain = " ".join(MANUAL.split())
+    assert all(" ".join(part.split()) in plain for row in (first, second) for part in row["parts"])
+    assert second["terms"].count("care") == 2, "a heading says what all below it is about"
+    assert "manual" in second["terms"]
 
 
 @pytest.mark.parametrize("data", [b"", b"%PDF-1.7 broken", b"\0\1\2\3" * 50])
@@ -127,9 +171,13 @@ def test_an_answer_is_sentences_that_stand_in_the_documents_each_with_its_place(
         passage(1, "Leave is twenty-five days a year. It is asked for in the portal."),
         passage(2, "The canteen opens at noon."),
     ]
-    sentences = answers.sentences_of(found)
-    text, citations = answers.extract("How many days of leave?", found, sentences, [0.8, 0.3, 0.1])
+    text, citations = answers.extract("How many days of leave?", found)
     assert text == "Leave is twenty-five days a year. [1]"
+    parted = [
+        replace(one, parts=one.text.split(". "), part_near=near)
+        for one, near in zip(found, NEAR, strict=True)
+    ]
+    assert answers.extract("When is lunch?", parted)[0] == "The canteen opens at noon. [1]"
     assert [(one.number, one.passage.document, one.quote) for one in citations] == [
         (1, "s3://b/1.md", "Leave is twenty-five days a year.")
     ]

@@ -11,11 +11,13 @@ ABSTAINED = "These documents do not seem to answer that."
 UNCITED = "The model cited none of the passages: take what it wrote as its own words."
 DOUBTFUL = "Written by a model. The passages do not bear out what it cites them for: {}. Look there before you rely on it."
 GENERATED = "Written by a model from the passages that it cites."
-MOST_SENTENCES = 60
 _SHOWN = 2
 _WORDS = 0.3  # how much shared words count beside likeness of meaning
+_PLACE = (
+    0.1  # what each passage before it takes off: the passage's rank counts more than one sentence's likeness
+)
 _NEAR = 0.85  # of the best sentence's mark: what a further one must have
-_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])|\n{2,}")
+_SENTENCE = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[^\sa-z])|\n")
 _CITED = re.compile(r"\[(\d{1,2})\]")
 _QUOTE = 280
 
@@ -25,37 +27,33 @@ _TASK = (
 )
 
 
-def sentences_of(passages: Sequence[Passage]) -> list[tuple[int, str]]:
-    """(the passage's place, sentence), best passages first, at most `MOST_SENTENCES`."""
-    found: list[tuple[int, str]] = []
-    for place, passage in enumerate(passages):
-        for sentence in _SENTENCE.split(passage.text):
-            plain = " ".join(sentence.split())
-            if len(plain) > 2 and all(plain != other for _, other in found):
-                found.append((place, plain))
-    return found[:MOST_SENTENCES]
-
-
-def extract(
-    question: str, passages: Sequence[Passage], sentences: Sequence[tuple[int, str]], near: Sequence[float]
-) -> tuple[str, list[Citation]]:
-    """The sentences that fit the question best, each with its citation. `near`: their likeness to it."""
+def extract(question: str, passages: Sequence[Passage]) -> tuple[str, list[Citation]]:
+    """The parts of the passages, the best first, that fit the question best, each with its citation."""
     asked = set(asked_terms(question))
     marks = []
-    for (place, sentence), likeness in zip(sentences, near, strict=True):
-        shared = len(asked & set(terms_of(sentence))) / len(asked) if asked else 0.0
-        marks.append((likeness + _WORDS * shared - 0.01 * place, place, sentence))
+    for place, passage in enumerate(passages):
+        for part, near in _parts(passage):
+            shared = len(asked & set(terms_of(part))) / len(asked) if asked else 0.0
+            marks.append((near + _WORDS * shared - _PLACE * place, place, part))
     marks.sort(key=lambda mark: -mark[0])
     chosen = [mark for mark in marks[:_SHOWN] if mark[0] >= _NEAR * marks[0][0]]
     numbers: dict[int, int] = {}
     parts: list[str] = []
     citations: list[Citation] = []
-    for _, place, sentence in chosen:
+    for _, place, part in chosen:
         number = numbers.setdefault(place, len(numbers) + 1)
-        parts.append(f"{sentence} [{number}]")
+        parts.append(f"{part} [{number}]")
         if len(citations) < number:
-            citations.append(Citation(number, passages[place], sentence))
+            citations.append(Citation(number, passages[place], part))
     return " ".join(parts), citations
+
+
+def _parts(passage: Passage) -> list[tuple[str, float]]:
+    """What of a passage may be quoted, and how near it is; its sentences, all as near as it, where it has no parts."""
+    if passage.parts:
+        return list(zip(passage.parts, passage.part_near, strict=True))
+    plain = (" ".join(sentence.split()) for sentence in _SENTENCE.split(passage.text))
+    return [(sentence, passage.near) for sentence in plain if len(sentence) > 2]
 
 
 def prompt(question: str, passages: Sequence[Passage]) -> list[dict[str, str]]:

@@ -76,8 +76,9 @@ class IndexView:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One passage that was found. `near` is the likeness of meaning (-1 to 1), `words` BM25's score, `score` both
-    fused by rank; `confidence` (0 to 1) is what abstention is decided by."""
+    """One passage that was found. `near` is the likeness of meaning (-1 to 1), `words` BM25's score, `score` what it
+    is ranked by; `confidence` (0 to 1) is what abstention is decided by. `parts` are its sentences, items, rows and
+    lines of code, `part_near` their likeness; none where its index was built before there were any."""
 
     id: str
     document: str
@@ -90,6 +91,8 @@ class Passage:
     words: float
     score: float
     confidence: float
+    parts: Sequence[str] = ()
+    part_near: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """Finding passages by meaning and by words, and answering from them.
 
-Both are one SQL statement over one snapshot of the index's table, in a query worker: the passages' embeddings are
-multiplied with the question's, BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75) is summed over its words, and
-the two orders are fused by rank (Cormack, Clarke and Büttcher 2009). The question is embedded by the index's
-endpoint, so it is recorded, priced and explained like any prediction.
+Both are one SQL statement over one snapshot of the index's table, in a query worker: the embeddings of the passages and
+of their parts are multiplied with the question's, and BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75) is summed
+over its words. A passage is as near as its whole and its nearest part are on average: a whole alone hides a sentence
+that answers, a sentence alone says too little of what it is about. What else the document says counts `_ABOUT` as much,
+so that a page about the matter comes before one that mentions it; the words count at most `_WORDS`. The question is
+embedded by the index's endpoint, so it is recorded, priced and explained like any prediction.
 """
 
 from collections.abc import Sequence
@@ -29,10 +31,23 @@ MAX_QUESTION = 2_000
 MAX_PASSAGES = 50
 _USED = 5  # passages that an answer is made from
 _ANSWER_TOKENS = 400
+_ABOUT = 0.3
+_WORDS = 0.15
 
+# An index that was built before its passages had parts goes on being searched without them.
 _SQL = """
-WITH passages AS (
-  SELECT *, list_inner_product(embedding, CAST($1 AS DOUBLE[])) AS near FROM {table} WHERE document <> $3
+WITH stored AS (
+  SELECT * FROM {table}
+  UNION ALL BY NAME SELECT CAST(NULL AS VARCHAR[]) AS parts, CAST(NULL AS DOUBLE[][]) AS part_embeddings WHERE false
+),
+multiplied AS (
+  SELECT *, list_inner_product(embedding, CAST($1 AS DOUBLE[])) AS whole,
+    list_transform(part_embeddings, lambda e: list_inner_product(e, CAST($1 AS DOUBLE[]))) AS part_near
+  FROM stored WHERE document <> $3
+),
+passages AS (
+  SELECT *, (whole + coalesce(list_max(part_near), whole)) / 2 AS near, avg(whole) OVER (PARTITION BY document) AS about
+  FROM multiplied
 ),
 asked AS (SELECT DISTINCT unnest(string_split($2, ' ')) AS term),
 held AS (SELECT id, length, unnest(terms) AS term FROM passages),
@@ -53,13 +68,13 @@ words AS (
 ),
 ranked AS (
   SELECT passages.*, coalesce(bm25, 0) AS words, coalesce(share, 0) AS share,
-    row_number() OVER (ORDER BY near DESC, passages.id) AS by_meaning,
-    row_number() OVER (ORDER BY coalesce(bm25, 0) DESC, near DESC, passages.id) AS by_words
+    coalesce(bm25 / nullif(max(bm25) OVER (), 0), 0) AS worded
   FROM passages LEFT JOIN words ON words.id = passages.id
 )
 SELECT id, document, version, title, page, "position", text, near, words,
-  1 / (60.0 + by_meaning) + CASE WHEN words > 0 THEN 1 / (60.0 + by_words) ELSE 0 END AS score,
-  (greatest(near, 0) + share) / 2 AS confidence, max((greatest(near, 0) + share) / 2) OVER () AS most
+  near + {about} * about + {weight} * worded AS score,
+  (greatest(near, 0) + share) / 2 AS confidence, parts, part_near,
+  max((greatest(near, 0) + share) / 2) OVER () AS most
 FROM ranked ORDER BY score DESC, id
 """
 
@@ -90,11 +105,12 @@ class Search:
             raise Invalid(f"limit must be between 1 and {MAX_PASSAGES}.", reason="bad_limit")
         vector = (await self.embed(who, place, index, [question], request_id))[0]
         params = [orjson.dumps(vector).decode(), " ".join(asked_terms(question)), without]
-        ask = Ask(_SQL.format(table=f'"{NAMESPACE}"."{index.name}"'), params, limit=limit)
+        sql = _SQL.format(table=f'"{NAMESPACE}"."{index.name}"', about=_ABOUT, weight=_WORDS)
+        ask = Ask(sql, params, limit=limit)
         async with self._warehouse.query(who, place, ask) as answer:
             rows = orjson.loads(b"".join([chunk async for chunk in answer.chunks()]))
             snapshot = next((str(one["snapshot_id"]) for one in answer.snapshots), "")
-        passages = [Passage(*row[:-1]) for row in rows]
+        passages = [replace(Passage(*row[:-3]), parts=row[-3] or (), part_near=row[-2] or ()) for row in rows]
         return Found(passages, float(rows[0][-1]) if rows else 0.0, snapshot)
 
     async def answer(
@@ -111,11 +127,7 @@ class Search:
             return replace(known, text=answers.ABSTAINED, mode="abstained", note=_abstained(known))
         if model is not None:
             return await self._written(who, place, question, found, model, request_id, known)
-        sentences = answers.sentences_of(found.passages)
-        texts = [question, *(sentence for _, sentence in sentences)]
-        first, *others = await self.embed(who, place, index, texts, request_id)
-        near = [sum(a * b for a, b in zip(first, other, strict=True)) for other in others]
-        text, citations = answers.extract(question, found.passages, sentences, near)
+        text, citations = answers.extract(question, found.passages)
         return replace(known, text=text, mode="extractive", note=answers.EXTRACTED, citations=citations)
 
     async def _written(

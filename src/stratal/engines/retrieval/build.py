@@ -20,13 +20,20 @@ import urllib.parse
 import urllib.request
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from stratal.ai.retrieval.terms import asked_terms, terms_of  # cut away: see `program`
 
 WORDS = 160  # what an embedding model reads at once, with some room
-OVERLAP = 30
+OVERLAP = 30  # words of a sentence that a paragraph goes on with when it was cut
+LONG_ITEM = 60  # words of a list's item that is quoted by its sentences
+LEAST_SENTENCE = 5  # words of a sentence that stands alone
+LEAST_PART = 3
+SENTENCE_END = re.compile(r"(?<=[.!?])([\"')\]*_]*)\s+(?=[^\sa-z])")
+BELOW = " › "  # between headings
 MAX_DOCUMENT = 64 << 20
 MAX_PAGES = 5_000
 MAX_PIXELS = 40_000_000
@@ -115,7 +122,7 @@ def main(name: str) -> None:
     for number, row in enumerate(rows):
         row["id"] = number
     embed(platform, index["embedder"], rows)
-    lines = b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
+    lines = b"".join(line_of(row) for row in rows)
     platform.ask(
         "PUT",
         f"/api/v1/projects/{platform.project}/tables/{urllib.parse.quote(index['table'], safe='')}/import",
@@ -285,7 +292,7 @@ class _Text(html.parser.HTMLParser):
         if tag in self.HIDDEN:
             self.hidden += 1
         elif tag in self.HEADINGS:
-            self.parts.append("\n\n# ")
+            self.parts.append("\n\n" + "#" * int(tag[1]) + " ")
         elif tag in self.BLOCKS:
             self.parts.append("\n\n" if tag in ("p", "section", "article", "table") else "\n")
 
@@ -326,26 +333,59 @@ def decoded(data: bytes) -> str:
 # -- cutting --------------------------------------------------------------------------------------
 
 
+@dataclass
+class Block:
+    kind: str
+    lines: list[str]
+    level: int = 0
+
+    def units(self) -> list[str]:
+        """What is never cut, unless it is longer than a passage may be."""
+        if self.kind == "code":
+            return [line for line in self.lines if line.strip()]
+        if self.kind == "table":
+            return self.lines
+        whole = " ".join(" ".join(self.lines).split())
+        if self.kind == "item" and len(whole.split()) <= LONG_ITEM:
+            return [whole]
+        units: list[str] = []
+        for sentence in sentences(whole):
+            if units and len(units[-1].split()) < LEAST_SENTENCE:  # a bold word at the beginning, say
+                units[-1] += " " + sentence
+            else:
+                units.append(sentence)
+        return units
+
+    @property
+    def between(self) -> str:
+        return "\n" if self.kind in ("code", "table") else " "
+
+
 def passages(document: str, version: str, parts: Parts) -> list[Json]:
-    """Rows of about `WORDS` words: whole paragraphs where they fit, long ones cut at sentences, with some overlap."""
+    """Rows of at most `WORDS` words below one heading: whole paragraphs, lists and tables where they fit.
+
+    `parts` of a row are what an answer may quote of it: its sentences, items, rows and lines of code.
+    """
     rows: list[Json] = []
-    title = document.rsplit("/", 1)[-1]
-    heading = ""
+    name = document.rsplit("/", 1)[-1]
+    path: list[tuple[int, str]] = []
     for page, text in parts:
-        for paragraph_heading, words in packed(paragraphs(text), heading):
-            heading = paragraph_heading
-            body = " ".join(words).replace(" \n ", "\n")
-            terms = terms_of(heading + " " + body)
-            if not terms:
+        for held in packed(blocks(text), path):
+            body = "\n".join(joined for joined, _ in held)
+            headings = [heading for _, heading in path]
+            # A heading says what all below it is about: its words count twice, and once those of the file's name.
+            terms = terms_of(" ".join([Path(name).stem, *headings, *headings, body]))
+            if not terms_of(body):
                 continue
             rows.append(
                 {
                     "document": document,
                     "version": version,
-                    "title": f"{title}: {heading}" if heading else title,
+                    "title": f"{name}: {BELOW.join(headings)}" if headings else name,
                     "page": page,
                     "position": len(rows),
                     "text": body,
+                    "parts": [part for _, told in held for part in told if len(part.split()) >= LEAST_PART],
                     "terms": terms,
                     "length": len(terms),
                 }
@@ -353,62 +393,149 @@ def passages(document: str, version: str, parts: Parts) -> list[Json]:
     return rows
 
 
-def paragraphs(text: str) -> Iterator[tuple[str | None, list[str]]]:
-    """(heading or None, the words of a paragraph)."""
-    for block in re.split(r"\n\s*\n|\n(?=#{1,6}\s)", text.replace("\r\n", "\n")):
-        found = re.match(r"#{1,6}\s+([^\n]*)\n?", block.strip() + "\n")
-        if found:
-            yield found[1].strip().rstrip("#").strip()[:200], []
-            block = block.strip()[found.end() :]
-        words = block.split()
-        if words:
-            yield None, words
-
-
-def packed(blocks: Iterable[tuple[str | None, list[str]]], heading: str) -> Iterator[tuple[str, list[str]]]:
-    """(heading, words) of each passage."""
-    held: list[str] = []
-    for new_heading, words in blocks:
-        if new_heading is not None:
-            if held:
-                yield heading, held
-            held, heading = [], new_heading
+def blocks(text: str) -> Iterator[Block]:
+    """Headings, paragraphs, items of lists, tables and code, in order. What is fenced in is no heading."""
+    kind, held, fence = "", [], ""
+    for line in [*text.replace("\r\n", "\n").split("\n"), ""]:
+        plain = line.strip()
+        opening = re.match(r"(```+|~~~+)[^`]*\Z", plain)
+        if fence and not plain.startswith(fence):
+            held.append(line.rstrip())
             continue
-        if held and len(held) + len(words) > WORDS:
-            yield heading, held
-            held = []
-        while len(words) > WORDS:
+        heading = re.match(r"(#{1,6})\s+(.*)", line)
+        begins = (
+            "item"
+            if re.match(r"(?:[-*+]|\d{1,3}[.)])\s", plain)
+            else "table"
+            if plain.startswith("|")
+            else ""
+        )
+        if (
+            not plain
+            or fence
+            or opening
+            or heading
+            or begins == "item"
+            or (kind == "table") != (begins == "table")
+        ):
             if held:
-                yield heading, held
-                held = []
-            end = sentence_end(words)
-            yield heading, words[:end]
-            words = words[max(end - OVERLAP, 1) :]
-        held = [*held, "\n", *words] if held else words
+                yield Block(kind or "text", held)
+            kind, held = "", []
+        if fence:
+            fence = ""
+        elif opening:
+            kind, fence = "code", opening[1]
+        elif heading:
+            yield Block("heading", [heading[2].strip().rstrip("#").strip()[:200]], level=len(heading[1]))
+        elif plain:
+            kind = kind or begins or "text"
+            held.append(plain)
     if held:
-        yield heading, held
+        yield Block(kind, held)
 
 
-def sentence_end(words: list[str]) -> int:
-    """Where a long paragraph is cut: behind the last sentence's end in the passage's second half, else at its end."""
-    for at in range(WORDS, WORDS // 2, -1):
-        if words[at - 1][-1:] in ".!?":
-            return at
-    return WORDS
+def packed(found: Iterable[Block], path: list[tuple[int, str]]) -> Iterator[list[tuple[str, list[str]]]]:
+    """What each passage consists of, (text, its parts); `path` has the headings that it stands below meanwhile."""
+    held: list[tuple[str, list[str]]] = []
+    size = 0
+    for block in found:
+        if block.kind == "heading":
+            if held:
+                yield held
+            held, size = [], 0
+            while path and path[-1][0] >= block.level:
+                path.pop()
+            path.append((block.level, block.lines[0]))
+            continue
+        for units in fitting(block):
+            words = sum(len(unit.split()) for unit in units)
+            if held and size + words > WORDS:
+                yield held
+                held, size = [], 0
+            told = [
+                unit for unit in units if not re.fullmatch(r"[|\s:-]+", unit)
+            ]  # a table's line below its head
+            held.append((block.between.join(units), told))
+            size += words
+    if held:
+        yield held
+
+
+def fitting(block: Block) -> Iterator[list[str]]:
+    """The block's units, in as few portions as fit into a passage each; of prose with some overlap."""
+    held: list[str] = []
+    size = 0
+    for unit in chain.from_iterable(map(sliced, block.units())):
+        words = len(unit.split())
+        if held and size + words > WORDS:
+            yield held
+            last = held[-1] if block.kind == "text" else ""
+            held = [last] if last and len(last.split()) <= min(OVERLAP, WORDS - words) else []
+            size = sum(len(one.split()) for one in held)
+        held.append(unit)
+        size += words
+    if held:
+        yield held
+
+
+def sentences(text: str) -> Iterator[str]:
+    """With what closes them: together they are the text."""
+    start = 0
+    for end in SENTENCE_END.finditer(text):
+        yield text[start : end.end(1)]
+        start = end.end()
+    yield text[start:]
+
+
+def sliced(unit: str) -> Iterator[str]:
+    """A unit that is longer than a passage, in pieces that are not."""
+    words = unit.split()
+    if len(words) <= WORDS:
+        yield unit
+        return
+    for at in range(0, len(words), WORDS):
+        yield " ".join(words[at : at + WORDS])
 
 
 # -- embedding and questions ----------------------------------------------------------------------
 
 
 def embed(platform: Platform, endpoint: str, rows: list[Json]) -> None:
-    for start in range(0, len(rows), BATCH):
-        batch = rows[start : start + BATCH]
-        texts = [(row["title"].partition(": ")[2] + "\n" + row["text"]).strip() for row in batch]
-        asked = {"model": endpoint, "input": texts, "encoding_format": "base64"}
+    """Give each row the vector of its whole and those of its parts, each in the light of what it stands below."""
+    texts: list[str] = []
+    for row in rows:
+        below = row["title"].partition(": ")[2]
+        texts.append((below + "\n" + " ".join(row["text"].split())).strip())
+        nearest = below.rsplit(BELOW, 1)[-1]
+        texts += [f"{nearest}: {part}" if nearest else part for part in row["parts"]]
+    vectors = embedded(platform, endpoint, texts)
+    for row in rows:
+        row["embedding"] = next(vectors)
+        row["part_embeddings"] = [next(vectors) for _ in row["parts"]]
+
+
+def embedded(platform: Platform, endpoint: str, texts: list[str]) -> Iterator["array[float]"]:
+    for start in range(0, len(texts), BATCH):
+        asked = {"model": endpoint, "input": texts[start : start + BATCH], "encoding_format": "base64"}
         answer = json.loads(platform.ask("POST", "/v1/embeddings", asked))
-        for row, one in zip(batch, answer["data"], strict=True):
-            row["embedding"] = array("f", base64.b64decode(one["embedding"])).tolist()
-        print(f"embedded {start + len(batch)} of {len(rows)}", flush=True)
+        for one in answer["data"]:
+            yield array("f", base64.b64decode(one["embedding"]))
+        if start // BATCH % 8 == 0 or start + BATCH >= len(texts):
+            print(f"embedded {min(start + BATCH, len(texts))} of {len(texts)}", flush=True)
+
+
+def line_of(row: Json) -> bytes:
+    """The row as a line of JSON; of a vector's numbers six digits, which change no order and halve what is sent."""
+    told = {
+        **row,
+        "embedding": rounded(row["embedding"]),
+        "part_embeddings": [rounded(vector) for vector in row["part_embeddings"]],
+    }
+    return json.dumps(told, ensure_ascii=False).encode() + b"\n"
+
+
+def rounded(vector: "array[float]") -> list[float]:
+    return [round(value, 6) for value in vector]
 
 
 def made_up(rows: list[Json]) -> list[Json]:
