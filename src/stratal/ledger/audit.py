@@ -98,6 +98,10 @@ class Denial:
     action: str
 
 
+_BEFORE_ALL = -(2**63)
+"""No entry is behind it, whatever number somebody gave one."""
+
+
 class Audit:
     """`folder` is where the head is kept. `start` and `close` run in the server's event loop."""
 
@@ -218,7 +222,7 @@ class Audit:
         return self._walk(_conditions(project_id, wanted))
 
     async def _walk(self, conditions: Sequence[ColumnElement[bool]]) -> AsyncIterator[Entry]:
-        seq = -1
+        seq = _BEFORE_ALL
         while True:
             query = select(outbox).where(outbox.c.seq > seq, *conditions).order_by(outbox.c.seq).limit(_BATCH)
             rows = await self._database.read(partial(_all, query))
@@ -244,7 +248,7 @@ class Audit:
 
 
 def _verify(c: Connection, kept: tuple[int, str] | None) -> Verdict:
-    entries, unchained, before, seq = 0, 0, "", -1
+    entries, unchained, before, seq = 0, 0, "", _BEFORE_ALL
     wrong, wrong_at, kept_found = "", None, kept is None
     while not wrong:
         query = select(outbox).where(outbox.c.seq > seq).order_by(outbox.c.seq).limit(_BATCH)
@@ -252,6 +256,12 @@ def _verify(c: Connection, kept: tuple[int, str] | None) -> Verdict:
         for row in rows:
             entries += 1
             seq = row.seq
+            if row.seq < 1:
+                wrong, wrong_at = (
+                    "No entry of ours has such a number: somebody put it before all others.",
+                    row.seq,
+                )
+                break
             if row.hash is None and not before:
                 unchained += 1
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from stratal.app.tables import metadata
 from stratal.identity.model import Kind, Principal, Role
@@ -132,6 +132,16 @@ def test_everything_removed_is_found_and_a_new_entry_hides_nothing(book: Book) -
     book.change(9)
     asyncio.run(book.audit.keep_head())  # a head is only ever replaced by one that follows it
     assert book.wrong_at() == 6
+
+
+def test_an_entry_put_before_all_others_is_found(book: Book) -> None:
+    def forge(c: Connection) -> None:
+        row = dict(c.execute(select(outbox).where(outbox.c.seq == book.at(1))).one()._mapping)
+        c.execute(insert(outbox).values({**row, "seq": -7, "actor": "person:eve", "hash": None}))
+
+    book.database.write_now(forge)
+    found = asyncio.run(book.audit.verify(ADMIN))
+    assert (found.holds, found.wrong_at) == (False, -7)
 
 
 def test_entries_of_an_older_version_come_before_the_chain(tmp_path: Path) -> None:

@@ -359,6 +359,38 @@ def test_what_git_needs_too_much_memory_for_is_refused(room: Room, monkeypatch: 
         run(room.shelf.reading.commit(made, bomb))
 
 
+def test_nothing_is_merged_before_it_is_known_what_checks_it(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, made = room.runner.run, room.runner.run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    base = room.write(made.id, "main", {"a": "1\n"})
+    room.until(
+        lambda: bool(room.database.read_now(lambda c: c.exec_driver_sql("select 1 from check_cursors").all()))
+    )
+    asked = '[[check]]\nname = "tests"\ncommand = ["false"]\n'
+    new = room.write(made.id, "topic", {"a": "1\n", FILE: asked}, base)
+    merges = room.shelf.merges
+    with pytest.raises(Invalid, match="NUL"):
+        run(merges.create(EDITOR, "prj_a", "study", source="topic", target="main", title="T\0", text=""))
+    asked_for = run(
+        merges.create(EDITOR, "prj_a", "study", source="topic", target="main", title="T", text="")
+    )
+    monkeypatch.setattr("stratal.collab.repositories.merges._LOOKS", 1)
+    note = room.root / "pushes" / "push_1"  # git has moved the branch, and nothing is recorded yet
+    note.write_text(
+        f'{{"repository":"{made.id}","actor":"service:ci","workload":null}}\n{base} {new} refs/heads/topic\n'
+    )
+    with pytest.raises(Conflict, match="looked at"):
+        run(merges.merge(EDITOR, "prj_a", "study", asked_for.number))
+    note.unlink()
+    room.push(made.id, "service:ci", "topic", new)
+    with pytest.raises(Conflict, match="looked at"):
+        run(merges.merge(EDITOR, "prj_a", "study", asked_for.number))
+    room.until(lambda: len(room.submitted) == 1)
+    with pytest.raises(Conflict, match=r"tests \(queued\)"):
+        run(merges.merge(EDITOR, "prj_a", "study", asked_for.number))
+
+
 def queued_checks(room: Room) -> list[str]:
     query = "select id from commit_checks where job_id is not null"
     return [row[0] for row in room.database.read_now(lambda c: c.exec_driver_sql(query).all())]

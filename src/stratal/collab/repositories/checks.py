@@ -110,6 +110,17 @@ class Checks:
             for row in rows
         ]
 
+    async def has_seen_all(self, repository: Repository) -> bool:
+        """Was every recorded push to the repository looked at, so that `of_commit` knows what it asks for?"""
+        seen = select(check_cursors.c.seq).where(check_cursors.c.name == _CURSOR).scalar_subquery()
+        pushed = (
+            (outbox.c.project_id == repository.project_id)
+            & (outbox.c.subject == repository.id)
+            & (outbox.c.kind == "repository.pushed")
+        )
+        query = select(outbox.c.seq).where(pushed, outbox.c.seq > seen).limit(1)
+        return await self._database.read(lambda c: c.execute(query).first()) is None
+
     async def _run(self) -> None:
         while True:
             try:

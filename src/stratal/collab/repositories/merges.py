@@ -1,5 +1,6 @@
 """Merge requests: one branch asked to go into another, looked at by others, checked, and merged once."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from stratal.collab.repositories.model import Change, Check, Commit, Repository
 from stratal.collab.repositories.reading import Reading
 from stratal.collab.repositories.service import Repositories
 from stratal.collab.repositories.tables import merge_requests, repositories
+from stratal.collab.rules import check_text
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock
@@ -21,6 +23,8 @@ from stratal.kernel.events import emit
 
 Method = Literal["auto", "commit", "fast_forward"]
 MOST_SHOWN = 200
+_LOOKS, _LOOK_SECONDS = 50, 0.1
+"""How often, and how far apart, a merge looks whether the pushes so far have been looked at for checks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,8 @@ class Merges:
         title = " ".join(title.split())
         if not 0 < len(title) <= 200 or len(text) > 20_000:
             raise Invalid("A title has 1 to 200 characters, the text at most 20,000.", reason="bad_title")
+        check_text("title", title)
+        check_text("text", text)
         joined = await self._merging.look(found, refs.branches[target], refs.branches[source])
         if joined.ahead == 0:
             raise Conflict(f"{target} has everything of {source} already.", reason="nothing_to_merge")
@@ -181,6 +187,8 @@ class Merges:
         merge = await self._row(found, number)
         if merge.state != "open":
             raise Conflict(f"Merge request {number} is {merge.state} already.", reason="merge_request_ended")
+        if not despite_checks:
+            await self._until_looked_at(found)
         standing = await self._standing(found, merge)
         source, target, joined = standing.source_commit, standing.target_commit, standing.joined
         if source is None or target is None or joined is None:
@@ -274,6 +282,19 @@ class Merges:
 
         await self._database.write(work)
         return await self._row(found, merge.number)
+
+    async def _until_looked_at(self, found: Repository) -> None:
+        """Let every push so far be looked at for checks. Raises `Conflict` when that takes long."""
+        for _ in range(_LOOKS):
+            told = await self._repositories.is_recorded(found)
+            if told and await self._checks.has_seen_all(found):
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+        raise Conflict(
+            f"What was pushed to {found.name} last is still being looked at for checks.",
+            hint="Try again in a moment.",
+            reason="checks_not_known",
+        )
 
     async def _standing(self, found: Repository, merge: Merge) -> Standing:
         source, target = merge.source_commit, merge.target_commit

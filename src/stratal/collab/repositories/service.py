@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -239,6 +240,10 @@ class Repositories:
         await self._database.write(work)
         await self._unlink(found.id)
 
+    async def is_recorded(self, repository: Repository) -> bool:
+        """Are all pushes to it recorded that have changed a ref?"""
+        return not await anyio.to_thread.run_sync(_is_unrecorded, self._store.pushes, repository.id)
+
     # -- quotas --------------------------------------------------------------------------------
 
     async def room_left(self, project_id: str) -> int:
@@ -381,3 +386,13 @@ def _repository(row: Row[tuple[object, ...]]) -> Repository:
 
 def _taken(name: str) -> Conflict:
     return Conflict(f"There is a repository {name!r} in this project already.", reason="repository_exists")
+
+
+def _is_unrecorded(pushes: Path, repository_id: str) -> bool:
+    """Is there a note of a push to the repository, with changes in it?"""
+    for note in pushes.iterdir():
+        with suppress(FileNotFoundError):
+            first, _, changes = note.read_bytes().partition(b"\n")
+            if changes and repository_id.encode() in first:
+                return True
+    return False
