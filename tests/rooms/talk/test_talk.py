@@ -240,6 +240,22 @@ def test_webhooks_are_signed_tried_again_and_given_up(office: Office) -> None:
         do(webhooks.deliveries(office.ada, lab, hook.id))
 
 
+def test_one_webhook_that_cannot_be_told_keeps_no_other_from_it(office: Office) -> None:
+    """An address with an empty or too long part is no `OSError` to Python, nor is a secret that is none."""
+    webhooks, lab, do = office.talk.webhooks, office.lab, office.do
+    for host in ("a..b", "a" * 64 + ".example", ".x"):
+        with pytest.raises(Unavailable, match="no address"):
+            do(Outgoing().post(f"http://{host}/", b"{}", {}))
+    made = [do(webhooks.create(office.ada, lab, f"https://{n}.example/", ["job."]))[0] for n in range(2)]
+    broken = "update webhooks set secret = 'x' where id = ?"
+    office.database.write_now(lambda c: c.exec_driver_sql(broken, (made[0].id,)))
+    office.tell(lambda: True)
+    office.letters.status = 204
+    office.news("job.started", "7", "person:ben", name="train")
+    office.tell(lambda: sorted(states(office)) == [("delivered", 1), ("due", 1)])
+    assert [url for url, _, _ in office.letters.posted] == [made[1].url]
+
+
 def states(office: Office) -> list[tuple[str, int]]:
     """State and attempts of each delivery, newest first."""
     query = select(deliveries.c.state, deliveries.c.attempts).order_by(deliveries.c.id.desc())

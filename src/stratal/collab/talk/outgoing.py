@@ -120,7 +120,7 @@ class _Checked(httpcore.AsyncNetworkBackend):
             found = await anyio.to_thread.run_sync(
                 lambda: socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: a name with an empty or too long part
             raise httpcore.ConnectError(f"{host} has no address") from error
         addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
         if not addresses or not all(allowed(one, self._networks) for one in addresses):

@@ -107,10 +107,10 @@ class Sending:
         return _IDLE_SECONDS if at is None else min(max((at - self._clock()) / 1000, 0.05), _IDLE_SECONDS)
 
     async def _deliver(self, row: Row[tuple[object, ...]]) -> None:
-        secret = self._master.open(row.secret, f"webhook:{row.webhook_id}")
         body = str(row.body).encode()
         status, error, final = None, "", False
         try:
+            secret = self._master.open(row.secret, f"webhook:{row.webhook_id}")
             headers = {
                 "Content-Type": "application/json",
                 "User-Agent": "Stratal",
@@ -126,6 +126,9 @@ class Sending:
             error, final = f"{forbidden}.", True
         except Unavailable as unavailable:
             error = unavailable.message
+        except Exception as defect:  # one webhook must not keep all others from being told
+            log.exception("delivery %s could not be sent", row.id)
+            error = f"It could not be sent: {type(defect).__name__}."
         attempts = int(row.attempts) + 1
         now = self._clock()
         values: dict[str, object] = {"attempts": attempts, "status": status, "error": error[:500]}
@@ -173,6 +176,9 @@ class Sending:
         except OSError as error:
             log.warning("mail was not taken: %s", error)
             return "due" if row.created_at > self._clock() - _MAIL_TRIED_MS else "failed"
+        except Exception:
+            log.exception("mail could not be written")
+            return "failed"
         return "sent"
 
 

@@ -216,7 +216,10 @@ class Federation:
 
         async def one(row: Row[tuple[object, ...]]) -> None:
             async with turns:
-                await self._look_at(row)
+                try:
+                    await self._look_at(row)
+                except Exception:  # nobody is trusted longer because somebody else could not be looked at
+                    log.exception("%s could not be looked up at the provider", row.person_id)
 
         await asyncio.gather(*(one(row) for row in rows))
 
