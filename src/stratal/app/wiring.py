@@ -441,6 +441,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         compute.services,
         visits,
         AppProgram(),
+        events,
         lambda credential, project: client_env(settings.url, credential, project),
         clock,
         layouts=home.apps,

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit
 import click
 
 from stratal.cli.deployed import (
+    askers,
     deploy_options,
     deployed,
     print_deployed,
@@ -126,7 +127,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
             ("Address", seen["url"]),
         ],
         [
-            ("Open to", "anybody" if revision["public"] else "the project's people and keys"),
+            ("Open to", askers(seen, revision, "the project's people and keys")),
             ("Requests", f"{revision['max_concurrency']} at once in a replica, {seen['in_flight']} now"),
             ("Acts as", revision["workload"]),
         ],

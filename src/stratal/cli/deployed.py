@@ -247,6 +247,15 @@ def print_one(seen: Json, head: list[tuple[str, str]], tail: list[tuple[str, str
         click.echo(f"{label + ':':<13}{text}")
 
 
+def askers(seen: Json, revision: Json, people: str) -> str:
+    """Who may ask it: anybody, or `people`; and why not anybody although it was wished."""
+    if not revision["public"]:
+        return people
+    if not seen["left"]:
+        return "anybody"
+    return f"{people}; anybody again once somebody who is here deploys it: {seen['left']} has left"
+
+
 def print_revisions(history: list[Json]) -> None:
     """The newest ten."""
     click.echo()

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from stratal.cli.deployed import (
+    askers,
     deploy_options,
     deployed,
     print_deployed,
@@ -161,7 +162,7 @@ def show(name: str, project: str | None, as_json: bool) -> None:
         seen,
         [("Function", f"{seen['name']} in project {seen['project']}: {seen['state']}")],
         [
-            ("Callable by", "anybody" if revision["public"] else "keys of the project"),
+            ("Callable by", askers(seen, revision, "keys of the project")),
             ("Calls", f"{revision['max_concurrency']} at once in a replica, {each} each"),
             ("Called by", _sources(revision)),
             ("Invocations", counted or "none yet"),

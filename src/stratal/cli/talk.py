@@ -124,6 +124,9 @@ def inbox(everything: bool, mark: bool, mail: str | None, no_mail: bool, as_json
     )
 
 
+LEFT = ", who left: it is told nothing"
+
+
 @click.group(epilog="Example: stratal webhook create https://chat.example.org/hook --kind job.failed")
 def webhook() -> None:
     """Have an address told of what happens in the project. Owners only."""
@@ -157,7 +160,15 @@ def list_webhooks(project: str | None, as_json: bool) -> None:
         return
     print_table(
         ["Id", "Address", "Told of", "Made by"],
-        [(one["id"], one["url"], ", ".join(one["kinds"]), one["created_by"]) for one in answer["webhooks"]],
+        [
+            (
+                one["id"],
+                one["url"],
+                ", ".join(one["kinds"]),
+                one["created_by"] + (LEFT if one["rests"] else ""),
+            )
+            for one in answer["webhooks"]
+        ],
         empty="No webhooks. Make one with: stratal webhook create URL",
     )
 

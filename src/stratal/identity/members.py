@@ -14,6 +14,7 @@ from stratal.identity.people import insert_person
 from stratal.identity.permissions import RANK, require
 from stratal.identity.sessions import Sessions, hashed
 from stratal.identity.tables import invitations, members, people, projects
+from stratal.identity.tables import keys as key_rows
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Conflict, Denied, Invalid, NotFound, Unauthenticated
@@ -265,6 +266,39 @@ def role_now(c: Connection, who: Principal, project_id: str) -> Role:
     """What a principal that was written down may now: a member never more than their membership says."""
     found = _role(c, project_id, who.id)
     return who.role if found is None or who.is_admin or RANK[who.role] <= RANK[found] else found
+
+
+def is_still_here(c: Connection, project_id: str, actor: str) -> bool:
+    """Is whoever did something as `actor` somebody of the project still?
+
+    A person is who is a member or an admin; a service account of which somebody who is here made a key, even if that has
+    ended since; a workload whose starter is. The platform itself always is.
+    """
+    asked, waiting = {actor}, [actor]
+    while waiting:
+        one = waiting.pop()
+        kind, _, name = one.partition(":")
+        if kind == Kind.PERSON:
+            if _is_inside(c, project_id, people.c.name == name):
+                return True
+            continue
+        mine = (key_rows.c.project_id == project_id) | (key_rows.c.role == Role.ADMIN.value)
+        if kind == Kind.SERVICE:
+            mine &= (key_rows.c.kind == Kind.SERVICE.value) & (key_rows.c.principal_name == name)
+        else:
+            mine &= key_rows.c.workload == one
+        makers = set(c.execute(select(key_rows.c.created_by).where(mine)).scalars())
+        if not makers:
+            return True
+        waiting += makers - asked
+        asked |= makers
+    return False
+
+
+def _is_inside(c: Connection, project_id: str, who: ColumnElement[bool]) -> bool:
+    belongs = (members.c.person_id == people.c.id) & (members.c.project_id == project_id)
+    inside = (people.c.admin == 1) | members.c.person_id.is_not(None)
+    return c.execute(select(people.c.id).outerjoin(members, belongs).where(who, inside)).first() is not None
 
 
 def _is(project_id: str, person_id: str) -> tuple[ColumnElement[bool], ColumnElement[bool]]:

@@ -281,6 +281,7 @@ class Room:
             self.services,
             self.visits,
             HandAppProgram(world),
+            Events(self.database),
             lambda credential, project: {"STRATAL_API_KEY": credential.token, "STRATAL_PROJECT": project},
             self.clock,
             layouts=home / "apps",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 
 from stratal.ai.functions import records
 from stratal.ai.functions.calling import Asked
@@ -18,6 +19,10 @@ from stratal.ai.functions.model import (
     pause_ms,
 )
 from stratal.ai.functions.runtime import Failed
+from stratal.identity.members import take_out
+from stratal.identity.model import Kind, Principal, Role
+from stratal.identity.people import insert_person
+from stratal.identity.tables import members
 from stratal.kernel.errors import Denied, Invalid, NotFound, Unauthenticated, Unavailable
 
 from .room import OWNER, PLACE, STRANGER, VIEWER, Room, until
@@ -235,6 +240,36 @@ def test_removing_ends_replicas_credential_and_waiting_calls(tell: Tell) -> None
         with pytest.raises(NotFound):
             await room.told(made.id)
         assert (await room.deploy()).latest.number == 1  # a new function of the same name
+
+    tell(story)
+
+
+def test_what_somebody_who_left_made_public_asks_for_a_key(tell: Tell) -> None:
+    """Its code is theirs and acts with the project's credential: they shall not go on through it."""
+
+    async def story(room: Room) -> None:
+        registry, database = room.room.registry, room.database
+        eve = Principal(Kind.PERSON, "usr_e", "eve", "prj_a", "alpha", Role.EDITOR)
+        inside = {
+            "project_id": "prj_a",
+            "person_id": "usr_e",
+            "role": "editor",
+            "added_at": 0,
+            "added_by": "x",
+        }
+        await database.write(lambda c: insert_person(c, "usr_e", "eve", 0, password=None, actor="x"))
+        await database.write(lambda c: c.execute(insert(members).values(inside)))
+        made = await room.deploy(who=eve, public=True)
+        assert registry.public("alpha", "fn") is not None
+        await database.write(lambda c: take_out(c, room.keys, "prj_a", "usr_e", "eve", by="x"))
+        await until(lambda: registry.public("alpha", "fn") is None)
+        assert (await room.call("x"))[0] == 200  # with a key
+        assert (await room.functions.get(OWNER, "prj_a", "fn")).left == "person:eve"
+        await room.functions.rollback(
+            OWNER, PLACE, "fn", made.latest.number
+        )  # somebody who is there stands for it
+        await until(lambda: registry.public("alpha", "fn") is not None)
+        assert (await room.functions.get(OWNER, "prj_a", "fn")).left == ""
 
     tell(story)
 

@@ -16,7 +16,7 @@ from stratal.app.tables import metadata
 from stratal.identity.founding import found
 from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
-from stratal.identity.members import role_now
+from stratal.identity.members import is_still_here, role_now
 from stratal.identity.model import Principal, Role
 from stratal.identity.people import NeedsCode
 from stratal.identity.permissions import may
@@ -182,6 +182,27 @@ def test_whoever_leaves_leaves_no_way_back(town: Town) -> None:
     with pytest.raises(Unauthenticated):
         town.do(town.folk.members.invitation(invitation))
     assert town.do(town.folk.members.invitation(other)).role is Role.VIEWER
+
+
+def test_who_is_still_here(town: Town) -> None:
+    here = lambda actor: town.database.read_now(lambda c: is_still_here(c, town.lab, actor))  # noqa: E731
+    ada, eve = town.join("ada", Role.OWNER), town.join("eve", Role.OWNER)
+    robot = town.do(town.keys.create(ada, town.lab, name="robot", role=Role.OWNER))
+    town.do(
+        town.keys.create(town.do(town.keys.principal_of(robot.id)), town.lab, name="second", role=Role.OWNER)
+    )
+    shared = [town.do(town.keys.create(who, town.lab, name="shared", role=Role.OWNER)) for who in (ada, eve)]
+    for n, who in enumerate((ada, eve)):
+        town.database.write_now(
+            lambda c, who=who, n=n: town.keys.insert_for_workload(c, who, town.lab, f"job:{n}")  # type: ignore[misc]
+        )
+    actors = ["person:ada", "service:robot", "service:second", "job:0"]
+    stay = ["person:eve", "person:admin", "service:shared", "job:1", "system:system", "service:admin"]
+    town.do(town.keys.revoke(eve, shared[1].id))  # a key that ended is no departure
+    assert all(map(here, actors + stay))
+    town.do(town.folk.members.remove(town.admin, town.lab, "ada"))
+    assert ([one for one in actors if here(one)], [one for one in stay if not here(one)]) == ([], [])
+    assert not here("person:nobody")
 
 
 def test_a_lower_role_holds_for_jobs_and_invitations_too(town: Town) -> None:

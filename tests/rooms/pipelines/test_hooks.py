@@ -103,11 +103,17 @@ def test_what_is_not_signed_of_another_time_or_by_an_old_secret_is_refused(wired
     assert second("m6").status == 202
     third = hook(place, grace_seconds=0)
     assert [s("m7").status for s in (send, second, third)] == [401, 401, 202]
+    left = "update pipeline_hooks set made_by = 'person:gone' where name = 'p'"
+    wired.platform.database.write_now(lambda c: c.exec_driver_sql(left))
+    assert third("m8").status == 401, "who was told the secret has left"
+    third = hook(place, grace_seconds=3600)
+    assert third("m9").status == 202
+    assert second("m9").status == 401
     (listed,) = wired.ask("GET", f"{place.base}/pipelines", wired.admin).json()["pipelines"]
     assert listed["hook_made_at"] is not None
     assert b"whsec" not in wired.ask("GET", f"{place.base}/pipelines", wired.admin).body
     assert wired.ask("DELETE", f"{place.base}/pipelines/deployed/p/hook", wired.admin).status == 204
-    assert third("m8").status == 401
+    assert third("m10").status == 401
 
 
 def test_the_rules_for_runs_that_would_overlap(wired: Wired) -> None:

@@ -256,6 +256,24 @@ def test_one_webhook_that_cannot_be_told_keeps_no_other_from_it(office: Office) 
     assert [url for url, _, _ in office.letters.posted] == [made[1].url]
 
 
+def test_a_webhook_of_somebody_who_left_is_told_nothing(office: Office) -> None:
+    webhooks, lab, do = office.talk.webhooks, office.lab, office.do
+    cleo = office.join("cleo-2", Role.OWNER, lab)
+    hooks = [do(webhooks.create(who, lab, "https://a.example/", ["job."]))[0] for who in (cleo, office.ada)]
+    office.tell(lambda: True)
+    office.letters.status = Unavailable("away")
+    office.news("job.started", "7", "person:ben", name="train")
+    office.tell(lambda: states(office) == [("due", 1)] * 2)
+    do(office.folk.members.remove(office.ada, lab, "cleo-2"))
+    office.letters.status, office.letters.posted = 204, []
+    office.now += PAUSES[0] * 1000
+    office.news("job.started", "8", "person:ben", name="train")
+    office.tell(lambda: sorted(states(office)) == [("dead", 2), ("delivered", 1), ("delivered", 2)])
+    assert len(office.letters.posted) == 2
+    assert "has left" in do(webhooks.deliveries(office.ada, lab, hooks[0].id))[0].error
+    assert [one.rests for one in do(webhooks.list(office.ada, lab))] == [True, False]
+
+
 def states(office: Office) -> list[tuple[str, int]]:
     """State and attempts of each delivery, newest first."""
     query = select(deliveries.c.state, deliveries.c.attempts).order_by(deliveries.c.id.desc())

@@ -20,6 +20,14 @@ class Live:
         self.service: Service[Any] | None = None
         self.deploying: Revision | None = None
         self.failure = ""
+        self.left: dict[int, str] = {}
+        """Who deployed a revision and has left the project since, by its `seq` (`departures`)."""
+
+    @property
+    def is_public(self) -> bool:
+        """May anybody ask it now? Not when whoever let anybody in is nobody here any more."""
+        active = self.active
+        return active is not None and active.wishes.public and active.seq not in self.left
 
 
 class Registry:
@@ -59,7 +67,7 @@ class Registry:
     def public(self, project: str, name: str) -> Live | None:
         """The function that anybody may call under these names; None: there is none, or it is not public."""
         live = self.named(project, name)
-        return live if live is not None and live.active is not None and live.active.wishes.public else None
+        return live if live is not None and live.is_public else None
 
     def labelled(self, label: str) -> Live | None:
         """The app whose host name begins so."""

@@ -237,6 +237,8 @@ class FunctionView:
     latest: Revision
     in_flight: int
     replicas: int
+    left: str = ""
+    """Who deployed what answers and has left the project since: it is for anybody no more, whatever was wished."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 from stratal.ai.functions import records
 from stratal.ai.functions.blueprint import Foundry
 from stratal.ai.functions.calling import Calling
+from stratal.ai.functions.departures import Departures
 from stratal.ai.functions.invocations import Invocations
 from stratal.ai.functions.journal import Journal
 from stratal.ai.functions.later import Later
@@ -41,15 +42,18 @@ class Room:
     later: Later
     journal: Journal
     sources: Sources
+    departures: Departures
 
     async def start(self) -> None:
         await self.rollouts.start()
+        await self.departures.start()
         await self.later.start()
         await self.sources.start()
 
     async def close(self) -> None:
         """Let go; replicas go on and are found again."""
         await self.sources.close()
+        await self.departures.close()
         await self.later.close()
         await self.rollouts.close()
         await self.journal.flush()
@@ -81,7 +85,8 @@ def furnish(
     sources = Sources(database, events, registry, later, clock)
     rollouts.switched = sources.kick
     services.paid_by(KIND, _payer)
-    return Room(functions, calling, invocations, registry, rollouts, later, journal, sources)
+    departures = Departures(database, events, registry)
+    return Room(functions, calling, invocations, registry, rollouts, later, journal, sources, departures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +98,15 @@ class Apps:
     visiting: Visiting
     rollouts: Rollouts
     journal: Journal
+    departures: Departures
 
     async def start(self) -> None:
         await self.rollouts.start()
+        await self.departures.start()
 
     async def close(self) -> None:
         """Let go; replicas go on and are found again."""
+        await self.departures.close()
         await self.rollouts.close()
         await self.journal.flush()
 
@@ -111,6 +119,7 @@ def furnish_apps(
     services: Services,
     visits: Visits,
     program: Program[AppReplica],
+    events: Events,
     client_env: ClientEnv,
     clock: Clock,
     *,
@@ -123,7 +132,8 @@ def furnish_apps(
     journal = Journal(database)
     apps = Functions(APP, database, keys, snapshots, services, registry, rollouts, journal, clock)
     services.paid_by(APP, _payer)
-    return Apps(apps, registry, Visiting(database, registry, visits, journal, clock), rollouts, journal)
+    visiting = Visiting(database, registry, visits, journal, clock)
+    return Apps(apps, registry, visiting, rollouts, journal, Departures(database, events, registry))
 
 
 def _payer(c: Connection, name: ServiceName) -> tuple[str, str]:

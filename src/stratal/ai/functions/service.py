@@ -262,6 +262,7 @@ class Functions:
             latest=latest,
             in_flight=live.service.load if live.service else 0,
             replicas=live.service.awake if live.service else 0,
+            left=live.left.get(live.active.seq, "") if live.active else "",
         )
 
 

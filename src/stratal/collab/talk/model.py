@@ -50,6 +50,8 @@ class Webhook:
     kinds: tuple[str, ...]
     created_at: int
     created_by: str
+    rests: bool = False
+    """Whoever made it left the project: it is told nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, func, insert, select, update
 
 from stratal.collab.talk.tables import deliveries, mailboxes, notifications, talk_cursors, webhooks
 from stratal.compute.model import BACKGROUND_PRIORITY
+from stratal.identity.members import is_still_here
 from stratal.identity.tables import members, people, projects
 from stratal.kernel.clock import Clock, iso
 from stratal.kernel.database import Database
@@ -143,8 +144,10 @@ class Notices:
                         mail="due" if c.execute(wanted).scalar() else "",
                     )
                 )
-        still = select(webhooks.c.id).where(webhooks.c.id.in_(hooked))
-        for webhook_id in c.execute(still).scalars().all() if hooked else ():
+        still = select(webhooks.c.id, webhooks.c.created_by).where(webhooks.c.id.in_(hooked))
+        for webhook_id, maker in c.execute(still).all() if hooked else ():
+            if not is_still_here(c, str(event.project_id), maker):
+                continue
             project = c.execute(select(projects.c.name).where(projects.c.id == event.project_id)).scalar()
             insert_delivery(c, webhook_id, str(event.project_id), event.kind, body_of(event, project), now)
 

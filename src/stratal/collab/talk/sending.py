@@ -12,6 +12,7 @@ from stratal.collab.talk.mail import Refused
 from stratal.collab.talk.outgoing import Forbidden, Outgoing
 from stratal.collab.talk.tables import deliveries, mailboxes, notifications, webhooks
 from stratal.identity.master import MasterKey
+from stratal.identity.members import is_still_here
 from stratal.identity.tables import projects
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
@@ -92,7 +93,7 @@ class Sending:
         while True:
             now = self._clock()
             query = (
-                select(deliveries, webhooks.c.url, webhooks.c.secret)
+                select(deliveries, webhooks.c.url, webhooks.c.secret, webhooks.c.created_by)
                 .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
                 .where(deliveries.c.state == "due", deliveries.c.due_at <= now)
                 .order_by(deliveries.c.due_at)
@@ -110,6 +111,8 @@ class Sending:
         body = str(row.body).encode()
         status, error, final = None, "", False
         try:
+            if not await self._database.read(lambda c: is_still_here(c, row.project_id, row.created_by)):
+                raise Forbidden(f"{row.created_by}, who made this webhook, has left the project")
             secret = self._master.open(row.secret, f"webhook:{row.webhook_id}")
             headers = {
                 "Content-Type": "application/json",

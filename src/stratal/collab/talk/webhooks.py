@@ -1,6 +1,10 @@
-"""Webhooks: addresses that a project's owners want told of what happens, with a secret that signs what is sent."""
+"""Webhooks: addresses that a project's owners want told of what happens, with a secret that signs what is sent.
+
+One rests once whoever made it has left the project: the address is theirs to know, and perhaps theirs.
+"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 from sqlalchemy import Connection, Row, delete, func, insert, select
@@ -10,6 +14,7 @@ from stratal.collab.talk.notices import insert_delivery
 from stratal.collab.talk.outgoing import Network, check_public
 from stratal.collab.talk.tables import deliveries, webhooks
 from stratal.identity.master import MasterKey
+from stratal.identity.members import is_still_here
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
 from stratal.kernel.clock import Clock, iso
@@ -82,7 +87,14 @@ class Webhooks:
     async def list(self, who: Principal, project_id: str) -> Sequence[Webhook]:
         require(who, "webhooks.manage", project_id)
         query = select(webhooks).where(webhooks.c.project_id == project_id).order_by(webhooks.c.id)
-        return [_webhook(row) for row in await self._database.read(lambda c: c.execute(query).all())]
+
+        def read(c: Connection) -> Sequence[Webhook]:
+            return [
+                replace(_webhook(row), rests=not is_still_here(c, project_id, row.created_by))
+                for row in c.execute(query).all()
+            ]
+
+        return await self._database.read(read)
 
     async def remove(self, who: Principal, project_id: str, webhook_id: str) -> None:
         """Raises `NotFound`."""

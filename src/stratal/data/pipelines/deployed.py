@@ -237,7 +237,7 @@ class Deployments:
 
         def work(c: Connection) -> str:
             _find(c, project_id, name)
-            secret = hooks.made(c, self.master, project_id, name, self.clock(), grace_seconds)
+            secret = hooks.made(c, self.master, project_id, name, self.clock(), grace_seconds, who.actor)
             emit(c, "pipeline.hook_made", name, actor=who.actor, project_id=project_id)
             return secret
 
@@ -260,13 +260,16 @@ class Deployments:
         Raises `Unauthenticated`, `Invalid` for a body that is not understood.
         """
         now = self.clock()
-        found = await self.database.read(lambda c: hooks.find(c, project, name))
-        hooks.check(self.master, found, delivery, now)
+
+        def look(c: Connection) -> None:
+            hooks.check(c, self.master, hooks.find(c, project, name), delivery, now)
+
+        await self.database.read(look)
         parameters, partitions = _asked_by(delivery.body)
 
         def work(c: Connection) -> tuple[int | None, bool]:
             row = hooks.find(c, project, name)
-            hooks.check(self.master, row, delivery, now)
+            hooks.check(c, self.master, row, delivery, now)
             assert row is not None
             before = hooks.known(c, row, delivery)
             if before is not None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, delete, insert, select
 
 from stratal.data.pipelines.tables import deliveries, hooks, pipelines
 from stratal.identity.master import MasterKey
+from stratal.identity.members import is_still_here
 from stratal.identity.tables import projects
 from stratal.kernel.errors import Invalid, Unauthenticated
 
@@ -66,8 +67,11 @@ def signed(secret: str, id_: str, at: int, body: bytes) -> bytes:
     return hmac.digest(key, f"{id_}.{at}.".encode() + body, "sha256")
 
 
-def made(c: Connection, master: MasterKey, project_id: str, name: str, now: int, grace_seconds: int) -> str:
-    """Within a write: a new secret for the pipeline's hook; one that there was is good for `grace_seconds` yet."""
+def made(
+    c: Connection, master: MasterKey, project_id: str, name: str, now: int, grace_seconds: int, by: str
+) -> str:
+    """Within a write: a new secret for the pipeline's hook, told to `by`; one that there was is good for `grace_seconds`
+    yet."""
     secret = PREFIX + b64encode(secrets.token_bytes(_SECRET_BYTES)).decode()
     here = (hooks.c.project_id == project_id, hooks.c.name == name)
     before = c.execute(select(hooks).where(*here)).one_or_none()
@@ -81,6 +85,8 @@ def made(c: Connection, master: MasterKey, project_id: str, name: str, now: int,
             before=before.secret if kept and before is not None else None,
             before_until=now + grace_seconds * 1000 if kept else None,
             made_at=now,
+            made_by=by,
+            before_by=before.made_by if kept and before is not None else None,
         )
     )
     return secret
@@ -89,7 +95,14 @@ def made(c: Connection, master: MasterKey, project_id: str, name: str, now: int,
 def find(c: Connection, project: str, name: str) -> Row[Any] | None:
     """The hook's row with its deployed pipeline's; None when there is none."""
     query = (
-        select(pipelines, hooks.c.secret, hooks.c.before, hooks.c.before_until)
+        select(
+            pipelines,
+            hooks.c.secret,
+            hooks.c.before,
+            hooks.c.before_until,
+            hooks.c.made_by,
+            hooks.c.before_by,
+        )
         .join(projects, projects.c.id == pipelines.c.project_id)
         .join(hooks, (hooks.c.project_id == pipelines.c.project_id) & (hooks.c.name == pipelines.c.name))
         .where(projects.c.name == project, pipelines.c.name == name)
@@ -97,8 +110,11 @@ def find(c: Connection, project: str, name: str) -> Row[Any] | None:
     return c.execute(query).one_or_none()
 
 
-def check(master: MasterKey, row: Row[Any] | None, delivery: Delivery, now: int) -> None:
-    """Raises `Unauthenticated`, with the same words whatever is wrong with it but its time."""
+def check(c: Connection, master: MasterKey, row: Row[Any] | None, delivery: Delivery, now: int) -> None:
+    """Raises `Unauthenticated`, with the same words whatever is wrong with it but its time.
+
+    A secret that somebody was told who has left the project is good no more.
+    """
     refused = Unauthenticated(
         "Nothing is signed so that it may be run here.",
         hint="Sign with the secret that `stratal pipeline hook NAME` gave; a new one ends those before it.",
@@ -106,11 +122,13 @@ def check(master: MasterKey, row: Row[Any] | None, delivery: Delivery, now: int)
     )
     if row is None:
         raise refused
-    sealed = [row.secret]
+    sealed = [(row.secret, row.made_by)]
     if row.before is not None and row.before_until > now:
-        sealed.append(row.before)
+        sealed.append((row.before, row.before_by))
     good = False
-    for one in sealed:
+    for one, by in sealed:
+        if not is_still_here(c, row.project_id, by or row.deployed_by):
+            continue
         secret = master.open(one, _purpose(row.project_id, row.name)).decode()
         wanted = signed(secret, delivery.id, delivery.at, delivery.body)
         good = any(hmac.compare_digest(wanted, given) for given in delivery.signatures) or good

@@ -161,6 +161,8 @@ hooks = Table(
     Column("before", Text),  # the secret that it took the place of, and until when that is good
     Column("before_until", BigInteger),
     Column("made_at", BigInteger, nullable=False),
+    Column("made_by", Text),  # who knows the secret; NULL: an older version made it
+    Column("before_by", Text),
     PrimaryKeyConstraint("project_id", "name"),
 )
 

@@ -75,7 +75,7 @@ class AppsDoor:
         live = self._live(scope)
         if is_entering(scope):
             return None
-        public = live.active is not None and live.active.wishes.public
+        public = live.is_public
         if "authorization" in request.headers and not (public and _is_the_apps(request)):
             who = await self._authenticate(request)
             if public and not who.is_admin and who.project_id != live.function.project_id:
@@ -128,8 +128,7 @@ class AppsDoor:
 
     async def websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         live, who = self._live(scope), scope["state"]["who"]
-        public = live.active is not None and live.active.wishes.public
-        if (who is None and not public) or ("visit" in scope["state"] and not is_own(scope)):
+        if (who is None and not live.is_public) or ("visit" in scope["state"] and not is_own(scope)):
             raise foreign("app")
         self._note(scope, live, who)
         asked = await self._ask(scope, live, who)

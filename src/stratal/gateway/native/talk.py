@@ -198,6 +198,7 @@ def _webhook(one: Webhook) -> dict[str, object]:
         "kinds": list(one.kinds),
         "created_at": iso(one.created_at),
         "created_by": one.created_by,
+        "rests": one.rests,
     }
 
 
