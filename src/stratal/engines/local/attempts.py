@@ -165,10 +165,9 @@ class Attempt:
 
 def secure(folder: str) -> None:
     """Have the attempt survive a power cut as one that was taken on. Before its workload's program runs, never after."""
-    for name in ("spec.json", "pid.json"):
-        process.sync_file(f"{folder}/{name}")
-    process.sync_folder(folder)
-    process.sync_folder(os.path.dirname(folder))
+    # All at the same time: a journal that is written for one is written for all.
+    files = [f"{folder}/{name}" for name in ("spec.json", "pid.json")]
+    process.sync_together(files, [folder, os.path.dirname(folder)])
 
 
 class Folder:
