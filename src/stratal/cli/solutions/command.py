@@ -1,5 +1,7 @@
 """``stratal solutions``: list, show, run, report, remove."""
 
+import signal
+import sys
 import webbrowser
 from pathlib import Path
 from typing import Any
@@ -96,6 +98,9 @@ def run(
     """
     from stratal.cli.solutions.runner import Runner, Wanted, exit_code
 
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # its job is stopped, as by Ctrl-C
     catalogue = Catalogue()
     solution = catalogue.get(name)
     if download:

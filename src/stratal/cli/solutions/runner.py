@@ -5,6 +5,7 @@ that compute are jobs with the solution's own code and environment; what they me
 the solution's bucket. Everything lives in the solution's own project, so that removing that removes it all.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,8 +29,9 @@ from stratal.cli.catalog import asking
 from stratal.cli.shown import Size
 from stratal.cli.solutions import report, serving
 from stratal.cli.solutions.gates import Verdict, failed, judge
+from stratal.cli.solutions.turns import Turn
 from stratal.kernel.errors import Internal
-from stratal.sdk import ApiError, Client, jobs
+from stratal.sdk import ApiError, Client, contexts, jobs
 
 Json = dict[str, Any]
 Say = Callable[[str], None]
@@ -38,7 +40,6 @@ FAULTS = ("leak", "labels", "baseline", "checksum")
 EXIT_REFUSED = 3
 _REQUESTS = 100
 _POLL_SECONDS = 0.5
-_KEY_MS = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +71,29 @@ class Runner:
         self._home = home
         self._say = say
         self._began = datetime.now(UTC)
-        self.run_id = self._began.strftime("%Y%m%dT%H%M%S")
+        self.run_id = self._began.strftime("%Y%m%dT%H%M%S") + f"-{os.urandom(3).hex()}"
         self.project = project_of(solution.name, tiny=wanted.tiny)
         self._jobs: list[Json] = []
 
     def run(self) -> Json:
         """The run's result, which is also kept in the bucket beside its report. Raises `ApiError`, `Internal`."""
         client = self._prepare()
+        turn = Turn(client, self._solution.name, self.project, self.run_id)
+        turn.take(tuple(self._solution.steps))
         self._pull(client)
         found: Json = {}
         with tempfile.TemporaryDirectory(prefix="stratal-solution-") as scratch:
             code = self._copy(Path(scratch))
             for step in self._solution.steps:
+                turn.hold()
                 _merge(found, self._step(client, step, code))
                 if step == "ingest":
                     found["checks"] = self._validate(client)
                     self._index(client)
         found["usage"] = self._usage()
-        verdicts, verdict, served = self._promote(client, found)
+        turn.hold()
+        with serving.key_of(client, f"solution-{self.run_id}") as key:
+            verdicts, verdict, served = self._promote(client, found, key)
         result = self._result(client, found, verdicts, verdict, served)
         self._say("writing the report")
         self._keep(client, result, found)
@@ -96,13 +102,14 @@ class Runner:
     # -- steps -------------------------------------------------------------------------------
 
     def _prepare(self) -> Client:
-        if not starting.is_running(self._home):
+        remote = contexts.chosen(os.environ) is not None
+        if not remote and not starting.is_running(self._home):
             self._say("starting the platform")
             starting.start(self._home)
-        admin = Client(home=self._home)
+        admin = Client() if remote else Client(home=self._home)
         if all(project["name"] != self.project for project in admin.get("/projects")["projects"]):
-            admin.post("/projects", {"name": self.project})
-        client = Client(home=self._home, project=self.project)
+            _make(admin, self.project)
+        client = Client(admin.url, admin.key, project=self.project)
         if all(bucket["name"] != self.project for bucket in client.get(client.path("/buckets"))["buckets"]):
             client.post(client.path("/buckets"), {"name": self.project})
         return client
@@ -167,7 +174,12 @@ class Runner:
                 if line.strip():
                     self._say(f"{step}: {line.decode(errors='replace').strip()[:150]}")
 
-        job = jobs.follow(client, job["id"], tell)
+        try:
+            job = jobs.follow(client, job["id"], tell)
+        except BaseException:  # Ctrl-C: what it makes nobody would take up
+            with contextlib.suppress(ApiError):
+                jobs.stop(client, job["id"])
+            raise
         self._jobs.append(job)
         if job["state"] != "succeeded":
             log = jobs.logs(client, job["id"]).decode(errors="replace")
@@ -215,12 +227,21 @@ class Runner:
                 )
             self._say(f"index: {made['passages']} passages of {made['documents']} documents")
 
-    def _promote(self, client: Client, found: Json) -> tuple[list[Verdict], str, Json]:
+    def _promote(self, client: Client, found: Json, key: str) -> tuple[list[Verdict], str, Json]:
         """Put the candidate to the test where nobody else asks it, then serve it or the baseline."""
+        trial = self._solution.name if self._wanted.tiny else f"{self._solution.name}-trial"
+        try:
+            return self._tried(client, found, key, trial)
+        except (KeyboardInterrupt, SystemExit):
+            if trial != self._solution.name:
+                with contextlib.suppress(ApiError):
+                    client.delete(client.path(f"/endpoints/{quote(trial, safe='')}"))
+            raise
+
+    def _tried(self, client: Client, found: Json, key: str, trial: str) -> tuple[list[Verdict], str, Json]:
         name = self._solution.name
         models = found["models"]
-        trial = name if self._wanted.tiny else f"{name}-trial"
-        doors = serving.Serving(client, self._key(client), self._solution, self._say)
+        doors = serving.Serving(client, key, self._solution, self._say)
         doors.deploy(trial, models["candidate"]["version"])
         asked = doors.ask(trial)
         found["answer"] = serving.same(asked.answers, models["candidate"]["answers"], asked.disclaimed)
@@ -340,14 +361,20 @@ class Runner:
     def _object_path(self, client: Client) -> str:
         return client.path(f"/buckets/{self.project}/object")
 
-    def _key(self, client: Client) -> str:
-        """A key of the solution's project, for doors whose addresses name no project; it ends in an hour."""
-        key = {
-            "name": f"solution-{self.run_id}",
-            "role": "editor",
-            "expires_at": int(time.time() * 1000) + _KEY_MS,
-        }
-        return str(client.post(client.path("/keys"), key)["token"])
+
+def _make(admin: Client, project: str) -> None:
+    try:
+        admin.post("/projects", {"name": project})
+    except ApiError as error:
+        if error.status != 403:
+            raise
+        raise ApiError(
+            403,
+            error.code,
+            f"A solution runs in a project of its own; {project} is not there or not yours, and making it takes an admin.",
+            f"Have an admin make it (stratal projects create {project}) and take you in as an editor.",
+            error.request_id,
+        ) from None
 
 
 def _document(pages: Path, target: Path) -> None:
