@@ -1,6 +1,7 @@
 """Every solution that travels with Stratal is declared whole, and a broken declaration is refused by name."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,19 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     assert "disease-diagnosis" in raised.value.hint
     with pytest.raises(NotFound):
         CATALOGUE.get("../kit")
+
+
+def test_one_of_your_own_has_a_name_of_its_own(tmp_path: Path) -> None:
+    made = CATALOGUE.copy("fraud", tmp_path / "my-fraud")
+    assert (made.name, made.folder, made.gates) == (
+        "my-fraud",
+        tmp_path / "my-fraud",
+        CATALOGUE.get("fraud").gates,
+    )
+    assert CATALOGUE.own(made.folder).name == "my-fraud"
+    for taken in ("my-fraud", "risk-assessment", "mine-tiny", "My Fraud"):
+        with pytest.raises(Invalid):
+            CATALOGUE.copy("fraud", tmp_path / taken)
+    shutil.copytree(CATALOGUE.get("fraud").folder, tmp_path / "fraud")
+    with pytest.raises(Invalid, match="ready solution's name"):
+        CATALOGUE.own(tmp_path / "fraud")

@@ -1,11 +1,13 @@
 """Where solutions lie: in the installed package, or beside `src` in a checkout."""
 
 import difflib
+import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from stratal.ai.solutions.manifest import Solution, read
-from stratal.kernel.errors import NotFound
+from stratal.ai.solutions.manifest import NAME, Solution, read
+from stratal.kernel.errors import Invalid, NotFound
 
 _PACKAGE = Path(__file__).parents[2]
 FOLDERS = (_PACKAGE / "_solutions", _PACKAGE.parents[1] / "solutions")
@@ -40,6 +42,39 @@ class Catalogue:
             hint = f"Did you mean {near[0]!r}?" if near else "List them with: stratal solutions list"
             raise NotFound(f"There is no solution {name[:80]!r}.", hint=hint, reason="no_such_solution")
         return read(self.root / name)
+
+    def own(self, folder: Path) -> Solution:
+        """One that lies elsewhere: somebody's own. Raises `Invalid`, also when it goes by a ready one's name."""
+        found = read(folder.resolve())
+        if not self._free(found.name):
+            raise Invalid(
+                f"{found.name} is a ready solution's name, or ends like the projects of tiny runs.",
+                hint="Give yours another: its folder's, and `name` in its solution.toml.",
+                reason="name_taken",
+            )
+        return found
+
+    def copy(self, name: str, target: Path) -> Solution:
+        """Write the ready solution's folder as `target`, which gives it its name. Raises `NotFound`, `Invalid`."""
+        source = self.get(name).folder
+        target = target.resolve()
+        if target.exists():
+            raise Invalid(f"{target} is there already.", hint="Name a folder that is not.", reason="exists")
+        if not NAME.fullmatch(target.name) or not self._free(target.name):
+            raise Invalid(
+                f"{target.name!r} cannot be its name: lower-case words with hyphens, not a ready one's, not …-tiny.",
+                hint="Name another folder.",
+                reason="bad_name",
+            )
+        shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        manifest = target / "solution.toml"
+        said = manifest.read_text(encoding="utf-8")
+        named = re.sub(r'^name = "[^"]*"', f'name = "{target.name}"', said, count=1, flags=re.MULTILINE)
+        manifest.write_text(named, encoding="utf-8")
+        return self.own(target)
+
+    def _free(self, name: str) -> bool:
+        return not (self.root / name).is_dir() and not name.endswith("-tiny")
 
 
 def project_of(name: str, *, tiny: bool = False) -> str:

@@ -25,7 +25,7 @@ STATISTICAL = {
 }
 """The gates that a solution declares, and what each needs to be told. The mechanical ones hold for all."""
 MECHANICAL = ("data", "checks", "labels", "leakage", "baseline", "faults", "answer", "why")
-_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +171,7 @@ def read(folder: Path) -> Solution:
 
 def _solution(folder: Path, said: Mapping[str, Any]) -> Solution:
     name = str(said["name"])
-    if not _NAME.fullmatch(name) or name != folder.name:
+    if not NAME.fullmatch(name) or name != folder.name:
         raise ValueError(f"the name {name!r} is not that of its folder, or not lower-case words with hyphens")
     run = said["run"]
     example = said["example"]

@@ -20,6 +20,7 @@ Examples:
   stratal solutions run disease-diagnosis
   stratal solutions run fraud --tiny
   stratal solutions run fraud --tiny --plant leak     a gate must notice; exit code 3
+  stratal solutions run ./my-fraud                    one of your own, from its folder
 
 \b
 Exit code 0: promoted, or refused as the solution declares that it will be, or (--tiny) the mechanics work;
@@ -54,7 +55,7 @@ def list_solutions(as_json: bool) -> None:
 @json_option
 def show(name: str, as_json: bool) -> None:
     """Show what solution NAME is for, what it stands on, and what it must show."""
-    found = Catalogue().get(name)
+    found = _named(name)
     if as_json:
         print_json(_full(found))
         return
@@ -78,6 +79,24 @@ def show(name: str, as_json: bool) -> None:
     click.echo(f"\nRun it:   stratal solutions run {name}")
 
 
+@solutions.command(
+    "copy", epilog="Example: stratal solutions copy fraud my-fraud · stratal solutions run ./my-fraud"
+)
+@click.argument("name")
+@click.argument("folder", type=click.Path(path_type=Path))
+@json_option
+def copy(name: str, folder: Path, as_json: bool) -> None:
+    """Write the ready solution NAME as FOLDER, to make one of your own of it; it is called as FOLDER is."""
+    made = Catalogue().copy(name, folder)
+    if as_json:
+        print_json({"name": made.name, "folder": str(made.folder)})
+        return
+    click.echo(
+        f"{made.folder}\n\nNext:\n  Put your data, checks and gates into solution.toml and solution.py"
+    )
+    click.echo(f"  stratal solutions run {folder if folder.is_absolute() else f'./{folder}'} --tiny")
+
+
 @solutions.command("run", epilog=RUN_EPILOG)
 @click.argument("name")
 @click.option(
@@ -91,18 +110,17 @@ def show(name: str, as_json: bool) -> None:
 def run(
     name: str, size: str | None, download: bool, accept_terms: bool, plant: str | None, as_json: bool
 ) -> None:
-    """Run solution NAME in a project of its own: data, model, gates, endpoint, report.
+    """Run solution NAME (or the one in the folder ./NAME) in a project of its own: data, model, gates, endpoint, report.
 
     Starts the platform if it is not running. A candidate that fails a gate is not promoted: the report is
     written all the same, and the simple baseline is served.
     """
     from stratal.cli.solutions.runner import Runner, Wanted, exit_code
 
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # its job is stopped, as by Ctrl-C
+    # Its job is stopped and its scratch removed then, as by Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     catalogue = Catalogue()
-    solution = catalogue.get(name)
+    solution = _named(name)
     if download:
         _may_download(solution, accept_terms)
     wanted = Wanted(size or "default", download, plant or "")
@@ -178,8 +196,8 @@ def _show(solution: Solution, result: dict[str, Any]) -> None:
 @json_option
 def report(name: str, tiny: bool, output: Path | None, show_it: bool, as_json: bool) -> None:
     """Write the newest report of solution NAME into a file, or with --json print its result."""
-    project = project_of(Catalogue().get(name).name, tiny=tiny)
-    client = Client(project=project)
+    name = _run_as(Client(), name)[0]
+    client = Client(project=project_of(name, tiny=tiny))
     try:
         if as_json:
             print_json(client.get(client.path("/solution")))
@@ -204,10 +222,8 @@ def report(name: str, tiny: bool, output: Path | None, show_it: bool, as_json: b
 @json_option
 def remove(name: str, as_json: bool) -> None:
     """Remove all that runs of solution NAME made: data, models, endpoints, predictions, reports, bytes included."""
-    Catalogue().get(name)
     client = Client()
-    there = {project["name"] for project in client.get("/projects")["projects"]}
-    removed = [project for project in (project_of(name), project_of(name, tiny=True)) if project in there]
+    name, removed = _run_as(client, name)
     for project in removed:
         # Much is overwritten and deleted before it answers.
         client.request("DELETE", f"/projects/{project}", timeout=_REMOVE_SECONDS)
@@ -217,6 +233,22 @@ def remove(name: str, as_json: bool) -> None:
         click.echo(
             f"Removed {', '.join(removed)} and everything in it." if removed else f"{name} left nothing here."
         )
+
+
+def _named(name: str) -> Solution:
+    """The ready solution of that name, or one's own in that folder: whatever has a slash is a path."""
+    return Catalogue().own(Path(name)) if "/" in name else Catalogue().get(name)
+
+
+def _run_as(client: Client, name: str) -> tuple[str, list[str]]:
+    """What the solution is called, and those of its projects that there are.
+
+    One's own is known by its name, too, where it was run: its folder may be gone. Raises `NotFound`.
+    """
+    name = _named(name).name if "/" in name else name
+    there = {project["name"] for project in client.get("/projects")["projects"]}
+    found = [project for project in (project_of(name), project_of(name, tiny=True)) if project in there]
+    return (name, found) if found else (Catalogue().get(name).name, [])
 
 
 def _brief(one: Solution) -> dict[str, Any]:

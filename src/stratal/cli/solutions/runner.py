@@ -127,7 +127,7 @@ class Runner:
     def _copy(self, folder: Path) -> Path:
         """The solution's code and the kit in a repository of their own: jobs have a commit, the same for the same code."""
         code = folder / self._solution.name
-        ignored = shutil.ignore_patterns("__pycache__", "*.in")
+        ignored = shutil.ignore_patterns("__pycache__", "*.in", ".git", ".venv")
         shutil.copytree(self._solution.folder, code, ignore=ignored)
         shutil.copytree(self._catalogue.root / KIT, code / KIT, ignore=ignored)
         if self._solution.documentation:
