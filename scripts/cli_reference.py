@@ -4,6 +4,7 @@ Usage: .venv/bin/python scripts/cli_reference.py
 """
 
 import inspect
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 
 from stratal.cli.main import COMMANDS, EXIT_CODES, cli
 
+MARK = "\b\n"
 PAGE = Path(__file__).parent.parent / "docs" / "cli.md"
 
 
@@ -36,7 +38,7 @@ def _sections(command: click.Command, path: str, level: int) -> Iterator[str]:
     lines = [
         f"{'#' * level} {path}",
         f"`{path} {usage}`",
-        inspect.cleandoc((command.help or "").replace("\b\n", "")),
+        _text(command.help or ""),
     ]
     options = [p for p in command.params if isinstance(p, click.Option) and not p.hidden]
     if options:
@@ -44,7 +46,7 @@ def _sections(command: click.Command, path: str, level: int) -> Iterator[str]:
             "\n".join(f"- `{', '.join(p.opts)}`: {' '.join((p.help or '').split())}" for p in options)
         )
     if command.epilog:
-        lines.append(inspect.cleandoc(command.epilog.replace("\b\n", "")))
+        lines.append(_text(command.epilog))
     yield "\n\n".join(line for line in lines if line)
     if isinstance(command, click.Group):
         context = click.Context(command)
@@ -52,6 +54,15 @@ def _sections(command: click.Command, path: str, level: int) -> Iterator[str]:
             child = command.get_command(context, name)
             if child is not None and not child.hidden:
                 yield from _sections(child, f"{path} {name}", level + 1)
+
+
+def _text(said: str) -> str:
+    """As Markdown: what a help shows line by line is fenced in, so that nothing in it is taken for markup."""
+    found = []
+    for one in inspect.cleandoc(said).split("\n\n"):
+        shown = textwrap.dedent(one.lstrip().removeprefix(MARK)) if one.lstrip().startswith(MARK) else ""
+        found.append(f"````text\n{shown}\n````" if shown else one)
+    return "\n\n".join(found)
 
 
 if __name__ == "__main__":

@@ -59,15 +59,19 @@ def truncation(whole: Any, cut: Any, *, what: str) -> Json:
     """Features of a moment are the same when everything after that moment is deleted before they are made."""
     a, b = np.asarray(whole, dtype=float), np.asarray(cut, dtype=float)
     same = a.shape == b.shape and bool(np.allclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True))
-    worst = 0.0 if same or a.shape != b.shape else float(np.nanmax(np.abs(a - b)))
-    said = f"{what} made without the future are " + (
-        f"the same ({a.size} values)"
-        if same
-        else f"others: {a.shape} and {b.shape}"
-        if a.shape != b.shape
-        else f"others: they differ by up to {worst:.4g}"
-    )
-    return {"name": "truncation", "passed": same, "said": said}
+    said = f"the same ({a.size} values)" if same else f"others: {_difference(a, b)}"
+    return {"name": "truncation", "passed": same, "said": f"{what} made without the future are {said}"}
+
+
+def _difference(a: Any, b: Any) -> str:
+    if a.shape != b.shape:
+        return f"{a.shape} and {b.shape}"
+    missing = int((np.isnan(a) != np.isnan(b)).sum())
+    differ = ~np.isclose(a, b, rtol=1e-9, atol=1e-12, equal_nan=True) & ~np.isnan(a) & ~np.isnan(b)
+    said = [f"{missing} values are there only in one of them"] if missing else []
+    if differ.any():
+        said.append(f"{int(differ.sum())} differ, by up to {float(np.abs(a - b)[differ].max()):.4g}")
+    return ", ".join(said)
 
 
 def labels(kept: pd.DataFrame, source: pd.DataFrame, key: str, column: str) -> Json:

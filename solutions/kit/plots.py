@@ -225,18 +225,22 @@ def _short(value: float) -> str:
 
 
 def _svg(body: Sequence[str], names: Sequence[str], height: int = HEIGHT) -> str:
-    legend = []
-    named = [name for name in names if name]
-    for index, name in enumerate(named if len(named) > 1 else []):
-        y = TOP + 8 + 16 * index
+    """With a legend above the plot, where it hides nothing."""
+    named = [(index, name[:24]) for index, name in enumerate(names) if name]
+    legend: list[str] = []
+    at, line = LEFT, 0
+    for index, name in named if len(named) > 1 else []:
+        wide = 28 + 7 * len(name)
+        if at > LEFT and at + wide > WIDTH:
+            at, line = LEFT, line + 1
+        y = 18 * line - 8
         legend.append(
-            f'<rect x="{WIDTH - RIGHT - 150}" y="{y - 9}" width="10" height="10" rx="2" fill="{_colour(index)}"/>'
-            f'<text x="{WIDTH - RIGHT - 135}" y="{y}">{html.escape(name[:24])}</text>'
+            f'<rect x="{at}" y="{y - 9}" width="10" height="10" rx="2" fill="{_colour(index)}"/>'
+            f'<text x="{at + 15}" y="{y}">{html.escape(name)}</text>'
         )
+        at += wide
+    above = 18 * (line + 1) + 2 if legend else 0
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
-        + STYLE
-        + "".join(body)
-        + "".join(legend)
-        + "</svg>"
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 {-above} {WIDTH} {height + above}" '
+        f'width="{WIDTH}" height="{height + above}">' + STYLE + "".join(body) + "".join(legend) + "</svg>"
     )

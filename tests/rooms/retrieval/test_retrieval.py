@@ -93,6 +93,7 @@ Each pump has a number. It stands on the *plate.* Read it first.
 ```sh
 # not a heading
 pump stop 3   # stops it
+``` not its end
 ```
 After that it rests.
 """
@@ -110,10 +111,15 @@ def test_a_manual_is_cut_along_its_headings_lists_tables_and_code() -> None:
         "| seal | 5 years |",
         "# not a heading",
         "pump stop 3   # stops it",
+        "``` not its end",
         "After that it rests.",
     ]
     plain = " ".join(MANUAL.split())
     assert all(" ".join(part.split()) in plain for row in (first, second) for part in row["parts"])
+    (unclosed,) = build.passages("s3://b/a.md", "v", [(None, "```sql table\n\n# Care\nOil it well.")])[1:]
+    assert (unclosed["title"], unclosed["text"]) == ("a.md: Care", "Oil it well."), (
+        "a fence that nothing closes"
+    )
     assert second["terms"].count("care") == 2, "a heading says what all below it is about"
     assert "manual" in second["terms"]
 

@@ -78,6 +78,8 @@ def test_what_is_tested_must_be_apart_and_later() -> None:
     assert checks.truncation([1.0, np.nan], [1.0, np.nan], what="features")["passed"]
     assert not checks.truncation([1.0, 2.0], [1.0, 2.5], what="features")["passed"]
     assert not checks.truncation([1.0], [1.0, 2.0], what="features")["passed"]
+    gone = checks.truncation([1.0, 2.0, 3.0], [1.0, np.nan, 4.0], what="features")
+    assert gone["said"].endswith("others: 1 values are there only in one of them, 1 differ, by up to 1")
 
 
 def test_intervals_of_seeds_cover_and_resplits_make_them_wider() -> None:

@@ -395,43 +395,45 @@ def passages(document: str, version: str, parts: Parts) -> list[Json]:
 
 def blocks(text: str) -> Iterator[Block]:
     """Headings, paragraphs, items of lists, tables and code, in order. What is fenced in is no heading."""
-    kind, held, fence = "", [], ""
-    for line in [*text.replace("\r\n", "\n").split("\n"), ""]:
+    lines = text.replace("\r\n", "\n").split("\n")
+    fences = fenced(lines)
+    kind, held = "", []
+    for number, line in enumerate([*lines, ""]):
         plain = line.strip()
-        opening = re.match(r"(```+|~~~+)[^`]*\Z", plain)
-        if fence and not plain.startswith(fence):
+        if fences.get(number) == "code":
             held.append(line.rstrip())
             continue
         heading = re.match(r"(#{1,6})\s+(.*)", line)
-        begins = (
-            "item"
-            if re.match(r"(?:[-*+]|\d{1,3}[.)])\s", plain)
-            else "table"
-            if plain.startswith("|")
-            else ""
-        )
-        if (
-            not plain
-            or fence
-            or opening
-            or heading
-            or begins == "item"
-            or (kind == "table") != (begins == "table")
-        ):
+        item = re.match(r"(?:[-*+]|\d{1,3}[.)])\s", plain)
+        row = plain.startswith("|")
+        if not plain or number in fences or heading or item or (kind == "table") != row:
             if held:
                 yield Block(kind or "text", held)
             kind, held = "", []
-        if fence:
-            fence = ""
-        elif opening:
-            kind, fence = "code", opening[1]
+        if number in fences:
+            kind = "code"
         elif heading:
             yield Block("heading", [heading[2].strip().rstrip("#").strip()[:200]], level=len(heading[1]))
         elif plain:
-            kind = kind or begins or "text"
+            kind = kind or ("item" if item else "table" if row else "text")
             held.append(plain)
-    if held:
-        yield Block(kind, held)
+
+
+def fenced(lines: list[str]) -> dict[int, str]:
+    """The lines that are ``code`` between fences, and the ``fence``s. One that nothing closes is text."""
+    found: dict[int, str] = {}
+    number = 0
+    while number < len(lines):
+        opening = re.match(r"(`{3,}|~{3,})[^`]*\Z", lines[number].strip())
+        number += 1
+        if opening is None:
+            continue
+        closing = re.compile(re.escape(opening[1]) + re.escape(opening[1][0]) + r"*\Z")
+        end = next((at for at in range(number, len(lines)) if closing.match(lines[at].strip())), None)
+        if end is not None:
+            found |= dict.fromkeys((number - 1, end), "fence") | dict.fromkeys(range(number, end), "code")
+            number = end + 1
+    return found
 
 
 def packed(found: Iterable[Block], path: list[tuple[int, str]]) -> Iterator[list[tuple[str, list[str]]]]:
