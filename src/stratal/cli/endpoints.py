@@ -1,13 +1,14 @@
 """``stratal endpoints`` and ``endpoint``: looking at what was deployed, and steering it."""
 
 import json
-import shlex
 import sys
+import textwrap
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from stratal.cli.calls import how_to_call
 from stratal.cli.output import json_option, print_json, print_table, project_option
 from stratal.cli.shown import Shares
 from stratal.sdk import ApiError, Client
@@ -147,31 +148,8 @@ def _show_calls(seen: dict[str, Any]) -> None:
             click.echo(f"{side[:-1].capitalize() + ':':<13}{tensor['name']} {tensor['datatype']} [{shape}]")
     if interface["columns"]:
         click.echo(f"{'Columns:':<13}{', '.join(interface['columns'])}")
-    import json
-
-    columns = interface["columns"]
-    width = len(columns) if columns else max(1, interface["inputs"][0]["shape"][-1])
-    row = [0.0] * width
-    body = {"dataframe_split": {"columns": columns, "data": [row]}} if columns else {"instances": [row]}
     click.echo("\nCall it:")
-    click.echo(
-        f'  curl -s {seen["invocations_url"]} -H "Authorization: Bearer $STRATAL_API_KEY" \\\n'
-        f"    -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
-    )
-    if len(interface["inputs"]) != 1:
-        return
-    tensor = interface["inputs"][0]
-    address = seen["url"].split("://", 1)[1].split("/", 1)[0]
-    secure = ", ssl=True" if seen["url"].startswith("https") else ""
-    click.echo(
-        "\n  import os, numpy, tritonclient.http as triton\n"
-        f"  client = triton.InferenceServerClient({address!r}{secure})\n"
-        f"  x = triton.InferInput({tensor['name']!r}, [1, {width}], 'FP64')\n"
-        f"  x.set_data_from_numpy(numpy.zeros((1, {width})))\n"
-        "  key = {'Authorization': 'Bearer ' + os.environ['STRATAL_API_KEY']}\n"
-        f"  print(client.infer({seen['name']!r}, [x], headers=key).as_numpy("
-        f"{(interface['outputs'] or [{'name': 'predict'}])[0]['name']!r}))"
-    )
+    click.echo("\n\n".join(textwrap.indent(way, "  ") for way in how_to_call(seen)))
 
 
 @endpoint.command("logs")

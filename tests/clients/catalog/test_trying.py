@@ -2,8 +2,13 @@
 
 import base64
 import json
+import os
+import subprocess
+import wave
+from pathlib import Path
 
 import pytest
+from PIL import Image, ImageDraw, ImageFont
 
 from platform_server import PlatformServer
 
@@ -28,6 +33,15 @@ def test_texts_are_answered_measured_and_explained(server: PlatformServer) -> No
         "verified",
         "unproven",
     )
+    called = server.cli("endpoint", "show", "langid", "--project", project).stdout.partition("Call it:\n")[2]
+    asked = subprocess.run(
+        called.partition("\n\n")[0],
+        shell=True,
+        env={**os.environ, **server.env(project)},
+        capture_output=True,
+        timeout=60,
+    )
+    assert len(json.loads(asked.stdout)["predictions"]) == 1
     nothing = server.cli("models", "try", "summarise", "--project", project, check=False)
     assert (nothing.returncode, "No well-kept library" in nothing.stderr) == (6, True)
     away = server.cli("models", "try", "chat", "--project", project, check=False)
@@ -68,3 +82,34 @@ def test_what_is_no_picture_is_refused_by_the_model_and_it_goes_on(server: Platf
             answer = http.post(address, json={"inputs": {"image": [wrong]}})
             assert answer.status_code == 400, answer.text
     assert tried(server, project, "faces")["predictions"]
+
+
+@pytest.mark.soak
+def test_where_nothing_is_said_nothing_is_heard_and_the_next_is_heard_as_before(
+    server: PlatformServer, tmp_path: Path
+) -> None:
+    project = server.project()
+    for seconds in (0, 0.001, 2):
+        told = tried(server, project, "transcribe", silence(tmp_path / "silent.wav", seconds))
+        assert told["predictions"] == [""], seconds
+    told = tried(server, project, "transcribe")
+    assert told["predictions"] == [told["expected"]]
+
+
+def silence(path: Path, seconds: float) -> str:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8_000)
+        file.writeframes(bytes(2 * int(8_000 * seconds)))
+    return str(path)
+
+
+@pytest.mark.soak
+def test_dark_text_on_nothing_is_read(server: PlatformServer, tmp_path: Path) -> None:
+    picture = Image.new("RGBA", (420, 80), (0, 0, 0, 0))
+    font = ImageFont.load_default(36)
+    ImageDraw.Draw(picture).text((20, 20), "Platform 9", fill=(0, 0, 0, 255), font=font)
+    picture.save(tmp_path / "sign.png")
+    told = tried(server, server.project(), "ocr", str(tmp_path / "sign.png"))
+    assert [one["text"].split() for one in told["predictions"]] == [["Platform", "9"]]  # type: ignore[attr-defined]

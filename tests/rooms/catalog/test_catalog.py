@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from stratal.ai.catalog import service
@@ -30,7 +31,8 @@ from stratal.engines.runtimes.adapter import TASKS as IMPLEMENTATIONS
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.replica.arrays import Invalid as InvalidInput
 from stratal.engines.runtimes.replica.pictures import read_picture
-from stratal.engines.runtimes.replica.task_commands import read_wave
+from stratal.engines.runtimes.replica.task_commands import is_spoken, read_wave, text_of
+from stratal.engines.runtimes.replica.task_model import UNNAMED, TaskModel
 from stratal.identity.model import Kind, Principal, Role
 from stratal.identity.projects import Projects
 from stratal.kernel.clock import system_clock
@@ -319,3 +321,54 @@ def test_a_sound_is_brought_to_one_channel_of_16_khz_and_refused_when_it_is_too_
     for wrong in (b"", b"RIFF", sound(0.1, width=1), sound(61, rate=4_000), sound(0.1)[:30]):
         with pytest.raises(InvalidInput):
             read_wave(wrong)
+
+
+class Decoder:
+    """As PocketSphinx's: nothing can be begun that was not ended, and no samples at all are an error of its own."""
+
+    begun = False
+
+    def start_utt(self) -> None:
+        if self.begun:
+            raise RuntimeError("Failed to start utterance processing")
+        self.begun = True
+
+    def process_raw(self, samples: bytes, *, full_utt: bool) -> None:
+        if not samples:
+            raise IndexError("Out of bounds on buffer access")
+
+    def end_utt(self) -> None:
+        self.begun = False
+
+    def hyp(self) -> None:
+        return None
+
+
+def test_a_sound_that_a_decoder_fails_at_does_not_spoil_those_that_follow() -> None:
+    decoder = Decoder()
+    with pytest.raises(IndexError):
+        text_of(decoder, b"")
+    assert text_of(decoder, b"\0\0") == ""
+
+
+def test_a_voice_in_any_frame_is_speech_and_less_than_a_frame_is_none() -> None:
+    class Detector:
+        frame_bytes = 4
+
+        def is_speech(self, frame: bytes) -> bool:
+            assert len(frame) == 4
+            return b"x" in frame
+
+    assert not any(is_spoken(Detector(), sound) for sound in (b"", b"xx", b"....", b"....xx"))
+    assert is_spoken(Detector(), b"......x.")
+
+
+def test_a_list_without_a_name_is_a_models_only_input() -> None:
+    model = TaskModel(
+        lambda rows: {"text": [row.decode() for row in rows]}, "audio", [("text", "BYTES", [-1])], {}, {}
+    )
+    for given in ([b"RIFF"], ["RIFF"], ["UklGRg=="], ["data:audio/wav;base64,UklGRg=="]):
+        rows = model.arrange([(UNNAMED, np.array([given], object))], None, strict=False)
+        assert model.predict(rows, None)[0][1].tolist() == ["RIFF"]
+    with pytest.raises(InvalidInput, match="'audio'"):
+        model.arrange([("other", np.array(["UklGRg=="], object))], None, strict=False)

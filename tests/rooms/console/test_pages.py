@@ -267,6 +267,21 @@ def test_a_job_says_what_it_waits_for_and_how_its_attempts_went() -> None:
     assert "2 of 4" in page
 
 
+def test_an_endpoint_shows_a_request_that_its_model_takes() -> None:
+    told = answers("e")
+    for interface, shown in (
+        (
+            {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}]},
+            "{&#34;inputs&#34;: {&#34;text&#34;: [&#34;a text&#34;]}}",
+        ),
+        ({"inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}]}, "the file in base64"),
+        ({"generates": True, "chats": True}, "client.chat.completions.create(model=&#39;e&#39;, messages="),
+        ({"generates": True}, "client.completions.create(model=&#39;e&#39;, prompt="),
+    ):
+        told[f"{BASE}/endpoints/e"]["interface"] = {"columns": None, "outputs": [], "inputs": [], **interface}
+        assert shown in Browser(Native(told)).get("/projects/default/endpoints/e").text
+
+
 def test_a_solution_is_tried_and_reported_where_it_was_run() -> None:
     told = answers("flu")
     page = Browser(Native(told)).get("/projects/default/solutions/s").text

@@ -240,3 +240,40 @@ def test_ranges_are_read_as_the_specification_says(header: str, span: tuple[int,
 def test_a_range_outside_is_told(header: str) -> None:
     with pytest.raises(RangeInvalid):
         byte_range(header, 10)
+
+
+def test_metadata_that_stands_for_billions_of_values_is_refused_and_costs_nothing(
+    wired: Wired, model: str
+) -> None:
+    """Asked without a key, as the client does."""
+
+    def validated(head: str) -> Answer:
+        return wired.ask("POST", "/hub/api/validate-yaml", None, json={"content": f"---\n{head}\n---\ntext"})
+
+    nine = ",".join(["*a"] * 9)
+    grown = ["a0: &a0 [x, x]", *(f"a{n}: &a{n} [{nine.replace('a', f'a{n - 1}')}]" for n in range(1, 12))]
+    merged = [
+        "a0: &a0 {k: x}",
+        *(f"a{n}: &a{n} {{<<: [{nine.replace('a', f'a{n - 1}')}]}}" for n in range(1, 12)),
+    ]
+    long = f"a: &a {'x' * 30_000}\nb: [{','.join(['*a'] * 5_000)}]"
+    for head in ("\n".join(grown), "\n".join(merged), long, "x: " * 40_000, "a: [", "a: &a [*a]"):
+        assert validated(head).status == 400, head[:40]
+    assert validated("license: mit\ntags: &t [a]\nmore: *t").json() == {"errors": [], "warnings": []}
+    bomb = "\n".join(["---", *grown, "---"]).encode()
+    assert committed(wired, model, added("README.md", bomb)).status == 200
+    assert wired.ask("GET", model, wired.admin).status == 200
+    assert wired.ask("GET", "/hub/api/validate-yaml", wired.admin).status == 404
+
+
+def test_a_name_that_no_file_system_holds_is_refused(wired: Wired, model: str) -> None:
+    for path in ("a/" + "x" * 256, "é" * 128, "a/" + "é" * 128 + "/b"):
+        refused = committed(wired, model, added(path))
+        assert (refused.status, "bytes" in refused.body.decode()) == (400, True)
+    assert committed(wired, model, added("x" * 255)).status == 200
+
+
+def test_who_may_read_is_told_so_and_what_is_not_offered_too(wired: Wired, model: str) -> None:
+    assert wired.ask("GET", f"{model}/auth-check", wired.admin).status == 200
+    assert wired.ask("GET", f"{model[:-1]}-none/auth-check", wired.admin).status == 404
+    assert wired.ask("GET", f"{model}/discussions", wired.admin).status == 501

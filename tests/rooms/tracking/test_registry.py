@@ -338,3 +338,7 @@ def test_a_description_of_billions_of_values_costs_nothing() -> None:
         lines.append(f"{letter}: &{letter} [{', '.join([f'*{before}'] * 9)}]")
     lines.append("flavors: {python_function: {x: *i}}")
     assert read_facts({"MLmodel": "\n".join(lines).encode()}, []).flavors == {"python_function": {}}
+    lines = ["a: &a {k: x}"]
+    for before, letter in zip("abcdefghijk", "bcdefghijkl", strict=True):
+        lines.append(f"{letter}: &{letter} {{<<: [{', '.join([f'*{before}'] * 9)}]}}")
+    assert read_facts({"MLmodel": "\n".join(lines).encode()}, []).flavors == {}

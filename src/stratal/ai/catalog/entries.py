@@ -61,7 +61,11 @@ TASKS: tuple[Task, ...] = (
         "language identification",
         (_TEXT,),
         (
-            Port("language", "BYTES", "ISO 639-1 code"),
+            Port(
+                "language",
+                "BYTES",
+                "ISO 639 code, of two letters where there is one; zxx for a text without letters",
+            ),
             Port("score", "FP64", "probability among its languages"),
         ),
     ),
@@ -345,14 +349,14 @@ ENTRIES: tuple[Entry, ...] = (
     Entry(
         name="langid",
         task="language",
-        title="py3langid: the language of a text among 97",
+        title="py3langid: the language of a text among 141",
         implementation="py3langid",
         label=Label.OFFLINE,
         source="Marco Lui and Adrien Barbaresi's model, in the package py3langid 0.4.0",
         revision="py3langid 0.4.0",
         licence="BSD-3-Clause",
         size=4_586_720,
-        languages="97, by ISO 639-1 code",
+        languages="141, by ISO 639 code (of two letters where there is one)",
         limits=(
             "Wants a sentence: a few words, names and mixed texts are often told wrong.",
             "Close relatives (Norwegian and Danish, Croatian and Serbian) are mixed up.",

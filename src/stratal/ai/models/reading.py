@@ -23,6 +23,8 @@ HEAD_BYTES = 512
 MAX_HEADS = 1000
 
 _MAX_VALUES = 100_000
+_CHARACTERS = 100
+"""So many of a text weigh as much as a value."""
 _PICKLES = (".pkl", ".pickle", ".joblib", ".dill", ".pt", ".pth", ".cpkl", ".cloudpickle")
 _PICKLE_FORMATS = {"pickle", "cloudpickle", "joblib", "dill"}
 _BY_SUFFIX = {
@@ -142,12 +144,50 @@ def _labels(flavors: Mapping[str, Mapping[str, object]], *, pickled: bool) -> tu
 
 
 def _yaml(data: bytes) -> dict[str, Any]:
+    try:
+        return _mapping(read_yaml(data))
+    except ValueError:
+        return {}
+
+
+def read_yaml(data: bytes | str, most: int | None = None) -> object:
+    """What the YAML says, plain values only. Raises `ValueError`, also where it stands for more than `most` values.
+
+    An alias stands for all that its anchor holds, one of aliases for all of theirs: nine times nine, ten times over, is
+    more than fits into memory once somebody copies it. Keys that are merged (``<<``) are copied here, so they are few.
+    """
     import yaml
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc,unused-ignore]
+        spent = merged = 0
+
+        def __init__(self, stream: bytes | str) -> None:
+            super().__init__(stream)
+            self.weights: dict[int, int] = {}
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            is_alias = self.check_event(yaml.AliasEvent)
+            before = self.spent
+            node = super().compose_node(parent, index)
+            if is_alias:
+                self.spent += self.weights.get(id(node), 1)
+            else:
+                self.spent += 1 + (len(node.value) // _CHARACTERS if isinstance(node.value, str) else 0)
+                self.weights[id(node)] = self.spent - before
+            if most is not None and self.spent > most:
+                raise ValueError("it stands for too many values")
+            return node
+
+        def flatten_mapping(self, node: Any) -> None:
+            super().flatten_mapping(node)
+            self.merged += len(node.value)
+            if self.merged > _MAX_VALUES:
+                raise ValueError("it merges too many keys")
+
     try:
-        return _mapping(yaml.safe_load(data))
-    except (yaml.YAMLError, ValueError, RecursionError):
-        return {}
+        return yaml.load(data, Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(str(error)) from None
 
 
 def _signature(value: object) -> dict[str, object] | None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ PULL_SECONDS = 3600.0  # a package of weights over a slow line
 _ROWS = 64
 _FILES = 4  # pictures and sounds take longer
 _POLL_SECONDS = 0.3
+_SHOWN = 200
 
 
 def pull(client: Client, name: str) -> dict[str, Any]:
@@ -78,6 +80,7 @@ def ask(
 
 def shown(task: str, question: str, told: Any) -> str:
     """One answer, for people."""
+    question = textwrap.shorten(question, _SHOWN, placeholder=" …") if " " in question else question[:_SHOWN]
     if task == "sentiment":
         return f"{told['label']} ({told['score']:+.2f}): {question}"
     if task == "sort":
@@ -86,6 +89,8 @@ def shown(task: str, question: str, told: Any) -> str:
         return f"{told['language']} ({told['score']:.0%}): {question}"
     if task == "ocr":
         return str(told["text"]) or "(no text found)"
+    if task == "transcribe":
+        return str(told) or "(nothing heard)"
     if task == "faces":
         boxes = json.loads(told["faces"])
         places = "".join(f"\n  {b['width']} × {b['height']} pixels at {b['x']}, {b['y']}" for b in boxes)

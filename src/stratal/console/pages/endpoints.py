@@ -53,7 +53,6 @@ async def endpoint(view: View) -> Response:
     name = view.part("endpoint")
     path = f"/endpoints/{segment(name)}"
     told, history = await asyncio.gather(view.get(path), view.attempt(f"{path}/revisions"))
-    body = _example(told.get("interface"))
     return view.page(
         "endpoint.html",
         str(told["name"]),
@@ -63,7 +62,7 @@ async def endpoint(view: View) -> Response:
             cli=f"stratal endpoint show {quote(name)} {view.flag}",
             python=view.sdk(f"/endpoints/{segment(name)}"),
         ),
-        calls=_calls(view.project, str(told["invocations_url"]), body),
+        calls=_calls(view.project, told),
         endpoint=told,
         playground=_playground(told.get("interface")),
         history=history,
@@ -80,20 +79,34 @@ def _pictures(told: Json) -> list[tuple[Json, Picture]]:
     return [(served, picture) for served, picture in pictures if picture is not None]
 
 
-def _calls(project: str, url: str, body: Json) -> Ways:
+def _calls(project: str, told: Json) -> Ways:
     """How to ask it, from a shell and from Python, with what it takes."""
-    text = json.dumps(body)
-    return Ways(
-        cli=f'eval "$(stratal env --project {quote(project)})"\n'
-        f'curl -H "Authorization: Bearer $STRATAL_API_KEY" -H "Content-Type: application/json" \\\n'
-        f"  -d {quote(text)} \\\n  {quote(url)}",
-        python="import os, httpx  # with the variables of `stratal env`\n\n"
+    interface: Mapping[str, Any] = told.get("interface") or {}
+    url, body = str(told["invocations_url"]), _example(interface)
+    python = (
+        "import os, httpx  # with the variables of `stratal env`\n\n"
         "answer = httpx.post(\n"
         f"    {url!r},\n"
         '    headers={"Authorization": f"Bearer {os.environ[\'STRATAL_API_KEY\']}"},\n'
         f"    json={body!r},\n"
         ")\n"
-        "answer.json()['prediction_id']  # explains it: stratal why ID",
+        "answer.json()['prediction_id']  # explains it: stratal why ID"
+    )
+    if interface.get("generates"):
+        path = "chat/completions" if interface.get("chats") else "completions"
+        said = [{"role": "user", "content": "Hello"}] if interface.get("chats") else "Hello"
+        body = {"model": told["name"], "messages" if interface.get("chats") else "prompt": said}
+        url = f"{str(told['url']).partition('/v2/')[0]}/v1/{path}"
+        arguments = ", ".join(f"{key}={value!r}" for key, value in body.items())
+        python = (
+            "import openai  # with the variables of `stratal env`\n\nclient = openai.OpenAI()\n"
+            f"client.{path.replace('/', '.')}.create({arguments})"
+        )
+    return Ways(
+        cli=f'eval "$(stratal env --project {quote(project)})"\n'
+        f'curl -H "Authorization: Bearer $STRATAL_API_KEY" -H "Content-Type: application/json" \\\n'
+        f"  -d {quote(json.dumps(body))} \\\n  {quote(url)}",
+        python=python,
     )
 
 
@@ -106,6 +119,9 @@ def _example(interface: Any) -> Json:
         kinds = {str(i.get("name")): str(i.get("datatype")) for i in inputs if isinstance(i, Mapping)}
         row = [_zero(kinds.get(str(column), "FP64")) for column in columns]
         return {"dataframe_split": {"columns": columns, "data": [row]}}
+    if len(inputs) == 1 and isinstance(inputs[0], Mapping) and inputs[0].get("datatype") == "BYTES":
+        name = str(inputs[0].get("name"))
+        return {"inputs": {name: ["<the file in base64>" if name in ("image", "audio") else "a text"]}}
     shape = inputs[0].get("shape") if inputs and isinstance(inputs[0], Mapping) else None
     width = shape[-1] if isinstance(shape, list) and len(shape) == 2 and isinstance(shape[-1], int) else 1
     kind = str(inputs[0].get("datatype", "FP64")) if shape else "FP64"

@@ -20,10 +20,21 @@ from stratal.identity.projects import Projects
 from stratal.kernel.errors import Invalid, NotFound, StratalError, Unauthenticated, Unsupported
 
 _ROOT = b"/hub/"
+_VALIDATE = ["api", "validate-yaml"]
 _KINDS = {"spaces", "kernels", "buckets"}
 _WORDS = {
     *("revision", "tree", "paths-info", "commits", "refs", "preupload", "commit", "tag", "branch"),
-    *("settings", "xet-write-token", "xet-read-token", "lfs-files", "discussions", "resolve", "raw"),
+    *(
+        "auth-check",
+        "super-squash",
+        "settings",
+        "xet-write-token",
+        "xet-read-token",
+        "lfs-files",
+        "discussions",
+        "resolve",
+        "raw",
+    ),
 }
 
 
@@ -54,8 +65,10 @@ class HubDoor:
         return bool(scope["raw_path"].startswith(_ROOT))
 
     async def authenticate(self, request: Request) -> Principal | None:
-        """A bearer key; an address to upload to carries its own proof."""
+        """A bearer key; an address to upload to carries its own proof, and to look at metadata none is asked for."""
         segments = _segments(request.scope["raw_path"])
+        if segments == _VALIDATE:
+            return None
         if len(segments) == 3 and segments[0] == "lfs" and request.method == "PUT":
             who, _ = await self._addresses.check(segments[1], segments[2], request.query_params)
             return who
@@ -71,8 +84,13 @@ class HubDoor:
         return errors.answer(error, empty=scope["method"] == "HEAD")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        response = await self._answer(principal(scope), request, _segments(scope["raw_path"]))
+        request, segments = Request(scope, receive), _segments(scope["raw_path"])
+        if segments == _VALIDATE and request.method == "POST":
+            response = await self._repositories.validate(request)
+        elif segments == _VALIDATE:
+            raise _nothing(request)
+        else:
+            response = await self._answer(principal(scope), request, segments)
         await response(scope, receive, send)
 
     async def _answer(self, who: Principal, request: Request, segments: list[str]) -> Response:
@@ -87,8 +105,6 @@ class HubDoor:
                 return await self._repositories.delete(who, request)
             case "POST", ["api", "repos", "move"]:
                 return await self._repositories.move(who, request)
-            case "POST", ["api", "validate-yaml"]:
-                return await self._repositories.validate(request)
             case "GET", ["api", "datasets"]:
                 return await self._datasets.list(who, *await self._place(who, request))
             case _, ["api", "datasets", *rest]:
@@ -147,6 +163,8 @@ class HubDoor:
                 return await self._files.commit(who, request, repository, revision)
             case "PUT", ["settings"]:
                 return await self._repositories.settings(who, request, repository)
+            case "GET", ["auth-check"]:
+                return await self._repositories.access(who, repository)
             case "GET", [word, *_] if word.startswith("xet-"):
                 raise Unsupported(
                     "Xet storage is not spoken here.",
@@ -154,6 +172,8 @@ class HubDoor:
                 )
             case _, ["branch", _]:
                 raise _one_line()
+            case _, [word, *_] if word in {"discussions", "super-squash"}:
+                raise Unsupported(f"{word} is not offered by this hub.", hint="docs/hub.md says what is.")
         raise _nothing(request)
 
     async def _of_dataset(self, who: Principal, request: Request, rest: list[str]) -> Response:

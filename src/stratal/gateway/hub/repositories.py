@@ -5,11 +5,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import orjson
-import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 
 from stratal.ai.models.commits import Commits, commit_of
+from stratal.ai.models.reading import read_yaml
 from stratal.ai.models.registered import RegisteredModels
 from stratal.gateway.bodies import beside, read_body
 from stratal.gateway.hub import wire
@@ -25,6 +25,8 @@ _NAME = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.\-]{0,95}\Z", re.ASCII)
 _SEARCHABLE = re.compile(r"[\w.\- ]{1,100}\Z")
 _MAX_PAGE = 1000
 _MAX_BODY = 1 << 20
+_MAX_CARD = 64 << 10
+"""Characters, and values that they may stand for."""
 
 
 class Repositories:
@@ -134,8 +136,14 @@ class Repositories:
             raise Unsupported("Repositories have no gates here.", hint="A project's roles say who may read.")
         return json_response({"visibility": "private", "gated": False})
 
+    async def access(self, who: Principal, repository: Repository) -> Response:
+        """Whoever may read it is told nothing more; others, that it is not there."""
+        require(who, "models.read", repository[0])
+        await self._names.get(who, repository[0], repository[2])
+        return json_response({})
+
     async def validate(self, request: Request) -> Response:
-        """Is the metadata at a README's top readable?"""
+        """Is the metadata at a README's top readable? It is asked without a key, and of nothing that is kept here."""
         body = await json_body(request)
         content = wire.text(body, "content")
         try:
@@ -160,14 +168,16 @@ def card_of(readme: bytes) -> dict[str, Any]:
     head, end, _ = text[4:].partition("\n---")
     if not end:
         return {}
+    if len(head) > _MAX_CARD:
+        raise Invalid(f"The metadata is longer than {_MAX_CARD >> 10} KiB.", reason="bad_card")
     try:
-        found = yaml.safe_load(head)
+        found = read_yaml(head, _MAX_CARD)
         return (
             orjson.loads(orjson.dumps(found, default=str, option=orjson.OPT_NON_STR_KEYS))
             if isinstance(found, dict)
             else {}
         )
-    except (yaml.YAMLError, ValueError, RecursionError, orjson.JSONEncodeError) as error:
+    except (ValueError, RecursionError, orjson.JSONEncodeError) as error:
         raise Invalid(f"The metadata is not YAML: {str(error)[:300]}", reason="bad_card") from None
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from .arrays import Invalid
 from .model import hash_below
-from .pictures import check_picture
+from .pictures import check_picture, may_be_transparent
 from .task_commands import RATE, read_wave
 from .task_model import TaskModel
 
@@ -326,7 +326,11 @@ def _picture(data: bytes) -> Any:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        return ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))).convert("RGB")
+        picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=("PNG", "JPEG")))
+        if may_be_transparent(data):
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return picture.convert("RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
         raise Invalid("The picture cannot be read: it is damaged or breaks off.") from None
 

@@ -22,10 +22,30 @@ def read_picture(data: bytes) -> NDArray[Any]:
     check_picture(data)
     import cv2
 
-    picture: NDArray[Any] | None = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    raw = np.frombuffer(data, np.uint8)
+    picture: NDArray[Any] | None = None
+    if may_be_transparent(data):
+        picture = _on_white(cv2.imdecode(raw, cv2.IMREAD_UNCHANGED))
+    if picture is None:
+        picture = cv2.imdecode(raw, cv2.IMREAD_COLOR)
     if picture is None:
         raise Invalid("The picture cannot be read: it is damaged or breaks off.")
     return picture
+
+
+def may_be_transparent(data: bytes) -> bool:
+    """Whether a PNG says that it has an alpha channel, or a transparent colour."""
+    return data[:4] == b"\x89PNG" and (data[25:26] in (b"\4", b"\6") or b"tRNS" in data[:4096])
+
+
+def _on_white(picture: NDArray[Any] | None) -> NDArray[Any] | None:
+    """A picture with an alpha channel as it looks on white paper: text that is drawn on nothing is most often dark."""
+    if picture is None or picture.ndim != 3 or picture.shape[2] != 4:
+        return None
+    most = np.iinfo(picture.dtype).max
+    alpha = picture[:, :, 3:].astype(np.float32) / most
+    blended = picture[:, :, :3] * alpha + most * (1 - alpha)
+    return (blended * (255 / most)).round().astype(np.uint8)
 
 
 def check_picture(data: bytes) -> None:

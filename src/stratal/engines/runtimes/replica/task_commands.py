@@ -1,4 +1,7 @@
-"""Short spoken English phrases by PocketSphinx and the model that its wheel brings. It is no dictation."""
+"""Short spoken English phrases by PocketSphinx and the model that its wheel brings. It is no dictation.
+
+Given silence it would make up a word: where its own detector of voices finds none, nothing was said.
+"""
 
 from __future__ import annotations
 
@@ -16,23 +19,36 @@ if TYPE_CHECKING:
 
 RATE = 16_000
 MAX_SECONDS = 60
+_STRICT = 3  # of the detector's modes the one least taken in by noise
+_FRAME_SECONDS = 0.03
 
 
 def load(_read: Callable[[str], bytes], _options: dict[str, Any]) -> Callable[[list[bytes]], dict[str, Any]]:
-    from pocketsphinx import Decoder
+    from pocketsphinx import Decoder, Vad
 
     decoder = Decoder(samprate=RATE, loglevel="FATAL")
+    detector = Vad(mode=_STRICT, sample_rate=RATE, frame_length=_FRAME_SECONDS)
 
     def answer(sounds: list[bytes]) -> dict[str, Any]:
-        return {"text": [_text(decoder, read_wave(data)) for data in sounds]}
+        samples = [read_wave(data) for data in sounds]
+        return {"text": [text_of(decoder, one) if is_spoken(detector, one) else "" for one in samples]}
 
     return answer
 
 
-def _text(decoder: Any, samples: bytes) -> str:
+def is_spoken(detector: Any, samples: bytes) -> bool:
+    """Whether any frame of it is somebody's voice; what is shorter than a frame is not."""
+    size = detector.frame_bytes
+    return any(detector.is_speech(samples[at : at + size]) for at in range(0, len(samples) - size + 1, size))
+
+
+def text_of(decoder: Any, samples: bytes) -> str:
+    """What the decoder hears. It is ended whatever happens: left begun, it would refuse every sound that follows."""
     decoder.start_utt()
-    decoder.process_raw(samples, full_utt=True)
-    decoder.end_utt()
+    try:
+        decoder.process_raw(samples, full_utt=True)
+    finally:
+        decoder.end_utt()
     found = decoder.hyp()
     return found.hypstr if found is not None else ""
 

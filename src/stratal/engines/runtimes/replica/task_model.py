@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = "stratal.json"
 MAX_ROWS = 10_000
+UNNAMED = "input-0"
+"""What a list of values is called that came without a name."""
 
 # implementation → (module, what a row of its input is, its outputs with their datatypes and widths)
 _TASKS: dict[str, tuple[str, str, list[tuple[str, str, list[int]]]]] = {
@@ -136,7 +138,7 @@ class TaskModel:
     ) -> Features:
         """One row a text or file; where something may be said beside it, columns of all that."""
         given = dict(inputs)
-        main = given.pop(self._kind, None) if self._kind in given else given.pop("", None)
+        main = given.pop(self._kind if self._kind in given else UNNAMED, None)
         known = {name for name, _, _ in self._beside}
         if main is None or set(given) - known:
             more = f", and beside it {', '.join(map(repr, sorted(known)))}" if known else ""
@@ -181,6 +183,10 @@ def _bytes(row: Any, kind: str) -> bytes:
         return row
     if not isinstance(row, str):
         raise Invalid(f"An {kind} file is expected in each row, in JSON as base64.")
+    if row.startswith(
+        "RIFF"
+    ):  # a silent sound's bytes may happen to be text; in base64 it would begin with UklGR
+        return row.encode()
     text = row.partition(",")[2] if row.startswith("data:") else row
     try:
         return base64.b64decode(text, validate=True)
