@@ -25,7 +25,6 @@ from stratal.kernel.errors import Denied, Invalid, NotFound
 from stratal.ledger.lineage import Kind, Lineage
 
 MAX_PATH = 1000
-_MAX_NAME = 255
 _LOCATION = re.compile(
     r"(?P<location>[^/]+/(?:models/)?(?P<id>[^/]+)/artifacts)(?:/(?P<path>.*))?\Z", re.DOTALL
 )
@@ -309,8 +308,7 @@ def check_path(path: str) -> str:
     """Return `path` when it is relative and names the same file whoever reads it, else raise `Invalid`.
 
     No empty, ``.`` or ``..`` part, no backslash or control character, at most 1,000 characters, also
-    not after being unquoted once more (a proxy in between might do that). No part is longer than a file
-    system's name, or nobody could download it.
+    not after being unquoted once more (a proxy in between might do that).
     """
     if len(path) > MAX_PATH:
         raise Invalid(
@@ -330,14 +328,9 @@ def check_path(path: str) -> str:
         if form == before:
             break
     try:
-        longest = max(len(part) for part in path.encode().split(b"/"))
+        path.encode()
     except UnicodeEncodeError as error:
         raise Invalid("The path is not valid Unicode.", reason="bad_path") from error
-    if longest > _MAX_NAME:
-        raise Invalid(
-            f"A part of a path has at most {_MAX_NAME} bytes, as file systems hold them; {path[:100]!r} has {longest}.",
-            reason="bad_path",
-        )
     return path
 
 

@@ -159,9 +159,15 @@ def test_a_file_of_chats_becomes_a_classifier_that_moderates(
                  for a, b, c in itertools.product(first, second, [".", " today.", ", really.", " again."])]
         data = "".join(json.dumps(chat) + "\\n" for chat in chats).encode()
         file = client.files.create(file=("chats.jsonl", data), purpose="fine-tune")
+        def done(job):
+            while (now := client.fine_tuning.jobs.retrieve(job.id)).status in ("queued", "validating_files", "running"):
+                time.sleep(0.5)
+            return now
+        def failing(data):
+            file = client.files.create(file=("one.jsonl", data), purpose="fine-tune")
+            return done(client.fine_tuning.jobs.create(training_file=file.id, model="embedder")).error.message
         job = client.fine_tuning.jobs.create(training_file=file.id, model="embedder", suffix="safety")
-        while (now := client.fine_tuning.jobs.retrieve(job.id)).status in ("queued", "validating_files", "running"):
-            time.sleep(0.5)
+        now = done(job)
         events = [event.message for event in client.fine_tuning.jobs.list_events(job.id)]
         texts = ["I will attack you.", "Thank you for the book."]
         judged = client.moderations.create(model=now.fine_tuned_model, input=texts)
@@ -172,6 +178,7 @@ def test_a_file_of_chats_becomes_a_classifier_that_moderates(
             "listed": [one.id == job.id for one in client.fine_tuning.jobs.list()],
             "none": refused(client.fine_tuning.jobs.retrieve, fine_tuning_job_id="ftjob-0"),
             "base": refused(client.fine_tuning.jobs.create, training_file=file.id, model="none"),
+            "why": failing(b'{"messages": [{"role": "user", "content": "x"}]}'),
         }))
         """,
         tmp_path,
@@ -180,6 +187,7 @@ def test_a_file_of_chats_becomes_a_classifier_that_moderates(
     assert (told["events"], told["flagged"], told["listed"]) == (True, [True, False], [True])
     assert told["none"] == ["NotFoundError", "not_found", None]
     assert told["base"] == ["NotFoundError", "model_not_found", None]
+    assert "it has no message of the assistant" in told["why"]
 
 
 @pytest.mark.soak
@@ -304,6 +312,12 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
             endless = client.chat.completions.create(**say, max_tokens=4000, stream=True)
             next(iter(endless))
             endless.close()
+        from concurrent.futures import ThreadPoolExecutor
+        def several(n):
+            pieces = client.chat.completions.create(**say, max_tokens=4 + 5 * n, temperature=0, stream=True)
+            return "".join(piece.choices[0].delta.content or "" for piece in pieces if piece.choices)
+        with ThreadPoolExecutor(6) as side_by_side:
+            together = list(side_by_side.map(several, range(6)))
         new = client.responses.create(model="parrot", input="hello", max_output_tokens=24, temperature=0)
         events = list(client.responses.create(
             model="parrot", input=[{"role": "user", "content": "hello"}], max_output_tokens=24, temperature=0, stream=True))
@@ -314,6 +328,7 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
         form = {"type": "json_schema", "json_schema": {"name": "unit", "schema": kind}}
         after = client.completions.create(model="parrot", prompt="x", max_tokens=3, temperature=0)
         print(json.dumps({
+            "together": all(one.startswith(other.rstrip("\\ufffd")) for other, one in zip(together, together[1:])),
             "same": streamed == text, "finish": whole.choices[0].finish_reason,
             "usage": [whole.usage.prompt_tokens, whole.usage.completion_tokens],
             "counted": pieces[-1].usage.completion_tokens,
@@ -331,6 +346,7 @@ def test_a_language_model_goes_from_a_job_through_the_hub_to_a_stream_that_stops
         tmp_path,
     )
     assert (told["same"], told["finish"], told["counted"]) == (True, "length", 24)
+    assert told["together"]
     assert told["usage"][1] == 24
     assert told["stop"] == ["stop", True]
     assert told["response"] == [True, "incomplete", 24]

@@ -51,3 +51,11 @@ def test_rows_are_read_by_their_columns_or_as_chats() -> None:
     for wrong in ({"q": " ", "a": "x"}, {"q": 1, "a": "x"}):
         with pytest.raises(ValueError, match="empty"):
             train.row_of(wrong, columns)
+    for row, said in (
+        ({"messages": chat}, "no message of the assistant"),
+        ({"q": "x"}, "no 'a'"),
+        ([], "JSON object"),
+    ):
+        with pytest.raises((KeyError, TypeError)) as failed:
+            train.row_of(row, columns)
+        assert said.split()[-1] in train.why_not(failed.value)

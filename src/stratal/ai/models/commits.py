@@ -39,6 +39,7 @@ MAIN = "main"
 _OID = re.compile(r"[0-9a-f]{64}\Z")
 _COMMIT = re.compile(r"[0-9a-f]{40}\Z")
 _KEPT = 7 * 24 * 3600 * 1000  # how long bytes wait for a commit, in milliseconds
+_MAX_NAME = 255
 _MAX_TITLE = 500
 _MAX_MESSAGE = 65_000
 
@@ -359,7 +360,7 @@ def _check(new: NewCommit) -> None:
     for change in new.changes:
         if isinstance(change, Link):
             check_oid(change.oid)
-        path = check_path(change.path)
+        path = _check_path(change.path)
         if path != change.path and not isinstance(change, Remove):
             raise Invalid(f"{change.path[:200]!r} is a directory's path, not a file's.", reason="bad_path")
         if ".git" in path.lower().split("/"):
@@ -404,6 +405,17 @@ def _plan(
         )
     ordered = tuple(files[path] for path in sorted(files))
     return _Plan(model, head, ordered, tuple(sorted(set(uploaded))))
+
+
+def _check_path(path: str) -> str:
+    """As `check_path`; and no part is longer than a file system's name: nobody could download the whole any more."""
+    longest = max(check_path(path).split("/"), key=lambda part: len(part.encode()))
+    if len(longest.encode()) > _MAX_NAME:
+        raise Invalid(
+            f"A part of a path has at most {_MAX_NAME} bytes, as file systems hold them; {longest[:100]!r} … has more.",
+            reason="bad_path",
+        )
+    return check_path(path)
 
 
 def _remove(files: dict[str, Artifact], change: Remove) -> None:

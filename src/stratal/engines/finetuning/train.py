@@ -187,12 +187,19 @@ def read_rows(wish: Json) -> tuple[list[str], list[str]]:
         try:
             one, other = row_of(json.loads(line), wish["columns"])
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise CannotTrain(f"Line {number} of {wish['source']}: {type(error).__name__}: {error}") from None
+            raise CannotTrain(f"Line {number} of {wish['source']}: {why_not(error)}.") from None
         first.append(one)
         second.append(other)
         if len(first) > MOST_ROWS:
             raise CannotTrain(f"At most {MOST_ROWS} rows are taken.")
     return first, second
+
+
+def why_not(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        roles = {"user": "no message of the user", "assistant": "no message of the assistant"}
+        return "it has " + roles.get(str(error.args[0]), f"no {error.args[0]!r}")
+    return "it is not a JSON object" if isinstance(error, TypeError) else str(error)
 
 
 def row_of(row: Json, columns: Json) -> tuple[str, str]:

@@ -6,7 +6,7 @@ an endpoint of its name: that is the ``fine_tuned_model``, asked with ``moderati
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -102,7 +102,11 @@ class FineTuning:
         return _json(_shown(said, job))
 
     async def retrieve(self, who: Principal, job_id: str) -> Response:
-        return _json(_shown(*await self._find(who, job_id)))
+        said, job = await self._find(who, job_id)
+        told = _shown(said, job)
+        if told["error"] is not None and (lines := await self._lines(who, job)):
+            told["error"]["message"] = f"Job {job.id}: {lines[-1][:1000]}"
+        return _json(told)
 
     async def cancel(self, who: Principal, job_id: str) -> Response:
         require(who, "jobs.stop", who.project_id)
@@ -123,8 +127,7 @@ class FineTuning:
     async def events(self, who: Principal, job_id: str) -> Response:
         """What the job wrote, the last line first."""
         said, job = await self._find(who, job_id)
-        log = b"".join([chunk async for chunk in await self._jobs.logs(who, who.project_id, job.id)])
-        lines = log.decode(errors="replace").splitlines()[-100:]
+        lines = await self._lines(who, job)
         events = [
             {
                 "object": "fine_tuning.job.event",
@@ -137,6 +140,11 @@ class FineTuning:
             for number, line in enumerate(lines)
         ]
         return _json({"object": "list", "data": events[::-1], "has_more": False})
+
+    async def _lines(self, who: Principal, job: Job) -> Sequence[str]:
+        """The last that the job wrote."""
+        log = b"".join([chunk async for chunk in await self._jobs.logs(who, who.project_id, job.id)])
+        return [line for line in log.decode(errors="replace").splitlines() if line.strip()][-100:]
 
     async def _find(self, who: Principal, job_id: str) -> tuple[dict[str, Any], Job]:
         number = job_id.removeprefix("ftjob-")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 
@@ -57,6 +58,9 @@ class TransformersModel:
         self._context = int(getattr(model.config, "max_position_embeddings", 0) or 2048)
         ends = getattr(model.generation_config, "eos_token_id", None)
         self._ends = set(ends if isinstance(ends, list) else [ends]) - {None}
+        # Of a prompt of thousands of tokens the scores of all would be gigabytes; only the last one's are looked at.
+        takes = inspect.signature(model.forward).parameters
+        self._last = {"logits_to_keep": 1} if "logits_to_keep" in takes else {}
         self._guides = Guides(tokenizer, int(model.config.vocab_size), self._ends)
         self.interface: dict[str, Any] = {
             "inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1]}],
@@ -125,32 +129,34 @@ class TransformersModel:
         told, finish, cache, whole = "", "length", None, False
         device = self._model.device
         step = torch.tensor([ids], device=device)
-        with torch.inference_mode():
-            while len(made) < most:
-                out = self._model(input_ids=step, past_key_values=cache, use_cache=True)
-                cache = out.past_key_values
-                token = choose(out.logits[0, -1], guide)
-                if token in self._ends:
-                    finish = "stop"
-                    break
-                made.append(token)
-                step = torch.tensor([[token]], device=device)
-                text = self._tokenizer.decode(made, skip_special_tokens=True)
-                cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
-                if cut >= 0:
-                    if cut > len(told):
-                        yield {"text": text[len(told) : cut]}
-                    told, finish, whole = text[:cut], "stop", True
-                    break
-                if guide is not None and not guide.take(token):
-                    finish = "stop"
-                    break
-                safe = _safe(text, stops)
-                if safe > len(told):
-                    yield {"text": text[len(told) : safe]}
-                    told = text[:safe]
-                else:
-                    yield {"text": ""}
+        while len(made) < most:
+            with (
+                torch.inference_mode()
+            ):  # not around what is yielded: the mode is the thread's, and others write in turns
+                out = self._model(input_ids=step, past_key_values=cache, use_cache=True, **self._last)
+            cache = out.past_key_values
+            token = choose(out.logits[0, -1], guide)
+            if token in self._ends:
+                finish = "stop"
+                break
+            made.append(token)
+            step = torch.tensor([[token]], device=device)
+            text = self._tokenizer.decode(made, skip_special_tokens=True)
+            cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
+            if cut >= 0:
+                if cut > len(told):
+                    yield {"text": text[len(told) : cut]}
+                told, finish, whole = text[:cut], "stop", True
+                break
+            if guide is not None and not guide.take(token):
+                finish = "stop"
+                break
+            safe = _safe(text, stops)
+            if safe > len(told):
+                yield {"text": text[len(told) : safe]}
+                told = text[:safe]
+            else:
+                yield {"text": ""}
         rest = "" if whole else self._tokenizer.decode(made, skip_special_tokens=True)[len(told) :]
         if rest:  # what was held back
             yield {"text": rest}
