@@ -21,7 +21,7 @@ def test_followers_share_their_looks_and_miss_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: bool
 ) -> None:
     database = Database(tmp_path / "db")
-    database.write_now(lambda c: metadata.tables["outbox"].create(c))
+    database.write_now(lambda c: metadata.tables["outbox"].create(c, checkfirst=True))
     events = Events(database)
     looks = 0
     after: Callable[..., Awaitable[list[Event]]] = events.after
