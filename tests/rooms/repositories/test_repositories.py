@@ -353,8 +353,8 @@ def _bomb(room: Room, repository_id: str, of: str, levels: int) -> str:
 
 def test_what_git_needs_too_much_memory_for_is_refused(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     run, made = room.runner.run, room.runner.run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
-    bomb = _bomb(room, made.id, room.write(made.id, "plain", {FILE: "", "a": "x"}), 5)
-    monkeypatch.setattr(git, "_BOUNDED", 'ulimit -d 40960; exec "$0" "$@"')
+    bomb = _bomb(room, made.id, room.write(made.id, "plain", {FILE: "", "a": "x"}), 4)
+    monkeypatch.setattr(git, "_BOUNDED", 'ulimit -d 8192; exec "$0" "$@"')
     with pytest.raises(TooLarge, match="memory"):
         run(room.shelf.reading.commit(made, bomb))
 

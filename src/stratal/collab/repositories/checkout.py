@@ -6,6 +6,7 @@ came from, and the commit is no claim: these bytes were read out of it.
 
 import asyncio
 import hashlib
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -122,10 +123,9 @@ class Checkout:
             [f"--git-dir={place}", "cat-file", "--batch"],
             self._store.environment(),
             cwd=place,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=subprocess.PIPE,
         )
         assert process.stdin is not None
-        assert process.stdout is not None
         try:
             for blob in blobs:
                 process.stdin.write(f"{blob.object}\n".encode())
@@ -138,6 +138,7 @@ class Checkout:
         finally:
             git.end(process)
             await process.wait()
+            process.close()
 
     async def _packed(
         self, found: Repository, blobs: Sequence[_Blob], digests: dict[str, str]

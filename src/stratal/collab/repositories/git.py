@@ -12,9 +12,12 @@ import contextlib
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import anyio.to_thread
 
 from stratal.kernel.errors import TooLarge, Unavailable
 
@@ -22,6 +25,7 @@ MOST_MEMORY = 1 << 30
 """Bytes for one git process of ours, and for each that it starts."""
 _MOST_AT_ONCE = "513m"
 """What git may ask for in one go. Its clients send files over 512 MiB as they are, never as a change of another."""
+_LIMIT = 1 << 20
 _BOUNDED = f'ulimit -d {MOST_MEMORY >> 10}; exec "$0" "$@"'
 
 CONFIG: Mapping[str, str] = {
@@ -41,6 +45,7 @@ CONFIG: Mapping[str, str] = {
     "protocol.allow": "never",
     "receive.autogc": "false",
     "receive.fsckObjects": "true",
+    "receive.unpackLimit": "10",  # each loose object is synced by itself, a pack as one
     "receive.advertisePushOptions": "false",
     # These hurt nobody and stand in the history of many old repositories.
     "receive.fsck.zeroPaddedFilemode": "warn",
@@ -102,35 +107,102 @@ async def own_program(name: str, env: Mapping[str, str], *, cwd: Path) -> str | 
     return str(found) if os.access(found, os.X_OK) else None
 
 
+class Process:
+    """A process that `start` has started, with its streams. `close` it when its streams are wanted no more.
+
+    It is made by `subprocess`, whose child shares the server's memory until it runs git. An event loop's own way copies the
+    page tables of the whole server first, which took longer than a small fetch.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
+        self.pid = process.pid
+        self.stdin: asyncio.StreamWriter | None = None
+        self.stdout = asyncio.StreamReader(limit=_LIMIT)
+        self.stderr = asyncio.StreamReader(limit=_LIMIT)
+        self._process = process
+        self._transports: list[asyncio.BaseTransport] = []
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; None: it has not ended."""
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        """The exit code, when it has ended."""
+        if self._process.poll() is None:
+            try:
+                watched = os.pidfd_open(self.pid)
+            except OSError:  # a kernel before 5.3
+                return await anyio.to_thread.run_sync(self._process.wait, abandon_on_cancel=True)
+            loop = asyncio.get_running_loop()
+            ended = asyncio.Event()
+            loop.add_reader(watched, ended.set)
+            try:
+                await ended.wait()
+            finally:
+                loop.remove_reader(watched)
+                os.close(watched)
+        return self._process.wait()
+
+    def close(self) -> None:
+        for transport in self._transports:
+            transport.close()
+
+    async def join(self) -> None:
+        """Have the event loop carry its streams."""
+        loop = asyncio.get_running_loop()
+        for reader, pipe in ((self.stdout, self._process.stdout), (self.stderr, self._process.stderr)):
+            protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+            transport, _ = await loop.connect_read_pipe(lambda p=protocol: p, pipe)  # type: ignore[misc]
+            self._transports.append(transport)
+        if self._process.stdin is not None:
+            heard = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
+            out, _ = await loop.connect_write_pipe(lambda: heard, self._process.stdin)
+            self._transports.append(out)
+            self.stdin = asyncio.StreamWriter(out, heard, None, loop)
+
+
 async def start(
     arguments: Sequence[str],
     env: Mapping[str, str],
     *,
     cwd: Path,
-    stdin: int = asyncio.subprocess.DEVNULL,
+    stdin: int = subprocess.DEVNULL,
     program: str = "git",
-) -> asyncio.subprocess.Process:
-    """Start ``git <arguments>``, bounded, in a process group of its own. Raises `Unavailable` where there is no git."""
-    if shutil.which(program, path=env["PATH"]) is None:
+    bounded: bool = True,
+) -> Process:
+    """Start ``git <arguments>`` in a process group of its own. Raises `Unavailable` where there is no git.
+
+    `bounded` False spares the shell that says what memory it may have, for what reads nothing that somebody pushed.
+    """
+    found = shutil.which(program, path=env["PATH"])
+    if found is None:
         raise Unavailable(
             "git is not installed on the platform's machine.",
             hint="Install it there (Debian: apt-get install git), then try again.",
             reason="no_git",
         )
-    return await asyncio.create_subprocess_exec(
-        "/bin/sh",
-        "-c",
-        _BOUNDED,
-        program,
-        *arguments,
-        stdin=stdin,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=dict(env),
-        cwd=cwd,
-        start_new_session=True,
-        limit=1 << 20,
+    # Started here and not in a thread: it takes a millisecond, in which no other thread could do anything either.
+    made = Process(
+        subprocess.Popen(  # noqa: ASYNC220
+            ["/bin/sh", "-c", _BOUNDED, found, *arguments] if bounded else [found, *arguments],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=True,
+            bufsize=0,
+        )
     )
+    try:
+        await made.join()
+    except BaseException:
+        end(made)
+        await asyncio.shield(made.wait())
+        made.close()
+        raise
+    return made
 
 
 async def run(
@@ -157,6 +229,7 @@ async def run(
     finally:
         end(process)
         await process.wait()
+        process.close()
     if code != 0 and not cut:
         raise failure(code, said)
     return data, cut
@@ -182,7 +255,7 @@ class Ended:
     err: str
 
 
-async def ended(process: asyncio.subprocess.Process, *, seconds: float, most: int = 1 << 20) -> Ended:
+async def ended(process: Process, *, seconds: float, most: int = 1 << 20) -> Ended:
     """Let it come to its end; for commands whose exit code is an answer. Raises `Unavailable` after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
@@ -193,11 +266,10 @@ async def ended(process: asyncio.subprocess.Process, *, seconds: float, most: in
     finally:
         end(process)
         await process.wait()
+        process.close()
 
 
-async def _read(process: asyncio.subprocess.Process, most: int) -> tuple[bytes, bool, str]:
-    assert process.stdout is not None
-    assert process.stderr is not None
+async def _read(process: Process, most: int) -> tuple[bytes, bool, str]:
     said = asyncio.create_task(drained(process.stderr))
     chunks: list[bytes] = []
     size = 0
@@ -218,7 +290,7 @@ async def drained(stream: asyncio.StreamReader, most: int = 4000) -> str:
     return kept.decode(errors="replace").strip()
 
 
-def end(process: asyncio.subprocess.Process) -> None:
+def end(process: Process) -> None:
     """Kill a process and those it started, if it has not ended."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError, PermissionError):

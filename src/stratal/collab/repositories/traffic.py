@@ -8,9 +8,10 @@ events and goes away; so no change of a ref stays unrecorded.
 import asyncio
 import logging
 import re
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,9 @@ _LOOSE = 4000
 _WANT = re.compile(rb"want ([0-9a-f]{40})")
 _MOST_WANTS = 64
 _PROTOCOL = re.compile(r"[a-z0-9=:]{1,100}\Z")
+_GREETING_TYPE = "application/x-git-upload-pack-advertisement"
+_GREETING = re.compile(rb"000eversion 2\n(?:[0-9a-f]{4}[a-z-]+(?:=[ -~]*)?\n)+0000")
+"""Capabilities and nothing of a repository's (https://git-scm.com/docs/protocol-v2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,10 @@ class Traffic:
         self._clock = clock
         self._turns = asyncio.Semaphore(AT_ONCE)
         self._backend: str | None = None
+        self._greeting = b""
+        """What git says first to a client of protocol version 2, until it is another git's (the next start)."""
         self._closing = False
+        self._untidy: set[str] = set()
         self._tidying: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -127,6 +134,9 @@ class Traffic:
         pushes = exchange.service == "git-receive-pack"
         if pushes:
             require(who, "repositories.write", project_id)
+        if self._greeting and _is_greeting(exchange):
+            yield Transfer(200, _GREETING_TYPE, _once(self._greeting))
+            return
         room = await self._repositories.room_left(project_id) if pushes else 0
         if pushes and room <= 0:
             raise OverBudget(
@@ -149,7 +159,7 @@ class Traffic:
             note.write_bytes(orjson.dumps(told) + b"\n")
         try:
             async with self._process(found, exchange, room, note, body, who) as transfer:
-                yield transfer
+                yield await self._greeted(transfer) if _is_greeting(exchange) else transfer
         finally:
             self._turns.release()
             if note is not None:
@@ -191,12 +201,11 @@ class Traffic:
             [] if self._backend else ["http-backend"],
             env,
             cwd=self._store.root,
-            stdin=asyncio.subprocess.PIPE,
+            stdin=subprocess.PIPE,
             program=self._backend or "git",
+            bounded=not exchange.advertise,
         )
         assert process.stdin is not None
-        assert process.stdout is not None
-        assert process.stderr is not None
         wants = _Wants() if exchange.service == "git-upload-pack" and who.workload else None
         pump = asyncio.create_task(_pump(body, process.stdin, wants))
         pump.add_done_callback(
@@ -222,6 +231,7 @@ class Traffic:
             await asyncio.gather(pump, return_exceptions=True)
             code = await process.wait()
             words = (await asyncio.gather(said, return_exceptions=True))[0]
+            process.close()
             if code != 0 and words:
                 log.info("git %s on %s ended with %d: %s", exchange.service, found.id, code, words)
 
@@ -231,6 +241,13 @@ class Traffic:
             await self._lineage.record(
                 who, "read", "commit", version, project_id=found.project_id, name=found.name
             )
+
+    async def _greeted(self, transfer: Transfer) -> Transfer:
+        """The answer, which is remembered: it says what git can do, and is the same for every repository."""
+        said = b"".join([chunk async for chunk in transfer.chunks])
+        if (transfer.status, transfer.content_type) == (200, _GREETING_TYPE) and _GREETING.fullmatch(said):
+            self._greeting = said
+        return replace(transfer, chunks=_once(said))
 
     # -- what a push changed -------------------------------------------------------------------
 
@@ -292,7 +309,9 @@ class Traffic:
                 return [(repository_id, row.project_id, row.name, one) for one in updates]
 
             recorded = await self._database.write(work)
-            asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy, repository_id)
+            if repository_id not in self._untidy:
+                self._untidy.add(repository_id)
+                asyncio.get_running_loop().call_later(_TIDY_SECONDS, self._tidy, repository_id)
         await anyio.to_thread.run_sync(lambda: note.unlink(missing_ok=True))
         return recorded
 
@@ -313,6 +332,7 @@ class Traffic:
 
     def _tidy(self, repository_id: str) -> None:
         """Repack in the background what many pushes left. Nothing that was ever pushed is dropped: jobs ran it."""
+        self._untidy.discard(repository_id)
         if repository_id in self._tidying or self._closing or not self._store.place(repository_id).is_dir():
             return
         self._tidying.add(repository_id)
@@ -367,9 +387,8 @@ class _Wants:
             self.found = list(told)[:_MOST_WANTS]
 
 
-async def _finish(process: asyncio.subprocess.Process) -> None:
+async def _finish(process: git.Process) -> None:
     """Let git come to its end, for as long as a push may take."""
-    assert process.stdout is not None
     with suppress(TimeoutError):
         async with asyncio.timeout(_TOLD_SECONDS):
             while await process.stdout.read(1 << 16):
@@ -413,6 +432,14 @@ async def _head(stdout: asyncio.StreamReader, said: "asyncio.Task[str]") -> tupl
         elif name.lower() == "content-type":
             content_type = value.strip()
     return status, content_type
+
+
+def _is_greeting(exchange: Exchange) -> bool:
+    return exchange == Exchange("git-upload-pack", advertise=True, protocol="version=2")
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def _led(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
