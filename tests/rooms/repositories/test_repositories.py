@@ -1,6 +1,7 @@
 """Repositories with git itself but without a server: what a kill leaves, names, quotas, removal."""
 
 import asyncio
+import gc
 import hashlib
 import subprocess
 import time
@@ -389,6 +390,31 @@ def test_nothing_is_merged_before_it_is_known_what_checks_it(
     room.until(lambda: len(room.submitted) == 1)
     with pytest.raises(Conflict, match=r"tests \(queued\)"):
         run(merges.merge(EDITOR, "prj_a", "study", asked_for.number))
+
+
+def test_whoever_is_let_go_while_git_is_asked_leaves_no_process(room: Room) -> None:
+    """At whatever step: pipes that nobody closed would be told, too."""
+    env, started = git.environment("/usr/local/bin:/usr/bin:/bin", room.home), []
+    spawned = git.Process.__init__
+
+    def noted(self: git.Process, process: "subprocess.Popen[bytes]") -> None:
+        spawned(self, process)
+        started.append(process)
+
+    async def leave(steps: int) -> None:
+        asked = asyncio.create_task(git.run(["cat-file", "--batch"], env, cwd=room.root, most=9))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        asked.cancel()
+        await asyncio.gather(asked, return_exceptions=True)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(git.Process, "__init__", noted)
+        for steps in range(14):
+            room.runner.run(leave(steps))
+    assert len(started) > 10
+    assert all(one.returncode is not None for one in started)
+    gc.collect()
 
 
 def queued_checks(room: Room) -> list[str]:

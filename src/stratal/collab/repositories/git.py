@@ -196,11 +196,15 @@ async def start(
             bufsize=0,
         )
     )
+    joining = asyncio.create_task(
+        made.join()
+    )  # whole or not at all: half-joined pipes would be nobody's to close
     try:
-        await made.join()
+        await asyncio.shield(joining)
     except BaseException:
         end(made)
-        await asyncio.shield(made.wait())
+        await asyncio.wait({joining})
+        await made.wait()
         made.close()
         raise
     return made
