@@ -30,9 +30,9 @@ _HINT = "Get a valid key with: stratal keys create"
 
 # Built once: every step of every pipeline makes a key and ends it, and building costs more than running.
 _INSERT = insert(keys)
-_END_WORKLOAD = (
+_END_WORKLOADS = (
     update(keys)
-    .where(keys.c.workload == bindparam("whose"), keys.c.revoked_at.is_(None))
+    .where(keys.c.workload.in_(bindparam("whose", expanding=True)), keys.c.revoked_at.is_(None))
     .values(revoked_at=bindparam("revoked_at"))
     .returning(keys.c.id)
 )
@@ -246,25 +246,60 @@ class Keys:
 
         It has its maker's role but never more than editor, and dies with `end_workload`.
         """
+        (made,) = self.insert_for_workloads(connection, who, project_id, [workload], expires_at=expires_at)
+        return made
+
+    def insert_for_workloads(
+        self,
+        connection: Connection,
+        who: Principal,
+        project_id: str,
+        workloads: Sequence[str],
+        *,
+        expires_at: int | None = None,
+    ) -> Sequence[Credential]:
+        """`insert_for_workload` for each of them, in one statement."""
         role = who.role if RANK[who.role] <= RANK[Role.EDITOR] else Role.EDITOR
-        key_id = self._insert(
-            connection,
-            name=workload,
-            project_id=project_id,
-            role=role,
-            kind=Kind.WORKLOAD,
-            principal=(who.id, who.name),
-            created_by=who.actor,
-            expires_at=expires_at,
-            workload=workload,
-        )
-        return Credential(key_id, self.secret_of(key_id))
+        rows = [
+            self._row(
+                name=workload,
+                project_id=project_id,
+                role=role,
+                kind=Kind.WORKLOAD,
+                principal=(who.id, who.name),
+                created_by=who.actor,
+                expires_at=expires_at,
+                workload=workload,
+            )
+            for workload in workloads
+        ]
+        if rows:
+            connection.execute(_INSERT, rows)
+        ids = [str(row["id"]) for row in rows]
+        return [Credential(key_id, self.secret_of(key_id)) for key_id in ids]
 
     def end_workload(self, connection: Connection, workload: str) -> None:
         """Revoke every credential of the workload, in the caller's write transaction."""
-        told = {"whose": workload, "revoked_at": self._clock()}
-        for key_id in list(connection.execute(_END_WORKLOAD, told).scalars()):
+        self.end_workloads(connection, [workload])
+
+    def end_workloads(self, connection: Connection, workloads: Sequence[str]) -> None:
+        """Revoke every credential of these, of a thousand at most, in one statement."""
+        if not workloads:
+            return
+        told = {"whose": list(workloads), "revoked_at": self._clock()}
+        for key_id in list(connection.execute(_END_WORKLOADS, told).scalars()):
             self._database.once_committed(partial(self._forget, key_id))  # as in `_revoke_where`
+
+    def end_parts(self, connection: Connection, workload: str) -> None:
+        """Revoke every credential of the workload's parts (``job:12/…``), not its own, in the caller's write transaction."""
+        first = f"{workload}/"
+        if (
+            connection.dialect.name == "sqlite"
+        ):  # which finds these by the index; elsewhere order is not by bytes
+            parts: ColumnElement[bool] = keys.c.workload.between(first, f"{workload}0")
+        else:
+            parts = keys.c.workload.startswith(first, autoescape=True)
+        self._revoke_where(connection, parts)
 
     def revoke_all_of(self, connection: Connection, project_id: str) -> None:
         """Revoke every key of a project, in the caller's write transaction."""
@@ -416,26 +451,44 @@ class Keys:
         principal: tuple[str, str],
         created_by: str,
         expires_at: int | None,
-        workload: str | None = None,
     ) -> str:
-        key_id = f"st{self._master.current}k{random_token(20)}"
-        connection.execute(
-            _INSERT,
-            {
-                "id": key_id,
-                "name": name,
-                "project_id": project_id,
-                "role": role.value,
-                "kind": kind.value,
-                "principal_id": principal[0],
-                "principal_name": principal[1],
-                "workload": workload,
-                "created_at": self._clock(),
-                "created_by": created_by,
-                "expires_at": expires_at,
-            },
+        row = self._row(
+            name=name,
+            project_id=project_id,
+            role=role,
+            kind=kind,
+            principal=principal,
+            created_by=created_by,
+            expires_at=expires_at,
         )
-        return key_id
+        connection.execute(_INSERT, row)
+        return str(row["id"])
+
+    def _row(
+        self,
+        *,
+        name: str,
+        project_id: str,
+        role: Role,
+        kind: Kind,
+        principal: tuple[str, str],
+        created_by: str,
+        expires_at: int | None,
+        workload: str | None = None,
+    ) -> dict[str, object]:
+        return {
+            "id": f"st{self._master.current}k{random_token(20)}",
+            "name": name,
+            "project_id": project_id,
+            "role": role.value,
+            "kind": kind.value,
+            "principal_id": principal[0],
+            "principal_name": principal[1],
+            "workload": workload,
+            "created_at": self._clock(),
+            "created_by": created_by,
+            "expires_at": expires_at,
+        }
 
 
 def _principal(row: Row[tuple[object, ...]]) -> Principal:

@@ -2,7 +2,7 @@
 
 A journal write is a transaction that changes a row of a ``pipeline_*`` table. The file named by KILL_AT, while it is
 there, says which one from now on (1, 2, …) and how: ``before`` its COMMIT, ``after`` it with the answer
-lost, or ``worker``: everything that belongs to a run is killed right after it, the server is not.
+lost, ``worker``: everything that belongs to a run is killed right after it, the server is not, or ``both``.
 """
 
 import os
@@ -62,6 +62,9 @@ def _after(self: SqliteBackend, connection: Any, group: Any) -> None:
         return
     touched = False
     if _is_due("after"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if _is_due("both"):
+        _kill_workers()
         os.kill(os.getpid(), signal.SIGKILL)
     due = _is_due("worker")
     count += 1

@@ -1,4 +1,5 @@
-"""``kill -9`` at every write of the journal: what is left is what an undisturbed run leaves, each commit once."""
+"""``kill -9`` at every write of the journal, the platform's and the worker's own: what is left is what an undisturbed
+run leaves, each commit once."""
 
 import itertools
 import json
@@ -15,7 +16,36 @@ import pytest
 from platform_server import PlatformServer, is_gone, wait_until
 
 PIPELINE = """
+import os, signal
 import stratal
+from stratal.sdk.pipelines import journal
+
+class Dying:
+    "What the journal does to its file, until the worker is killed: before, in and after a write, before and after a sync."
+
+    def __init__(self, left):
+        self.left = left
+
+    def point(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def write(self, file, data):
+        self.point()
+        half = os.write(file, data[: len(data) // 2])
+        self.point()
+        written = half + os.write(file, data[half:])
+        self.point()
+        return written
+
+    def fdatasync(self, file):
+        self.point()
+        os.fdatasync(file)
+        self.point()
+
+    def __getattr__(self, name):
+        return getattr(os, name)
 
 @stratal.step
 def more(n: int) -> int:
@@ -35,8 +65,10 @@ daily = stratal.sql_step(
 )
 
 @stratal.pipeline
-def sweep(n: int = 10):
-    trips = ingest(more(more(n - 2)))  # each of the three is begun in the page that ends the one before it
+def sweep(n: int = 10, die: int = 0):
+    if die and os.environ["STRATAL_ATTEMPT"] == "1":
+        journal.os = Dying(die)
+    trips = ingest(more(more(n - 2)).result())  # goes on from what only the worker's journal has, until it is let out
     daily(trips)
     note.map([1, 2], trips)
 """
@@ -89,7 +121,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Killed]:
     running.down()
 
 
-def start(server: PlatformServer, project: str) -> int:
+def start(server: PlatformServer, project: str, *words: str) -> int:
     done = subprocess.run(
         [
             sys.executable,
@@ -102,6 +134,7 @@ def start(server: PlatformServer, project: str) -> int:
             "1",
             "--detach",
             "--json",
+            *words,
         ],
         cwd=server.home.parent / "code",
         env=server.environ(STRATAL_PROJECT=project),
@@ -189,10 +222,35 @@ def test_a_kill_in_the_middle_leaves_what_an_undisturbed_run_leaves(
     """A sample of the sweep: the server, between the COMMIT of a staged write and its answer, and the worker."""
     assert kill_at(killed, undisturbed, 6, "after")
     assert kill_at(killed, undisturbed, 9, "worker")
+    attempts = die_at(killed, undisturbed, 8)
+    assert attempts is not None, "the worker had an eighth moment to die at"
+    assert attempts["more"] == attempts["more[1]"] == 1, "what was on its disk is not done again"
+
+
+def die_at(killed: Killed, undisturbed: dict[str, Any], point: int) -> dict[str, int] | None:
+    """One run whose worker dies at this moment of its own journal: how often each step was begun; None: it ended before."""
+    project = killed.project(f"die-{point}-{next(_kills)}")
+    run = start(killed, project, "--set", f"die={point}")
+    shown = run_to_its_end(killed, project, run)
+    assert shown["state"] == "succeeded", (point, shown)
+    assert {step["state"] for step in shown["steps"]} == {"succeeded"}, (point, shown)
+    assert left_by(killed, project) == undisturbed, point
+    with killed.http() as http:
+        job = http.get(f"/api/v1/projects/{project}/jobs/{shown['job']}").json()
+    attempts = {step["name"]: step["attempt"] for step in shown["steps"]}
+    return attempts if job["attempt"] > 1 else None
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("how", ["before", "after", "worker"])
+def test_a_kill_at_every_moment_of_the_workers_journal(killed: Killed, undisturbed: dict[str, Any]) -> None:
+    point = 1
+    while die_at(killed, undisturbed, point) is not None:
+        point += 1
+    assert point > 8, "the sweep went over both steps that end there"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("how", ["before", "after", "worker", "both"])
 def test_a_kill_at_every_write_of_the_journal(killed: Killed, undisturbed: dict[str, Any], how: str) -> None:
     number = 1
     while kill_at(killed, undisturbed, number, how):

@@ -75,6 +75,12 @@ class Worker:
         assert isinstance(decision, dict)
         return decision
 
+    def store(self, count: int) -> list[list[str]]:
+        """Credentials for steps that are begun without asking: of each its part's name, id and secret."""
+        found = self.post("/journal", {"epoch": self.epoch, "want": count})["store"]
+        assert isinstance(found, list)
+        return found
+
     def shown(self) -> dict[str, Any]:
         answer = self.wired.ask("GET", f"{self.base}/{self.run}", self.wired.admin).json()
         assert isinstance(answer, dict)
@@ -156,6 +162,92 @@ def test_a_step_began_when_its_process_did_not_when_it_was_granted(worker: Worke
     worker.finish("later", 1, output=1, seconds_ago=0)
     step = worker.shown()["steps"][-1]
     assert step["started_at"] == step["ended_at"]
+
+
+def settled(name: str, part: str, output: Any, **more: Any) -> dict[str, Any]:
+    """The end of a step that was begun without asking, and that its worker has gone on from."""
+    end = {
+        "do": "finish",
+        "name": name,
+        "attempt": 1,
+        "state": "succeeded",
+        "output": output,
+        "settled": True,
+    }
+    return {**end, "part": part, "arguments": {}, **more}
+
+
+def test_what_a_worker_did_without_asking_is_told_later_and_counts(wired: Wired, worker: Worker) -> None:
+    asks = worker.tell(
+        {"do": "begin", "pipeline": f"new-{worker.run}"}, {**CALL, "name": "o1", "step": f"o{worker.run}"}
+    )
+    assert [one["ask"] for one in asks] == [False, False], "nothing is left of any such step"
+    worker.tell({**CALL, "name": "o2"}, {**CALL, "name": "o3", "cache": False})
+    (one, *first), (two, *second), (three, *third) = worker.store(3)
+    assert {worker.whoami(key) for key in (first, second, third)} == {200}
+    wired.ask("POST", "/api/v1/projects/p/buckets", wired.admin, json={"name": f"o-{worker.run}"})
+    place = f"/api/v1/projects/p/buckets/o-{worker.run}/object?key=k"
+    wired.ask("PUT", place, wired.admin, body=b"one")
+    assert wired.ask("GET", place, ".".join(second)).status == 200
+
+    page = [settled("o1", one, 1, log="a line"), settled("o2", two, 2, arguments={"x": 1}, began=1, ended=2)]
+    page += [{"do": "start", "name": "o3", "arguments": {}, "part": three}]
+    assert [told["decision"] for told in worker.tell(*page)] == ["noted"], (
+        "only what is not settled is answered"
+    )
+    assert [worker.whoami(key) for key in (first, second, third)] == [401, 401, 200]
+    o1, o2, o3 = worker.shown()["steps"]
+    assert [(s["state"], s["output"], s["attempt"]) for s in (o1, o2)] == [
+        ("succeeded", 1, 1),
+        ("succeeded", 2, 1),
+    ]
+    assert o1["reason"] == o2["reason"] == "it has not run before"
+    assert (o3["state"], o3["reason"]) == ("running", "it runs each time (cache=False)")
+    assert o1["workload"] == f"job:{worker.job}/{one}"
+    assert [read["name"] for read in o2["reads"]] == [f"o-{worker.run}/k"], "also what nobody was told before"
+    assert o2["started_at"] == o2["ended_at"] == worker.shown()["started_at"], "never before the run began"
+    worker.tell(settled("o1", one, "otherwise"), settled("o3", three, 3, attempt=2))
+    assert worker.shown()["steps"][0]["output"] == 1, "what is told twice counts once"
+    assert worker.shown()["steps"][2]["state"] == "running", "an attempt that there is not counts for nothing"
+    worker.tell(settled("o3", "", 3))
+    assert worker.shown()["steps"][2]["output"] == 3
+
+    worker.tell({"do": "end", "state": "succeeded"})
+    other = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+    begun, call = other.tell(
+        {"do": "begin", "pipeline": f"new-{worker.run}"}, {**CALL, "name": "o1", "step": f"o{worker.run}"}
+    )
+    assert (begun["ask"], call["ask"]) == (True, True), "now there is"
+    assert other.begin("o1")["state"] == "cached"
+    assert other.begin("o2", {"x": 1})["state"] == "cached"
+
+
+def test_a_failed_attempt_that_was_begun_without_asking_is_tried_again(worker: Worker) -> None:
+    worker.tell({**CALL, "name": "f", "retries": 1})
+    (part, *key), (_, *unused) = worker.store(2)
+    failed = {**settled("f", part, None), "state": "failed", "error": "boom", "settled": False}
+    assert worker.tell(failed)[0]["decision"] == "again"
+    assert worker.whoami(key) == 401
+    assert worker.begin("f")["attempt"] == 2
+    worker.tell({"do": "end", "state": "failed"})
+    assert worker.whoami(unused) == 401, "the store ends with the run"
+
+
+def test_what_a_killed_worker_had_noted_counts_when_the_next_opens(worker: Worker) -> None:
+    worker.tell(*({**CALL, "name": name, "cache": False} for name in ("n1", "n2", "n3")))
+    (one, *_), (two, *second), (three, *third) = worker.store(3)
+    worker.tell({"do": "start", "name": "n2", "arguments": {}, "part": two})
+    worker.tell({"do": "start", "name": "n3", "arguments": {}, "part": three})
+    noted = [settled("n1", one, 1), settled("n2", two, 2)]
+    for _ in range(2):  # an answer may be lost
+        opened = worker.post("/open", {"noted": noted})
+    worker.epoch = opened["epoch"]
+    assert {step["name"]: step["output"] for step in opened["steps"]} == {"n1": 1, "n2": 2}
+    assert opened["tried"] == ["n3"], "another attempt of it is asked for"
+    assert (worker.whoami(second), worker.whoami(third)) == (401, 401)
+    worker.tell(settled("n3", three, "late"))
+    assert worker.begin("n3")["attempt"] == 2
+    assert worker.finish("n3", 2, output=3)["output"] == 3
 
 
 def test_a_worker_that_was_replaced_is_refused_and_its_steps_are_taken_from_it(worker: Worker) -> None:

@@ -1,95 +1,205 @@
-"""What a run's worker tells the journal at once, and what it lets gather."""
+"""A run's worker: what it does without asking, what it asks together, and what of it stands where when it is killed."""
 
-from collections import deque
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stratal.sdk.pipelines import authoring
+from stratal.sdk.pipelines import authoring, journal
 from stratal.sdk.pipelines.doors import Doors
-from stratal.sdk.pipelines.worker import Credential, Node, Worker
-
-pytestmark = pytest.mark.fast
+from stratal.sdk.pipelines.worker import Worker
 
 
-class Recorded(Doors):
-    """Keeps what was asked, and answers that nothing is to be done."""
+class Platform(Doors):
+    """Keeps what it was told, grants what is asked for, and says that nothing is left from before unless of `left`."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:1", "key", "p")
-        self.pages: list[list[Any]] = []
+        self.pages: list[list[dict[str, Any]]] = []
+        self.left: dict[str, Any] = {}
+        self.made = 0
+        self.seen: Path | None = None
 
     def json(self, method: str, path: str, body: Any = None, **headers: str) -> dict[str, Any]:
         self.pages.append(body["entries"])
-        return {"decisions": []}
+        decisions = []
+        for entry in body["entries"]:
+            told = {"name": entry["name"]}
+            match entry["do"]:
+                case "call":
+                    decisions.append({**told, "decision": "noted", "ask": entry["step"] in self.left})
+                case "start" if "part" in entry:
+                    if self.seen is not None:
+                        self.seen.touch()
+                    decisions.append({**told, "decision": "noted"})
+                case "start" if self.left.get(entry["name"].partition("[")[0]) is not None:
+                    ended = {"decision": "ended", "state": "cached", "output": self.left[entry["name"]]}
+                    decisions.append({**told, **ended})
+                case "start":
+                    decisions.append({**told, "decision": "run", "attempt": 2, "key": self.key()[1:]})
+                case "finish" if not entry.get("settled"):
+                    ended = {"state": entry["state"], "output": entry.get("output")}
+                    decisions.append({**told, "decision": "ended", **ended})
+        return {"decisions": decisions, "store": [self.key() for _ in range(body["want"])]}
+
+    def key(self) -> list[str]:
+        self.made += 1
+        return [f"part{self.made:06}", f"id{self.made}", f"secret{self.made}"]
+
+    def told(self, do: str) -> list[dict[str, Any]]:
+        return [entry for page in self.pages for entry in page if entry["do"] == do]
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> Worker:
-    return Worker(Recorded(), "1", 1, 2, {}, tmp_path)
+def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
+    own = {"AWS_ACCESS_KEY_ID": "own", "AWS_SECRET_ACCESS_KEY": "hidden", "STRATAL_API_KEY": "own.hidden"}
+    for name, value in {**own, "STRATAL_URL": "http://127.0.0.1:1", "STRATAL_PROJECT": "p"}.items():
+        monkeypatch.setenv(name, value)
+    made = Worker(Platform(), "1", 1, 2, {}, tmp_path, journal.Journal(tmp_path, 1))
+    monkeypatch.setattr(authoring, "_running", [made])
+    yield made
+    made.kill_all()
+    made.journal.close()
 
 
-def told(worker: Worker) -> list[list[Any]]:
-    assert isinstance(worker.doors, Recorded)
-    return worker.doors.pages
+def platform(worker: Worker) -> Platform:
+    assert isinstance(worker.doors, Platform)
+    return worker.doors
 
 
-def test_whoever_has_nothing_to_do_tells_at_once(worker: Worker) -> None:
-    worker.entries.append({"do": "finish", "name": "a"})
-    assert worker._tell()
-    assert told(worker) == [[{"do": "finish", "name": "a"}]]
+@authoring.step
+def more(i: int) -> int:
+    return i + 1
 
 
-def test_while_there_is_work_what_is_to_be_told_gathers_for_a_moment(worker: Worker) -> None:
+@authoring.step
+def who() -> dict[str, Any]:
+    return {"pid": os.getpid(), "key": os.environ["STRATAL_API_KEY"], "step": os.environ["STRATAL_STEP"]}
+
+
+@authoring.step
+def leaving(what: str) -> int:
+    if what == "environment":
+        os.environ["LEFT"] = "behind"
+    if what == "process":
+        os.spawnlp(os.P_WAIT, "true", "true")
+    return os.getpid()
+
+
+@authoring.step
+def broken(how: str) -> int:
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise ValueError("no")
+
+
+def test_a_chain_goes_on_from_the_disk_and_is_told_later(worker: Worker, tmp_path: Path) -> None:
+    last: Any = 0
+    for _ in range(20):
+        last = more(last)
+    assert worker.result(last) == 20
+    ends = journal.left_in(tmp_path)
+    assert [end["output"] for end in ends] == list(range(1, 21))
+    assert [end["arguments"] for end in ends] == [{"i": i} for i in range(20)]
+    assert len({end["part"] for end in ends}) == 20, "each under a credential of its own"
+    worker.finish()
+    told = platform(worker).told("finish")
+    assert told == ends
+    assert all(end["settled"] for end in told)
+    assert not platform(worker).told("start"), "there was nothing to ask"
+    assert len(platform(worker).pages) < 20
+
+
+def test_what_is_left_from_before_is_asked_for_together(worker: Worker) -> None:
+    platform(worker).left = {"more": None} | {f"more[{i}]": i + 1 for i in range(400)}
+    platform(worker).left["more"] = 1
+    handles = [worker.call(more, {"i": i}, i) for i in range(400)]
+    worker.finish()
+    assert [worker.result(handle) for handle in handles] == list(range(1, 401))
+    assert len(platform(worker).pages) <= 5
+    assert platform(worker).made == 0 or not platform(worker).told("finish")
+    assert not worker.processes
+
+
+def test_steps_share_a_process_and_never_a_credential(worker: Worker) -> None:
+    worker.parallel = 1
+    seen = [who().result() for _ in range(3)]
+    assert len({one["pid"] for one in seen}) == 1
+    assert len({one["key"] for one in seen}) == 3
+    assert not any("own" in one["key"] or "hidden" in one["key"] for one in seen)
+    assert [one["step"] for one in seen] == ["who", "who[1]", "who[2]"]
+
+
+@pytest.mark.parametrize("what", ["environment", "process"])
+def test_whoever_leaves_something_behind_is_the_last_of_its_process(worker: Worker, what: str) -> None:
+    worker.parallel = 1
+    first, second, third = leaving("nothing").result(), leaving(what).result(), leaving("nothing").result()
+    assert first == second != third
+    (out,) = [entry["name"] for entry in platform(worker).told("start")] or [""]
+    assert out == ("leaving[1]" if what == "process" else ""), "told before it is let out"
+    if what == "process":
+        names = [(entry["do"], entry["name"]) for page in platform(worker).pages for entry in page]
+        assert names.index(("finish", "leaving")) < names.index(("start", "leaving[1]"))
+        (end,) = [one for one in platform(worker).told("finish") if one["name"] == "leaving[1]"]
+        assert not end.get("settled"), "its end is the platform's to decide"
+
+
+@pytest.mark.parametrize("how", ["killed", "raised"])
+def test_a_step_that_fails_fails_alone(worker: Worker, how: str) -> None:
+    worker.parallel = 1
+    good, bad, after = more(1), broken(how), more(3)
+    worker.finish()
+    assert (worker.result(good), worker.result(after)) == (2, 4)
+    with pytest.raises(authoring.StepFailed):
+        worker.result(bad)
+    (end,) = [one for one in platform(worker).told("finish") if one["name"] == "broken"]
+    assert end["error"] == {"killed": "its process ended with signal 9", "raised": "ValueError: no"}[how]
+    assert end["arguments"] == {"how": how}, "its start was not told"
+
+
+def test_an_attempt_after_the_first_is_asked_for(worker: Worker) -> None:
+    worker.tried = frozenset({"more"})
+    assert more(1).result() == 2
+    assert [entry["name"] for entry in platform(worker).told("start")] == ["more"]
+    assert journal.left_in(worker.root)[0]["attempt"] == 2
+
+
+def test_what_has_been_done_for_a_while_is_shown(worker: Worker, tmp_path: Path) -> None:
+    seen = platform(worker).seen = tmp_path / "seen"
+
     @authoring.step
-    def one() -> int:
+    def slow() -> int:
+        deadline = time.monotonic() + 60
+        while not seen.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
         return 1
 
-    worker.ready = deque([(Node("b", one, {}, []), 1, Credential("id", "secret"))])
-    worker.entries.append({"do": "finish", "name": "a"})
-    assert not worker._tell()
-    worker.entries.append({"do": "finish", "name": "c"})
-    assert not worker._tell()
-    assert told(worker) == []
-    assert worker.gathering is not None
-    worker.gathering -= 1
-    assert worker._tell()
-    assert [len(page) for page in told(worker)] == [2]
-    assert worker.gathering is None
-
-    worker.entries.append({"do": "finish", "name": "d"})
-    assert not worker._tell(), "the next moment begins anew"
-    worker.entries.extend({"do": "finish", "name": str(number)} for number in range(250))
-    assert worker._tell(), "a full page does not wait"
-    worker.ready.clear()
-    assert worker._tell(), "nor does anything once nothing is left to do"
-    assert [len(page) for page in told(worker)] == [2, 250, 1]
+    slow()
+    worker.finish()
+    (start,) = platform(worker).told("start")
+    (end,) = platform(worker).told("finish")
+    assert (start["name"], start["part"]) == ("slow", end["part"])
+    assert end["ended"] >= end["began"] == start["began"]
 
 
-def test_what_comes_after_an_end_is_asked_for_in_the_same_page(worker: Worker) -> None:
-    @authoring.step
-    def one(i: int) -> int:
-        return i
-
-    first, second = Node("a", one, {"i": 1}, []), Node("b", one, {"i": authoring.Handle(worker, "a")}, ["a"])
-    worker.nodes = {"a": first, "b": second}
-    worker.unended = dict(worker.nodes)
-    first.state, first.started = "running", True
-    end = {"do": "finish", "name": "a", "attempt": 1, "state": "succeeded", "output": 5}
-
-    worker._foresee(first, {**end, "staged": True})
-    worker._mark_ready()
-    assert list(worker.entries) == [end], "a table that was staged may meet what others wrote meanwhile"
-    worker.entries.clear()
-
-    worker._foresee(first, dict(end))
-    worker._mark_ready()
-    start = {"do": "start", "name": "b", "arguments": {"i": 5}, "upon": ["a"]}
-    assert list(worker.entries) == [end, start]
-
-    worker._decide(first, {"name": "a", "decision": "ended", "state": "succeeded", "output": 6})
-    worker._decide(second, {"name": "b", "decision": "wait"})
-    worker.entries.clear()
-    worker._mark_ready()
-    assert list(worker.entries) == [{"do": "start", "name": "b", "arguments": {"i": 6}}]
+@pytest.mark.fast
+def test_a_journal_is_read_up_to_what_was_torn(tmp_path: Path) -> None:
+    first = journal.Journal(tmp_path, 9)
+    first.note({"name": "a", "output": "ä\n"})
+    first.note({"name": "b"})
+    first.sync()
+    second = journal.Journal(tmp_path, 10)
+    second.note({"name": "c"})
+    whole = first.path.read_bytes()
+    assert [entry["name"] for entry in journal.left_in(tmp_path)] == ["a", "b", "c"]
+    for torn in (whole[:-5], whole[:-9] + b"\0" * 9, whole.replace(b'"b"', b'"x"')):
+        first.path.write_bytes(torn)
+        assert [entry["name"] for entry in journal.left_in(tmp_path)] == ["a", "c"]
+    journal.forget(tmp_path)
+    assert journal.left_in(tmp_path) == []
+    first.close()
+    second.close()

@@ -12,75 +12,167 @@ What a step reads from elsewhere (the network, the clock) is not seen. Such a st
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, Row, bindparam, select
+from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from stratal.data.lake.tables import snapshots, tables
 from stratal.data.objects.tables import object_versions
-from stratal.data.pipelines.model import Json, StepState, moments, without_moments
+from stratal.data.pipelines.model import Json, StepState, in_parts, moments, without_moments
 from stratal.data.pipelines.tables import runs, steps
 
 _CANDIDATES = 5
 _FURTHEST = 10_000
+_LOOKS = (1, 4, 45)
+"""How many runs are looked at, newest first, for when a step last went well: at once, then further back."""
 
-# Built once: building costs more than running, and every step asks these.
-_SAME_KEY = (
-    select(steps)
+# Built once: building costs more than running, and every page of the journal asks these.
+_newest = (
+    select(
+        steps.c.id,
+        func.row_number().over(partition_by=steps.c.key, order_by=steps.c.id.desc()).label("place"),
+    )
     .join(runs, runs.c.id == steps.c.run_id)
     .where(
         steps.c.project_id == bindparam("project"),
-        steps.c.key == bindparam("same"),
+        steps.c.key.in_(bindparam("same", expanding=True)),
         steps.c.state == StepState.SUCCEEDED.value,
         runs.c.replay_of.is_(None),
     )
-    .order_by(steps.c.id.desc())
-    .limit(_CANDIDATES)
+    .subquery()
 )
-_LAST_GOOD = (
-    select(steps.c.code, steps.c.arguments, steps.c.environment)
-    .join(runs, runs.c.id == steps.c.run_id)
+_SAME_KEY: Select[Any] = (
+    select(
+        *(steps.c.id, steps.c.run_id, steps.c.key, steps.c.arguments, steps.c.output),
+        *(steps.c.reads, steps.c.writes),
+    )
+    .join(_newest, _newest.c.id == steps.c.id)
+    .where(_newest.c.place <= _CANDIDATES)
+    .order_by(steps.c.id.desc())
+)
+_RUNS = (
+    select(runs.c.id)
     .where(
-        steps.c.project_id == bindparam("project"),
-        steps.c.name == bindparam("named"),
+        runs.c.project_id == bindparam("project"),
         runs.c.pipeline == bindparam("of_pipeline"),
         runs.c.replay_of.is_(None),
+    )
+    .order_by(runs.c.id.desc())
+    .limit(sum(_LOOKS))
+)
+_GOOD_IN: Select[Any] = (
+    select(steps.c.name, steps.c.code, steps.c.arguments, steps.c.environment)
+    .where(
+        steps.c.run_id.in_(bindparam("of_runs", expanding=True)),
+        steps.c.name.in_(bindparam("named", expanding=True)),
         steps.c.state.in_([StepState.SUCCEEDED.value, StepState.CACHED.value]),
     )
-    .order_by(steps.c.id.desc())
-    .limit(1)
+    .order_by(steps.c.run_id.desc())
+)
+_TABLES_NOW: Select[Any] = select(tables.c.id, tables.c.snapshot_id, tables.c.dropped_at).where(
+    tables.c.id.in_(bindparam("those", expanding=True))
+)
+_OBJECTS_NOW = select(object_versions.c.id).where(
+    object_versions.c.id.in_(bindparam("those", expanding=True)), object_versions.c.ended_at.is_(None)
 )
 
 
-def reusable(c: Connection, project_id: str, key: str, arguments: Json) -> tuple[Row[Any] | None, str]:
-    """A step whose result may be taken, or None and what stands against the newest (""; there is none)."""
-    against = ""
-    for candidate in c.execute(_SAME_KEY, {"project": project_id, "same": key}):
-        problem = _stale(c, candidate, arguments)
-        if problem is None:
-            return candidate, ""
-        against = against or problem
-    return None, against
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A step whose inputs are there."""
+
+    name: str
+    code: str
+    key: str
+    arguments: Json
+    environment: str
 
 
-def difference(
-    c: Connection, project_id: str, pipeline: str, step: str, *, code: str, arguments: Json, environment: str
-) -> str:
-    """Why a step with a key of its own has to run: what is other than the last time it went well."""
-    last = c.execute(_LAST_GOOD, {"project": project_id, "named": step, "of_pipeline": pipeline}).first()
-    if last is None:
-        return "it has not run before"
+def reusable(
+    c: Connection, project_id: str, asked: Sequence[Asked]
+) -> dict[str, tuple[Row[Any] | None, str]]:
+    """Of each of these, by name: an earlier step whose result may be taken, or None and what stands against the newest
+    ("": there is none). However many they are, they are looked up together."""
+    candidates: dict[str, list[Row[Any]]] = {}
+    keys = sorted({one.key for one in asked})
+    for some in in_parts(keys):
+        for row in c.execute(_SAME_KEY, {"project": project_id, "same": some}):
+            candidates.setdefault(row.key, []).append(row)
+    now = _Now.of(c, [row for rows in candidates.values() for row in rows])
+    found: dict[str, tuple[Row[Any] | None, str]] = {}
+    for one in asked:
+        against = ""
+        for candidate in candidates.get(one.key, ()):
+            problem = _stale(c, now, candidate, one.arguments)
+            if problem is None:
+                found[one.name] = candidate, ""
+                break
+            against = against or problem
+        else:
+            found[one.name] = None, against
+    return found
+
+
+def differences(c: Connection, project_id: str, pipeline: str, asked: Sequence[Asked]) -> dict[str, str]:
+    """Why steps with keys of their own have to run, by name: what is other than the last time that each went well."""
+    told: dict[str, str] = {}
+    missing = {one.name: one for one in asked}
+    looked = list(c.execute(_RUNS, {"project": project_id, "of_pipeline": pipeline}).scalars())
+    for many in _LOOKS:
+        some, looked = looked[:many], looked[many:]
+        if not missing or not some:
+            break
+        for names in in_parts(list(missing)):
+            for last in c.execute(_GOOD_IN, {"of_runs": some, "named": names}):
+                one = missing.pop(last.name, None)
+                if one is not None:
+                    told[one.name] = _difference(last, one)
+    return told | dict.fromkeys(missing, "it has not run before")
+
+
+def _difference(last: Row[Any], one: Asked) -> str:
     changed = []
-    if last.code != code:
+    if last.code != one.code:
         changed.append("its code changed")
     before = without_moments(orjson.loads(last.arguments))
-    now = without_moments(arguments)
+    now = without_moments(one.arguments)
     if before != now:
         changed.append(f"its arguments changed ({_names_of_changed(before, now)})")
-    if last.environment != environment:
+    if last.environment != one.environment:
         changed.append("its environment changed")
     return ", ".join(changed) or "its last result is not kept any more"
+
+
+@dataclass(frozen=True, slots=True)
+class _Now:
+    """How the tables and objects stand that earlier steps read or wrote."""
+
+    tables: Mapping[str, Row[Any]]
+    objects: set[str]
+
+    @classmethod
+    def of(cls, c: Connection, candidates: Sequence[Row[Any]]) -> "_Now":
+        wanted_tables, wanted_objects = set(), set()
+        for row in candidates:
+            for read in _listed(row.reads):
+                if read["kind"] == "object":
+                    wanted_objects.add(read["version"])
+                else:
+                    wanted_tables.add(read["version"].partition("@")[0])
+            wanted_tables |= {write["table_id"] for write in _listed(row.writes)}
+        found: dict[str, Row[Any]] = {}
+        for some in in_parts(sorted(wanted_tables)):
+            found |= {row.id: row for row in c.execute(_TABLES_NOW, {"those": some})}
+        living: set[str] = set()
+        for some in in_parts(sorted(wanted_objects)):
+            living |= set(c.execute(_OBJECTS_NOW, {"those": some}).scalars())
+        return cls(found, living)
+
+
+def _listed(text: str | None) -> list[dict[str, Any]]:
+    return list(orjson.loads(text)) if text else []
 
 
 def _names_of_changed(before: Json, now: Json) -> str:
@@ -89,48 +181,43 @@ def _names_of_changed(before: Json, now: Json) -> str:
     return ", ".join(sorted(name for name in {*before, *now} if before.get(name) != now.get(name)))
 
 
-def _stale(c: Connection, candidate: Row[Any], arguments: Json) -> str | None:
+def _stale(c: Connection, now: _Now, candidate: Row[Any], arguments: Json) -> str | None:
     then = sorted(moments(orjson.loads(candidate.arguments)), key=str)
-    now = sorted(moments(arguments), key=str)
-    for (name, before), (_, present) in zip(then, now, strict=False):
-        if before != present:
+    present = sorted(moments(arguments), key=str)
+    for (name, before), (_, after) in zip(then, present, strict=False):
+        if before != after:
             return f"{name} has changed"
-    pinned = set(now)
-    writes = orjson.loads(candidate.writes or "[]")
+    pinned = set(present)
+    writes = _listed(candidate.writes)
     written = {write["table_id"] for write in writes}
-    for read in orjson.loads(candidate.reads or "[]"):
-        problem = _read_problem(c, read, pinned, written)
+    for read in _listed(candidate.reads):
+        problem = _read_problem(now, read, pinned, written)
         if problem:
             return problem
     for write in writes:
-        problem = _write_problem(c, write)
+        problem = _write_problem(c, now, write)
         if problem:
             return problem
     return None
 
 
 def _read_problem(
-    c: Connection, read: Mapping[str, Any], pinned: set[tuple[str, str | None]], written: set[str]
+    now: _Now, read: Mapping[str, Any], pinned: set[tuple[str, str | None]], written: set[str]
 ) -> str | None:
     if read["kind"] == "object":
-        found = c.execute(
-            select(object_versions.c.ended_at).where(object_versions.c.id == read["version"])
-        ).first()
-        return None if found is not None and found.ended_at is None else f"{read['name']} has changed"
+        return None if read["version"] in now.objects else f"{read['name']} has changed"
     table_id, _, snapshot_id = read["version"].partition("@")
     if (read["name"], snapshot_id) in pinned or table_id in written:
         return None  # of a table that it wrote itself, what counts is that this is still there
-    row = c.execute(select(tables.c.snapshot_id, tables.c.dropped_at).where(tables.c.id == table_id)).first()
+    row = now.tables.get(table_id)
     if row is None or row.dropped_at is not None:
         return f"{read['name']} was dropped"
     return None if str(row.snapshot_id) == snapshot_id else f"{read['name']} has changed"
 
 
-def _write_problem(c: Connection, write: Mapping[str, Any]) -> str | None:
+def _write_problem(c: Connection, now: _Now, write: Mapping[str, Any]) -> str | None:
     name = write["table"]
-    row = c.execute(
-        select(tables.c.snapshot_id, tables.c.dropped_at).where(tables.c.id == write["table_id"])
-    ).first()
+    row = now.tables.get(write["table_id"])
     if row is None or row.dropped_at is not None:
         return f"{name}, which it writes, was dropped"
     wanted = int(write["snapshot"])

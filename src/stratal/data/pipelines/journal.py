@@ -2,6 +2,13 @@
 
 A worker tells what its pipeline called, what is ready and what has ended; each is written, and answered with what
 to do, in one transaction. Everything may be told twice: what is known already is answered as it stands.
+
+A small step that nothing was left of before is begun by its worker without asking, with a credential from those that
+it holds in store, and an end that came of nothing but the step's own arguments is noted by the worker on its disk
+before anything goes on from it (see the SDK's `journal`). Both are told here soon after, many in one page, and always
+before a step is let out of its process: so nobody else ever sees what this journal does not know. What a worker that
+was killed had noted is told by the next when it opens the journal.
+
 Two fences keep out those who do not know that they were replaced. A run's `epoch` rises when a worker opens
 its journal, and writes of an older one are refused. A step's `attempt` rises when it is started, and with it the
 credential of the attempt before ends, so neither its word nor its writes count any more.
@@ -12,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 import orjson
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, func, insert, select, update
 
 from stratal.compute.tables import jobs
 from stratal.data.pipelines import caching, records, replaying
@@ -25,6 +32,7 @@ from stratal.data.pipelines.model import (
     StepState,
     digest,
     dumped,
+    in_parts,
     step_key,
     without_moments,
 )
@@ -33,6 +41,7 @@ from stratal.identity.keys import Keys
 from stratal.kernel.clock import Clock
 from stratal.kernel.errors import Conflict, Invalid
 from stratal.kernel.events import emit
+from stratal.kernel.ids import random_token
 from stratal.ledger.past import Pasts
 from stratal.ledger.tables import accesses
 
@@ -52,9 +61,34 @@ _STAGED = (
     )
 )
 _LOCK = select(jobs.c.environment_id).where(jobs.c.id == bindparam("this"))
-_CACHEABLE = select(steps.c.cacheable).where(steps.c.id == bindparam("this"))
-_READ = select(accesses.c.kind, accesses.c.version, accesses.c.name).where(
-    accesses.c.workload == bindparam("whose"), accesses.c.mode == "read"
+_ROWS: Select[Any] = select(
+    *(steps.c.id, steps.c.name, steps.c.code, steps.c.state, steps.c.attempt, steps.c.workload),
+    *(steps.c.cacheable, steps.c.reason),
+).where(steps.c.run_id == bindparam("of_run"), steps.c.name.in_(bindparam("names", expanding=True)))
+_COUNT = select(func.count()).where(steps.c.run_id == bindparam("of_run"))
+_LEFT = (
+    select(steps.c.id)
+    .where(
+        steps.c.project_id == bindparam("project"),
+        steps.c.step == bindparam("called"),
+        steps.c.code == bindparam("with_code"),
+        steps.c.state == StepState.SUCCEEDED.value,
+    )
+    .limit(1)
+)
+_EVER = (
+    select(steps.c.id)
+    .join(runs, runs.c.id == steps.c.run_id)
+    .where(
+        runs.c.project_id == bindparam("project"),
+        runs.c.pipeline == bindparam("of_pipeline"),
+        runs.c.replay_of.is_(None),
+        steps.c.state == StepState.SUCCEEDED.value,
+    )
+    .limit(1)
+)
+_READ = select(accesses.c.workload, accesses.c.kind, accesses.c.version, accesses.c.name).where(
+    accesses.c.workload.in_(bindparam("whose", expanding=True)), accesses.c.mode == "read"
 )
 _WRITTEN = select(writes.c.table_id, writes.c.snapshot_id).where(writes.c.step_id == bindparam("this"))
 
@@ -69,27 +103,41 @@ class Journal:
 
     # -- whose journal it is -------------------------------------------------------------------
 
-    def open(self, c: Connection, run_id: int, job_id: int) -> tuple[Run, list[Step]]:
-        """Begin, or go on, as the worker that is job `job_id`: raises the epoch and gives all that has ended.
+    def open(
+        self, c: Connection, run_id: int, job_id: int, noted: Sequence[Entry] = ()
+    ) -> tuple[Run, list[Step]]:
+        """Begin, or go on, as the worker that is job `job_id`: raises the epoch and gives all steps there are.
 
-        Small steps that an earlier worker was doing are taken from it, their credentials ended.
+        `noted` is what an earlier attempt of the job had noted and perhaps not told: that counts. Small steps that it was
+        doing are taken from it; the credentials that it had are ended.
         """
         run = records.find_run(c, None, run_id)
         if run.job_id != job_id or run.state.ended:
             raise superseded(run_id)
+        self._note_ends(c, run, noted)
         values: dict[str, Any] = {"epoch": run.epoch + 1, "state": RunState.RUNNING.value, "reason": ""}
         if run.started_at is None:
             values["started_at"] = self._clock()
         c.execute(update(runs).where(runs.c.id == run_id).values(values))
+        self._keys.end_parts(c, f"job:{job_id}")
         found = [records.step_of(row) for row in _rows(c, run_id)]
         for step in found:
             if step.small and step.state is StepState.RUNNING:
                 self._end_credential(c, run, step)
                 records.change_step(c, step, {"state": StepState.WAITING.value})
-        ended = [step for step in found if step.state.ended]
         if run.replay_of is not None:
-            ended = [replace(step, output=self._told(c, run, step)["output"]) for step in ended]
-        return records.find_run(c, None, run_id), ended
+            found = [
+                replace(step, output=self._told(c, run, step)["output"]) if step.state.ended else step
+                for step in found
+            ]
+        return records.find_run(c, None, run_id), found
+
+    def store(self, c: Connection, run: Run, count: int) -> list[list[str]]:
+        """Credentials for steps that the worker will begin without asking: of each its part's name, id and secret."""
+        parts = [random_token(10) for _ in range(count)]
+        workloads = [f"job:{run.job_id}/{part}" for part in parts]
+        made = self._keys.insert_for_workloads(c, records.creator(run), run.project_id, workloads)
+        return [[part, one.id, one.secret] for part, one in zip(parts, made, strict=True)]
 
     def write(
         self,
@@ -103,21 +151,25 @@ class Journal:
     ) -> tuple[list[Decision], list[Entry]]:
         """Note `entries` in their order; what to do about each, and about those of `watch` that have ended since.
 
-        A step may be started upon the ends of others that this very page tells: it is, unless one of these came out
-        otherwise than told. The ends of steps that have staged something are not noted but given back: see `Stage.finish`.
+        Ends that are `settled` are noted first, and not answered: their worker has gone on from them. The ends of steps
+        that have staged something are not noted but given back: see `Stage.finish`. Workers of pipelines that were deployed
+        with an earlier SDK start steps `upon` the ends that the same page tells: they are, unless one came out otherwise.
         Raises `Conflict`: ``not_the_worker`` unless `workload` is the run's worker; ``superseded`` for one that was
         replaced or whose run has ended.
         """
         run = worker_of(records.find_run(c, project_id, run_id), workload)
         if run.epoch != epoch or run.state.ended:
             raise superseded(run_id)
+        self._note_calls(c, run, [entry for entry in entries if entry["do"] == "call"])
+        self._note_ends(c, run, [entry for entry in entries if entry.get("settled")])
+        entries = [entry for entry in entries if not entry.get("settled")]
         staged = self._staged(c, run, entries)
         staging = [entry for entry in entries if entry["do"] == "finish" and entry["name"] in staged]
         entries = [entry for entry in entries if entry["do"] != "finish" or entry["name"] not in staged]
         decisions: list[Decision] = []
-        self._note_calls(c, run, [entry for entry in entries if entry["do"] == "call"])
         names = {str(entry["name"]) for entry in entries if entry["do"] in {"start", "finish", "skip"}}
         known = records.find_steps(c, run_id, sorted(names)) if len(names) > 1 else {}
+        left = self._left(c, run, [entry for entry in entries if entry["do"] == "call"])
 
         def present(entry: Entry) -> Step:
             # What was read for all of them is good until the step is changed: so it is taken once.
@@ -125,18 +177,21 @@ class Journal:
             return known.pop(name, None) or records.find_step(c, run_id, name)
 
         as_told: set[str] = set()
+        starts: list[tuple[Step, Entry]] = []
         for entry in entries:
             match entry["do"]:
                 case "call":
-                    decisions.append({"name": entry["name"], "decision": "noted"})
+                    ask = (entry["step"], entry["code"]) in left
+                    decisions.append({"name": entry["name"], "decision": "noted", "ask": ask})
                 case "begin":
                     told = {"pipeline": str(entry["pipeline"])[:200], "doc": str(entry.get("doc", ""))[:2000]}
                     c.execute(update(runs).where(runs.c.id == run.id).values(told))
                     run = records.find_run(c, None, run_id)
+                    decisions.append({"name": "", "decision": "begun", "ask": self._looks_back(c, run)})
                 case "start" if not as_told.issuperset(entry.get("upon") or ()):
                     decisions.append({"name": entry["name"], "decision": "wait"})
                 case "start":
-                    decisions.append(self.start(c, run, present(entry), entry))
+                    starts.append((present(entry), entry))
                 case "finish":
                     decision = self.finish(c, run, entry, (), present(entry))
                     decisions.append(decision)
@@ -150,6 +205,7 @@ class Journal:
                     )
                 case other:
                     raise Invalid(f"The journal knows no {other!r}.", reason="bad_entry")
+        decisions += self._start_all(c, run, starts)
         if any(entry["do"] in {"start", "finish", "skip"} for entry in entries):
             emit(c, "pipeline.advanced", str(run_id), actor="system", project_id=run.project_id)
         for name in watch:
@@ -172,9 +228,10 @@ class Journal:
     def _note_calls(self, c: Connection, run: Run, calls: Sequence[Entry]) -> None:
         if not calls:
             return
-        known = set(c.execute(select(steps.c.name).where(steps.c.run_id == run.id)).scalars())
+        count = c.execute(_COUNT, {"of_run": run.id}).scalar_one()
+        known = _known(c, run, [entry["name"] for entry in calls])
         new = [entry for entry in calls if entry["name"] not in known]
-        if len(known) + len(new) > MOST_STEPS:
+        if count + len(new) > MOST_STEPS:
             raise Invalid(f"A run may have {MOST_STEPS} steps.", reason="too_many_steps")
         now = self._clock()
         how = (
@@ -206,74 +263,248 @@ class Journal:
                 ],
             )
 
-    def start(self, c: Connection, run: Run, step: Step, entry: Entry) -> Decision:
-        """Its inputs are there: take what was left before, or have it run."""
-        if step.state.ended:
-            return self._told(c, run, step)
-        if not step.small and step.state is StepState.RUNNING:
-            return {"name": step.name, "decision": "job"}
-        arguments = entry["arguments"]
-        environment = self._environment(c, run, step)
-        key = step_key(run.pipeline, step.name, step.code, arguments, environment)
-        told: dict[str, Any] = {
-            "arguments": dumped(arguments),
-            "given": digest(without_moments(arguments)),
-            "environment": environment,
-            "key": key,
-            "started_at": self._clock(),
-        }
-        then = None if run.replay_of is None else replaying.original(c, run, step.name)
-        if run.replay_of is not None:
-            told["reason"] = f"repeats run {run.replay_of}"
-            if then is None or not then.state.good:
-                return self._not_replayed(c, run, step, told)
-            if then.call.get("replay") is False:
-                return self._take(c, step, then, told, "a replay does not do it again (replay=False)")
-        elif step.attempt == 0:
-            source, told["reason"] = self._look_back(c, run, step, key, arguments, environment)
-            if source is not None:
-                why = f"nothing it depends on has changed since run {source.run_id}"
-                return self._take(c, step, records.step_of(source._mapping), told, why)
-        told |= {"state": StepState.RUNNING.value, "error": None}
-        if not step.small:
-            records.change_step(c, step, {**told, "job_id": None})
-            return {"name": step.name, "decision": "job"}
-        self._end_credential(c, run, step)
-        attempt = step.attempt + 1
-        workload = f"job:{run.job_id}/{step.id}.{attempt}"
-        credential = self._keys.insert_for_workload(c, records.creator(run), run.project_id, workload)
-        if then is not None:
-            self._pasts.hold(c, run.project_id, workload, replaying.past(c, then))
-        told |= {"attempt": attempt, "workload": workload}
-        records.change_step(c, step, told)
+    def _looks_back(self, c: Connection, run: Run) -> bool:
+        """May anything be taken from earlier runs of this pipeline?"""
+        if not run.use_cache:
+            return False
+        asked = {"project": run.project_id, "of_pipeline": run.pipeline}
+        return c.execute(_EVER, asked).first() is not None
+
+    def _left(self, c: Connection, run: Run, calls: Sequence[Entry]) -> set[tuple[Json, Json]]:
+        """Of which of the called, by step and code, there is a result that a call may be answered with."""
+        if not run.use_cache:
+            return set()
+        pairs = {(entry["step"], entry["code"]) for entry in calls if entry["cache"] and entry["small"]}
+        asked = {"project": run.project_id}
         return {
-            "name": step.name,
-            "decision": "run",
-            "attempt": attempt,
-            "key": [credential.id, credential.secret],
+            (step, code)
+            for step, code in pairs
+            if c.execute(_LEFT, {**asked, "called": step, "with_code": code}).first() is not None
         }
+
+    def _note_ends(self, c: Connection, run: Run, entries: Sequence[Entry]) -> None:
+        """Note what steps came to that their worker has gone on from: all of a page in a few statements."""
+        if not entries:
+            return
+        told = {str(entry["name"]): entry for entry in entries}
+        lock = self._lock(c, run)
+        now = self._clock()
+        begun, unbegun, whose = list[dict[str, Any]](), list[dict[str, Any]](), dict[int, str]()
+        asked: list[tuple[Row[Any], caching.Asked]] = []
+        for row in _known(c, run, list(told)).values():
+            entry = told[row.name]
+            if StepState(row.state).ended or not self._is_its_attempt(row, entry):
+                continue
+            ended = _moment(run, entry.get("ended"), now)
+            values: dict[str, Any] = {
+                "this": row.id,
+                "state": StepState.SUCCEEDED.value,
+                "output": dumped(entry.get("output")),
+                "log": str(entry.get("log") or "")[-64 * 1024 :],
+                "checks": dumped(entry["checks"]) if entry.get("checks") else None,
+                "writes": "[]",
+                "started_at": _moment(run, entry.get("began"), ended),
+                "ended_at": ended,
+                "attempt": entry["attempt"],
+                "workload": row.workload,
+            }
+            if row.state == StepState.RUNNING.value:
+                begun.append(values)
+            else:
+                values["workload"] = f"job:{run.job_id}/{entry['part']}"
+                one = _asked(run, row.name, row.code, entry["arguments"], lock)
+                asked.append((row, one))
+                unbegun.append({**values, **_given(one)})
+            whose[row.id] = values["workload"]
+        seen: dict[str, list[Any]] = {}
+        for some in in_parts(list(whose.values())):
+            for access in c.execute(_READ, {"whose": some}):
+                seen.setdefault(access.workload, []).append(access)
+            self._keys.end_workloads(c, some)
+        reasons = self._reasons(c, run, asked)
+        for values in begun:
+            values["reads"] = dumped(caching.seen_reads(seen.get(whose[values["this"]], ()), set()))
+        for values, (row, _) in zip(unbegun, asked, strict=True):
+            values["reads"] = dumped(caching.seen_reads(seen.get(whose[values["this"]], ()), set()))
+            values["reason"] = reasons[row.name]
+        records.change_steps(c, begun)
+        records.change_steps(c, unbegun)
+        if whose:
+            emit(c, "pipeline.advanced", str(run.id), actor="system", project_id=run.project_id)
+
+    def _is_its_attempt(self, row: Row[Any], entry: Entry) -> bool:
+        """Is what is told of the step's present attempt, or of its first, which was begun without asking?"""
+        if row.state == StepState.RUNNING.value:
+            return bool(row.attempt == entry["attempt"])
+        return row.attempt == 0 and entry["attempt"] == 1 and bool(entry.get("part"))
+
+    def _reasons(
+        self, c: Connection, run: Run, asked: Sequence[tuple[Row[Any], caching.Asked]]
+    ) -> dict[str, str]:
+        """Why steps run that were begun without asking."""
+        if not run.use_cache:
+            return {one.name: "this run takes nothing from earlier ones" for _, one in asked}
+        told = {one.name: "it runs each time (cache=False)" for row, one in asked if not row.cacheable}
+        rest = [one for _, one in asked if one.name not in told]
+        return told | caching.differences(c, run.project_id, run.pipeline, rest)
+
+    def _start_all(self, c: Connection, run: Run, starts: Sequence[tuple[Step, Entry]]) -> list[Decision]:
+        """Their inputs are there: for each, take what was left before, or have it run."""
+        decisions: dict[str, Decision] = {}
+        asked: list[tuple[Step, caching.Asked]] = []
+        own: list[tuple[Step, caching.Asked, Entry]] = []
+        for step, entry in starts:
+            if step.state.ended:
+                decisions[step.name] = self._told(c, run, step)
+            elif not step.small and step.state is StepState.RUNNING:
+                decisions[step.name] = {"name": step.name, "decision": "job"}
+            else:
+                lock = self._environment(c, run, step)
+                one = _asked(run, step.name, step.code, entry["arguments"], lock)
+                if run.replay_of is not None:
+                    decisions[step.name] = self._start_replayed(c, run, step, one)
+                elif entry.get("part"):
+                    own.append((step, one, entry))
+                else:
+                    asked.append((step, one))
+        self._begin_own(c, run, own)
+        decisions |= {step.name: {"name": step.name, "decision": "noted"} for step, _, _ in own}
+        decisions |= self._decide(c, run, asked)
+        return [decisions[step.name] for step, _ in starts]
+
+    def _begin_own(self, c: Connection, run: Run, own: Sequence[tuple[Step, caching.Asked, Entry]]) -> None:
+        """The worker has begun these without asking."""
+        rows = _known(c, run, [step.name for step, _, _ in own])  # the same page may have told their ends
+        first = [
+            (rows[step.name], one, entry)
+            for step, one, entry in own
+            if rows[step.name].state == StepState.WAITING.value and rows[step.name].attempt == 0
+        ]
+        reasons = self._reasons(c, run, [(row, one) for row, one, _ in first])
+        now = self._clock()
+        changes = [
+            {
+                **_given(one),
+                "this": row.id,
+                "state": StepState.RUNNING.value,
+                "reason": reasons[row.name],
+                "attempt": 1,
+                "workload": f"job:{run.job_id}/{entry['part']}",
+                "started_at": _moment(run, entry.get("began"), now),
+            }
+            for row, one, entry in first
+        ]
+        records.change_steps(c, changes)
+
+    def _decide(
+        self, c: Connection, run: Run, asked: Sequence[tuple[Step, caching.Asked]]
+    ) -> dict[str, Decision]:
+        """Take what earlier runs left of these, and begin the others."""
+        decisions: dict[str, Decision] = {}
+        rows = _known(c, run, [step.name for step, _ in asked])
+        new = [(rows[step.name], one) for step, one in asked if step.attempt == 0]
+        looking = [one for row, one in new if run.use_cache and row.cacheable]
+        found = caching.reusable(c, run.project_id, looking)
+        unlike = [(row, one) for row, one in new if found.get(one.name, (None, "")) == (None, "")]
+        reasons = self._reasons(c, run, unlike)
+        now = self._clock()
+        taken, run_now = list[dict[str, Any]](), list[tuple[Step, caching.Asked]]()
+        for step, one in asked:
+            source, against = found.get(step.name, (None, ""))
+            if source is None:
+                reasons.setdefault(step.name, against or rows[step.name].reason)
+                run_now.append((step, one))
+                continue
+            why = f"nothing it depends on has changed since run {source.run_id}"
+            taken.append(
+                {
+                    **_given(one),
+                    "this": step.id,
+                    "state": StepState.CACHED.value,
+                    "reason": why,
+                    "output": source.output,
+                    "taken_from": source.id,
+                    "started_at": now,
+                    "ended_at": now,
+                }
+            )
+            output = None if source.output is None else orjson.loads(source.output)
+            decisions[step.name] = {
+                "name": step.name,
+                "decision": "ended",
+                "state": StepState.CACHED.value,
+                "reason": why,
+                "output": output,
+            }
+        records.change_steps(c, taken)
+        return decisions | self._begin(c, run, run_now, reasons)
+
+    def _begin(
+        self,
+        c: Connection,
+        run: Run,
+        chosen: Sequence[tuple[Step, caching.Asked]],
+        reasons: Mapping[str, str],
+    ) -> dict[str, Decision]:
+        """Have them run: the small by the worker, each with a new credential, the big as jobs."""
+        small = [(step, one) for step, one in chosen if step.small]
+        self._keys.end_workloads(c, [step.workload for step, _ in small if step.workload is not None])
+        workloads = [f"job:{run.job_id}/{step.id}.{step.attempt + 1}" for step, _ in small]
+        made = self._keys.insert_for_workloads(c, records.creator(run), run.project_id, workloads)
+        common = {"state": StepState.RUNNING.value, "error": None, "started_at": self._clock()}
+        records.change_steps(
+            c,
+            [
+                {
+                    **_given(one), **common, "this": step.id, "reason": reasons[step.name],
+                    "attempt": step.attempt + 1, "workload": workload,
+                }
+                for (step, one), workload in zip(small, workloads, strict=True)
+            ],
+        )  # fmt: skip
+        records.change_steps(
+            c,
+            [
+                {**_given(one), **common, "this": step.id, "reason": reasons[step.name], "job_id": None}
+                for step, one in chosen
+                if not step.small
+            ],
+        )
+        decisions: dict[str, Decision] = {
+            step.name: {"name": step.name, "decision": "job"} for step, _ in chosen if not step.small
+        }
+        for (step, _), credential in zip(small, made, strict=True):
+            decisions[step.name] = {
+                "name": step.name,
+                "decision": "run",
+                "attempt": step.attempt + 1,
+                "key": [credential.id, credential.secret],
+            }
+        return decisions
+
+    def _start_replayed(self, c: Connection, run: Run, step: Step, one: caching.Asked) -> Decision:
+        """Have a step of a replay repeat the one that it is of."""
+        why = f"repeats run {run.replay_of}"
+        then = replaying.original(c, run, step.name)
+        told = {**_given(one), "started_at": self._clock(), "reason": why}
+        if then is None or not then.state.good:
+            return self._not_replayed(c, run, step, told)
+        if then.call.get("replay") is False:
+            return self._take(c, step, then, told, "a replay does not do it again (replay=False)")
+        decision = self._begin(c, run, [(step, one)], {step.name: why})[step.name]
+        if step.small:
+            workload = f"job:{run.job_id}/{step.id}.{step.attempt + 1}"
+            if step.workload is not None:
+                self._pasts.release(c, step.workload)
+            self._pasts.hold(c, run.project_id, workload, replaying.past(c, then))
+        return decision
 
     def _environment(self, c: Connection, run: Run, step: Step) -> str:
         own = step.call.get("requirements")
-        if own is not None:
-            return "requirements " + digest(own)
-        lock = c.execute(_LOCK, {"this": run.job_id}).scalar()
-        return f"lock {lock}"
+        return self._lock(c, run) if own is None else "requirements " + digest(own)
 
-    def _look_back(
-        self, c: Connection, run: Run, step: Step, key: str, arguments: Json, environment: str
-    ) -> tuple[Any, str]:
-        if not run.use_cache:
-            return None, "this run takes nothing from earlier ones"
-        if not c.execute(_CACHEABLE, {"this": step.id}).scalar():
-            return None, "it runs each time (cache=False)"
-        source, against = caching.reusable(c, run.project_id, key, arguments)
-        if source is not None or against:
-            return source, against
-        return None, caching.difference(
-            c, run.project_id, run.pipeline, step.name,
-            code=step.code, arguments=arguments, environment=environment,
-        )  # fmt: skip
+    def _lock(self, c: Connection, run: Run) -> str:
+        return f"lock {c.execute(_LOCK, {'this': run.job_id}).scalar()}"
 
     def _take(self, c: Connection, step: Step, source: Step, told: dict[str, Any], why: str) -> Decision:
         told |= {
@@ -319,13 +550,18 @@ class Journal:
         step = step or records.find_step(c, run.id, str(entry["name"]))
         if step.state.ended:
             return self._told(c, run, step)
+        if entry.get("part") and step.state is StepState.WAITING and step.attempt == 0:
+            one = _asked(run, step.name, step.code, entry["arguments"], self._environment(c, run, step))
+            self._begin_own(c, run, [(step, one, entry)])
+            step = records.find_step(c, run.id, step.name)
         if step.state is not StepState.RUNNING or step.attempt != entry["attempt"]:
             return {"name": step.name, "decision": "noted"}
         self._end_credential(c, run, step)
         now = self._clock()
         values: dict[str, Any] = {"ended_at": now}
-        if entry.get("seconds_ago") is not None and step.started_at is not None:
-            # It was granted ahead, and waited for one of its worker's places.
+        if entry.get("began") is not None:
+            values["started_at"] = _moment(run, entry["began"], now)
+        elif entry.get("seconds_ago") is not None and step.started_at is not None:  # as earlier SDKs tell it
             values["started_at"] = max(step.started_at, min(now, now - round(1000 * entry["seconds_ago"])))
         if entry.get("checks"):
             values["checks"] = dumped(entry["checks"])
@@ -333,7 +569,7 @@ class Journal:
             values["log"] = str(entry["log"])[-64 * 1024 :]
         if entry["state"] == StepState.SUCCEEDED.value:
             own = {f"{write['table_id']}@{write['snapshot']}" for write in published}
-            seen = c.execute(_READ, {"whose": step.workload}).all()
+            seen = c.execute(_READ, {"whose": [step.workload]}).all()
             staged = c.execute(_WRITTEN, {"this": step.id}).all()
             own |= {f"{row.table_id}@{row.snapshot_id}" for row in staged}
             output = dumped(entry.get("output"))
@@ -398,9 +634,12 @@ class Journal:
     def end(self, c: Connection, run: Run, state: RunState, reason: str, output: Json = None) -> None:
         """The run has ended: whatever has not, is cancelled, its credentials with it."""
         now = self._clock()
-        unended = select(steps).where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
-        for row in c.execute(unended).mappings().all():
-            self._end_credential(c, run, records.step_of(row))
+        if run.job_id is not None:
+            self._keys.end_parts(c, f"job:{run.job_id}")
+        if run.replay_of is not None:
+            unended = select(steps).where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
+            for row in c.execute(unended).mappings().all():
+                self._end_credential(c, run, records.step_of(row))
         c.execute(
             update(steps)
             .where(steps.c.run_id == run.id, steps.c.state.in_(UNENDED_STEPS))
@@ -438,6 +677,32 @@ def superseded(run_id: int) -> Conflict:
         hint="Nothing is left to do here.",
         reason="superseded",
     )
+
+
+def _known(c: Connection, run: Run, names: Sequence[str]) -> dict[str, Row[Any]]:
+    """Those of these steps that there are, by name, as far as beginning and ending them needs."""
+    asked = {"of_run": run.id}
+    return {row.name: row for some in in_parts(names) for row in c.execute(_ROWS, {**asked, "names": some})}
+
+
+def _moment(run: Run, at: int | None, latest: int) -> int:
+    """When something was, by its worker's clock (epoch milliseconds): within the run's time, whatever that clock says."""
+    return min(max(run.started_at or run.created_at, latest if at is None else at), latest)
+
+
+def _asked(run: Run, name: str, code: str, arguments: Json, environment: str) -> caching.Asked:
+    key = step_key(run.pipeline, name, code, arguments, environment)
+    return caching.Asked(name, code, key, arguments, environment)
+
+
+def _given(one: caching.Asked) -> dict[str, Any]:
+    """What a step was asked to do, as columns of its row."""
+    return {
+        "arguments": dumped(one.arguments),
+        "given": digest(without_moments(one.arguments)),
+        "environment": one.environment,
+        "key": one.key,
+    }
 
 
 def _rows(c: Connection, run_id: int) -> list[Any]:

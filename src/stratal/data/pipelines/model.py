@@ -159,6 +159,12 @@ def digest(value: Json) -> str:
     return hashlib.sha256(dumped(value).encode()).hexdigest()
 
 
+def in_parts(many: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """`many`, as many at a time as a statement may ask about."""
+    for start in range(0, len(many), 500):
+        yield many[start : start + 500]
+
+
 def without_moments(value: Json) -> Json:
     """An encoded value, each reference to a table or object reduced to its name (see the SDK's `values`)."""
     if isinstance(value, list):

@@ -117,6 +117,12 @@ def change_step(c: Connection, step: Step, told: Mapping[str, Any]) -> None:
     c.execute(_CHANGE, {"this": step.id, **told})
 
 
+def change_steps(c: Connection, told: Sequence[Mapping[str, Any]]) -> None:
+    """Write columns of many steps, the same of each, in one statement; `this` is a step's id."""
+    if told:
+        c.execute(_CHANGE, list(told))
+
+
 def creator(run: Run, workload: str | None = None) -> Principal:
     """Who asked for the run, as the maker of its credentials; with `workload` as that workload, never above editor."""
     kind = run.created_by.partition(":")[0]

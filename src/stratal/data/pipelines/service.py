@@ -398,12 +398,15 @@ class Pipelines:
 
     # -- what the worker says and asks -----------------------------------------------------------
 
-    async def open(self, who: Principal, project_id: str, run_id: int) -> tuple[Run, Sequence[Step]]:
-        """Begin or go on as the run's worker. Raises `Conflict` (``not_the_worker``) for anybody else, (``superseded``)."""
+    async def open(
+        self, who: Principal, project_id: str, run_id: int, noted: Sequence[Entry] = ()
+    ) -> tuple[Run, Sequence[Step]]:
+        """Begin or go on as the run's worker; see `Journal.open`. Raises `Conflict` (``not_the_worker``) for anybody else,
+        (``superseded``)."""
         require(who, "pipelines.run", project_id, what=f"run {run_id}")
         job_id = await self._worker(who, project_id, run_id)
         assert job_id is not None
-        opened = await self._database.write(lambda c: self._journal.open(c, run_id, job_id))
+        opened = await self._database.write(lambda c: self._journal.open(c, run_id, job_id, noted))
         self.changed.ring()
         return opened
 
@@ -415,12 +418,20 @@ class Pipelines:
         epoch: int,
         entries: Sequence[Entry],
         watch: Sequence[str],
-    ) -> Sequence[Decision]:
-        """The journal's next page from the run's worker, and what to do. Raises as `open`."""
+        want: int = 0,
+    ) -> tuple[Sequence[Decision], Sequence[Sequence[str]]]:
+        """The journal's next page from the run's worker: what to do, and as many credentials in store as it wants.
+
+        Raises as `open`.
+        """
         require(who, "pipelines.run", place.id, what=f"run {run_id}")
-        decisions, staging = await self._database.write(
-            lambda c: self._journal.write(c, place.id, run_id, who.workload, epoch, entries, watch)
-        )
+
+        def work(c: Connection) -> tuple[list[Decision], list[Entry], list[list[str]]]:
+            told = self._journal.write(c, place.id, run_id, who.workload, epoch, entries, watch)
+            run = records.find_run(c, place.id, run_id) if want else None
+            return *told, [] if run is None or run.state.ended else self._journal.store(c, run, want)
+
+        decisions, staging, store = await self._database.write(work)
         for entry in staging:
             run = await self._database.read(lambda c: records.find_run(c, place.id, run_id))
             if run.epoch != epoch or run.state.ended:
@@ -430,7 +441,7 @@ class Pipelines:
             self._upkeep.kick()
         elif any(entry["do"] == "end" for entry in entries):  # what those wait for who wait
             self.changed.ring()
-        return decisions
+        return decisions, store
 
     async def _worker(self, who: Principal, project_id: str, run_id: int) -> int | None:
         """The job that is the run's worker, when `who` is it."""

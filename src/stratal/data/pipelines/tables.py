@@ -85,7 +85,7 @@ steps = Table(
     Column("ended_at", BigInteger),
     Index("ix_pipeline_steps_run_id_name", "run_id", "name", unique=True),
     Index("ix_pipeline_steps_project_id_key", "project_id", "key"),
-    Index("ix_pipeline_steps_project_id_step", "project_id", "step"),
+    Index("ix_pipeline_steps_project_id_step_code", "project_id", "step", "code"),
     Index("ix_pipeline_steps_state", "state"),
     Index("ix_pipeline_steps_workload", "workload"),
     sqlite_autoincrement=True,

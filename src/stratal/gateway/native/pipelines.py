@@ -82,6 +82,9 @@ class Begun(Strict):
     doc: str = ""
 
 
+_PART = "^([0-9a-z]{10})?$"
+
+
 class Started(Strict):
     do: Literal["start"]
     name: str
@@ -90,6 +93,10 @@ class Started(Strict):
         default_factory=list,
         description="Steps whose ends this page tells, and whose outputs are among these.",
     )
+    part: str = Field(
+        default="", pattern=_PART, description="It has begun with this credential from the worker's store."
+    )
+    began: int | None = Field(default=None, ge=0, description="When, in epoch milliseconds.")
 
 
 class Checked(Strict):
@@ -110,8 +117,15 @@ class Finished(Strict):
     output: Json = None
     error: str = ""
     log: str = ""
-    seconds_ago: float | None = Field(default=None, ge=0, description="When its process began.")
+    seconds_ago: float | None = Field(default=None, ge=0, description="When it began.")
     checks: list[Checked] = Field(default_factory=list, max_length=1000)
+    settled: bool = Field(default=False, description="The worker has noted it and gone on from it.")
+    part: str = Field(
+        default="", pattern=_PART, description="As of `start`, for a step whose start is not told."
+    )
+    arguments: dict[str, Json] = Field(default_factory=dict, description="Of such a step.")
+    began: int | None = Field(default=None, ge=0, description="In epoch milliseconds.")
+    ended: int | None = Field(default=None, ge=0, description="In epoch milliseconds.")
 
 
 class Skipped(Strict):
@@ -134,6 +148,9 @@ class Page(Strict):
         Annotated[Called | Begun | Started | Finished | Skipped | Ended, Field(discriminator="do")]
     ] = Field(default_factory=list, max_length=1000)
     watch: list[str] = Field(default_factory=list, max_length=20_000)
+    want: int = Field(
+        default=0, ge=0, le=1000, description="How many credentials for steps to put into the worker's store."
+    )
 
 
 def _plain(entry: BaseModel) -> dict[str, Json]:
@@ -146,6 +163,14 @@ def _plain(entry: BaseModel) -> dict[str, Json]:
 
 class Nothing(Strict):
     pass
+
+
+class Opening(Strict):
+    noted: list[Finished] = Field(
+        default_factory=list,
+        max_length=20_000,
+        description="What the worker before had noted on its disk, and perhaps not told.",
+    )
 
 
 class Rows(Strict):
@@ -195,8 +220,11 @@ def journal(room: Room, projects: Projects) -> Callable[..., Awaitable[Response]
         page = await read_model(Request(scope, receive), Page, MAX_JOURNAL_BODY)
         entries = [_plain(entry) for entry in page.entries]
         place = Place(project_id, project)
-        decisions = await room.runs.write(who, place, int(run), page.epoch, entries, page.watch)
-        return Response(orjson.dumps({"decisions": decisions}), media_type="application/json")
+        decisions, store = await room.runs.write(
+            who, place, int(run), page.epoch, entries, page.watch, page.want
+        )
+        told = {"decisions": decisions, "store": store}
+        return Response(orjson.dumps(told), media_type="application/json")
 
     return tell
 
@@ -362,12 +390,13 @@ def router(
 
     # -- the run's worker ----------------------------------------------------------------------
 
-    @api.post(base + "/{run_id}/open", openapi_extra=body_of(Nothing))
+    @api.post(base + "/{run_id}/open", openapi_extra=body_of(Opening))
     async def open_journal(request: Request, who: Who, project: str, run_id: int) -> dict[str, object]:
         """For the run's worker alone: begin, or go on; whoever opened it before is refused from now on."""
         place = await place_of(who, project)
-        await read_model(request, Nothing, 1024)
-        run, ended = await pipelines.open(who, place.id, run_id)
+        body = await read_model(request, Opening, MAX_JOURNAL_BODY)
+        noted = [_plain(entry) for entry in body.noted]
+        run, found = await pipelines.open(who, place.id, run_id, noted)
         return {
             "epoch": run.epoch,
             "file": run.file,
@@ -377,8 +406,11 @@ def router(
             "partitions": None if run.partitions is None else list(run.partitions),
             "steps": [
                 {"name": step.name, "state": step.state, "reason": step.reason, "output": step.output}
-                for step in ended
+                for step in found
+                if step.state.ended
             ],
+            "ask": run.replay_of is not None,
+            "tried": [step.name for step in found if step.attempt > 0 and not step.state.ended],
         }
 
     @api.post(base + "/{run_id}/journal", openapi_extra=body_of(Page))

@@ -136,11 +136,6 @@ class PlatformLake:
             int(environ["STRATAL_STEP_ATTEMPT"]),
         )
 
-    @property
-    def has_written(self) -> bool:
-        """Was any table's write asked for, whatever came of it?"""
-        return self._writes > 0
-
     def at(self, quoted: str, snapshot: str | None) -> str:
         return quoted if snapshot is None else f"{quoted} AT (VERSION => {int(snapshot)})"
 

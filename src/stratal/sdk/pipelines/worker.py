@@ -1,22 +1,25 @@
-"""The worker of a run: executes the pipeline function, asks the journal about every step, does the small ones.
+"""The worker of a run: executes the pipeline function, asks the journal about steps, does the small ones.
 
-One process, one thread. It calls the pipeline function, which notes calls; whenever the function waits for
-a result, and at its end, `_pump` brings the run forward: it tells the journal what was called, what
-is ready and what has ended (all that has gathered, in one request and one transaction), and does what the
-journal decides. Small steps are forked from here, each with a credential of its own; big ones
-are jobs that the platform starts.
+One thread. It calls the pipeline function, which notes calls; whenever the function waits for a result, and at its
+end, `_pump` brings the run forward: it tells the platform's journal what was called, what is ready and what has
+ended (all that has gathered, in one request and one transaction), and does what the journal decides. Small steps
+are done in processes forked from here (`processes`), each step under a credential of its own; big ones are jobs that
+the platform starts.
 
-Nothing here is remembered beyond the journal. A worker that was killed is started again, executes the function again,
-and is answered from the journal for everything that has ended.
+Where nothing can be left of a small step from before, there is nothing to ask: it is begun at once, under one of the
+credentials that the worker holds in store. What it came to, when it came of its arguments alone, is noted on this
+machine's disk (`journal`), and what comes after it goes on from there; the platform is told a moment later. A step that
+reaches out of its process is let out once the platform knows that it has begun, and of all that came before it; its
+end is the platform's to decide.
+
+Nothing here is remembered beyond the journals. A worker that was killed is started again, gives the platform what is left in
+its own, executes the function again, and is answered for everything that has ended.
 """
 
-import json
 import os
 import select
-import shutil
 import signal
 import sys
-import tempfile
 import time
 import traceback
 from collections import deque
@@ -25,21 +28,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stratal.sdk.pipelines import authoring, lake, loading
+from stratal.sdk.pipelines import authoring, journal, lake, loading
 from stratal.sdk.pipelines.authoring import Handle, Pipeline, Step, StepFailed
 from stratal.sdk.pipelines.doors import Doors, PlatformLake, Refused
 from stratal.sdk.pipelines.execution import CheckFailed, checked, refs
 from stratal.sdk.pipelines.fingerprint import fingerprint, text_fingerprint
 from stratal.sdk.pipelines.local import filled
+from stratal.sdk.pipelines.processes import Process, Task, forked
 from stratal.sdk.pipelines.values import decode, dumped, encode
 
 Json = dict[str, Any]
 _AT_ONCE = 250
-_ASKED_AHEAD = 100
+_ASKED_AHEAD = 250
 _LOOK_SECONDS = 0.4
-_GATHER_SECONDS = 0.1
+_MOST_BYTES = 4 * 1024 * 1024
+_GATHER_SECONDS = 0.2
 """So long what is to be told may gather while there is enough to do."""
-_LOG_BYTES = 64 * 1024
+_SYNC_SECONDS = 0.02
+"""So long ends may gather that are noted on the disk with one sync."""
+_TICK_SECONDS = 0.2
+_MOST_IN_STORE = 250
+_LEAST_IN_STORE = 8
 _GRACE_SECONDS = 5.0
 _ENDED = frozenset({"succeeded", "cached", "failed", "skipped", "cancelled"})
 _GOOD = frozenset({"succeeded", "cached"})
@@ -47,7 +56,7 @@ _TEXTUAL = frozenset({"sql", "report"})
 """Steps whose text names tables."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """A call and how it stands. `state` is the journal's, but for ``called``: not told to the journal yet."""
 
@@ -55,35 +64,23 @@ class Node:
     step: Step
     arguments: Mapping[str, Any]
     after: list[str]
+    code: str = ""
     state: str = "called"
     value: Any = None
     reason: str = ""
+    waits: set[str] = field(default_factory=set)
+    """Those of `after` that have not ended."""
+    ask: bool = False
+    """Whether it is done, and under which credential, is the platform's to say."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    encoded: Json = field(default_factory=dict)
     attempt: int = 0
-    started: bool = False
-    not_before: float = 0.0
-    foreseen: bool = False
-    """Its process has ended well with `value`: what the journal will say, unless it was asked for something else."""
-
-
-@dataclass
-class Child:
-    """A small step that is being done."""
-
-    node: Node
-    attempt: int
-    pid: int
-    folder: Path
-    deadline: float | None
-    began: float
-    told: int = 0
-    timed_out: bool = False
-    kill_at: float | None = None
-
-
-@dataclass
-class Credential:
-    id: str
-    secret: str
+    key: tuple[str, str] = ("", "")
+    part: str = ""
+    """The credential from the store under which it was begun without asking."""
+    shown: bool = False
+    """Was the platform told that it has begun?"""
+    opened: bool = False
 
 
 @dataclass
@@ -96,12 +93,25 @@ class Worker:
     parallel: int
     known: dict[str, Json]
     root: Path
+    journal: journal.Journal
+    asks: bool = False
+    """Is everything asked about? (A replay's worker does.)"""
+    looks_back: bool = True
+    """May anything be left of an earlier run of this pipeline?"""
+    tried: frozenset[str] = frozenset()
+    """Steps that an earlier worker of the run began: so another attempt is asked for."""
     nodes: dict[str, Node] = field(default_factory=dict)
-    entries: deque[Json] = field(default_factory=deque)
-    ready: deque[tuple[Node, int, Credential]] = field(default_factory=deque)
-    children: dict[int, Child] = field(default_factory=dict)
-    remote: set[str] = field(default_factory=set)
     unended: dict[str, Node] = field(default_factory=dict)
+    open: deque[Node] = field(default_factory=deque)
+    """Those that nothing is waited for any more, and that have not been begun or asked about."""
+    entries: deque[Json] = field(default_factory=deque)
+    ready: deque[Node] = field(default_factory=deque)
+    """To be done as soon as there is a process for it."""
+    processes: list[Process] = field(default_factory=list)
+    store: deque[tuple[str, str, str]] = field(default_factory=deque)
+    remote: set[str] = field(default_factory=set)
+    later: list[tuple[float, Node]] = field(default_factory=list)
+    """To be tried again, and when."""
     looked: float = 0.0
     gathering: float | None = None
     """Since when entries wait to be told."""
@@ -110,6 +120,24 @@ class Worker:
     _counts: dict[str, int] = field(default_factory=dict)
     _codes: dict[int, str] = field(default_factory=dict)
     _written: dict[str, dict[str, str]] = field(default_factory=dict)
+    _dependents: dict[str, list[Node]] = field(default_factory=dict)
+    _steps: dict[int, Step] = field(default_factory=dict)
+    _left: dict[tuple[str, str], bool] = field(default_factory=dict)
+    """Whether there may be a result of a step's with this code from before."""
+    _unsynced: set[str] = field(default_factory=set)
+    """Steps whose ends are noted and may not be on the disk yet."""
+    _noted: float = 0.0
+    """Since when there are such."""
+    _awaited: str | None = None
+    _opened: int = 0
+    """How many of the unended were asked about, or may be done."""
+    _taken: int = 0
+    _urgent: bool = False
+    """Does anything to be told wait for its answer?"""
+    _weight: int = 0
+    """Bytes of what is noted and not told."""
+    _held: dict[str, str] = field(default_factory=dict)
+    """The variables that hold the worker's credential, with marks in its place."""
 
     # -- what the pipeline function calls ------------------------------------------------------
 
@@ -124,27 +152,35 @@ class Worker:
             after += [written[ref] for ref in refs(step.text) if ref in written and written[ref] not in after]
         if step.into is not None:
             self._written.setdefault(place, {})[step.into] = name
-        node = Node(name, step, arguments, after)
+        node = Node(name, step, arguments, after, self._code(step))
         self.nodes[name] = node
-        self.unended[name] = node
+        self._steps[id(step)] = step
         known = self.known.get(name)
+        self.unended[name] = node
         if known is not None and known["state"] in _ENDED:
             self._learn(node, known)
-        else:
-            self.entries.append(self._called(node, index))
+            return Handle(self, name, step.into)
+        node.waits = {before for before in after if before in self.unended}
+        for before in node.waits:
+            self._dependents.setdefault(before, []).append(node)
+        if not node.waits:
+            self.open.append(node)
+        self.entries.append(self._called(node, index))
         return Handle(self, name, step.into)
 
     def result(self, handle: Handle) -> Any:
         node = self.nodes[handle.name]
-        while node.state not in _ENDED:
+        self._awaited = node.name
+        while not self._is_answered():
             self._pump()
+        self._awaited = None
         if node.state not in _GOOD:
             raise StepFailed(f"Step {node.name} {node.state}: {node.reason}")
         return node.value
 
     def finish(self) -> None:
-        """Until every call has ended."""
-        while self.unended:
+        """Until every call has ended, and the platform's journal knows."""
+        while self.unended or self.entries:
             self._pump()
 
     def _called(self, node: Node, index: int | None) -> Json:
@@ -157,7 +193,7 @@ class Worker:
             "doc": step.doc[:2000],
             "after": node.after,
             "index": index,
-            "code": self._code(step),
+            "code": node.code,
             "small": options.is_small,
             "cache": options.cache,
             "replay": options.replay,
@@ -186,72 +222,132 @@ class Worker:
     # -- bringing the run forward ------------------------------------------------------------------
 
     def _pump(self) -> None:
-        self._mark_ready()
-        moved = self._tell()
-        moved = self._launch() or moved
-        moved = self._reap() or moved
-        if not moved:
-            pause = _LOOK_SECONDS if self.remote or not self.children else 0.2
-            if self.gathering is not None:
-                pause = min(pause, max(0.0, self.gathering + _GATHER_SECONDS - time.monotonic()))
-            _sleep(pause)
+        self._open_later()
+        self._open_all()
+        self._launch()  # before the disk is waited for
+        self._settle()
+        if not self._is_answered() and not self._tell():
+            self._hear()
 
-    def _mark_ready(self) -> None:
-        """Note the start of every step whose inputs are there, and pass over those that can never start."""
+    def _is_answered(self) -> bool:
+        """Does the pipeline function go on?"""
+        name = self._awaited
+        return name is not None and self.nodes[name].state in _ENDED and name not in self._unsynced
+
+    def _open_later(self) -> None:
         now = time.monotonic()
-        room = _ASKED_AHEAD - sum(node.started for node in self.unended.values())
-        for node in list(self.unended.values()):
-            if room <= 0:
-                return
-            if node.started or node.state in _ENDED or now < node.not_before:
-                continue
+        if self.later and any(at <= now for at, _ in self.later):
+            self.open.extend(node for at, node in self.later if at <= now)
+            self.later = [(at, node) for at, node in self.later if at > now]
+
+    def _open_all(self) -> None:
+        """Begin, or ask about, every step whose inputs are there, and pass over those that can never start."""
+        undecided: list[Node] = []
+        while self.open and self._opened < _ASKED_AHEAD:
+            node = self.open.popleft()
             before = [self.nodes[name] for name in node.after]
-            if any(one.state not in _ENDED and not one.foreseen for one in before):
-                continue
-            upon = [one.name for one in before if one.state not in _ENDED]
-            bad = next((one for one in before if one.state in _ENDED and one.state not in _GOOD), None)
-            node.started = True
-            room -= 1
+            bad = next((one for one in before if one.state not in _GOOD), None)
             if bad is not None:
                 why = f"{bad.name} {bad.state} before it"
-                self.entries.append({"do": "skip", "name": node.name, "reason": why})
+                self._ask({"do": "skip", "name": node.name, "reason": why})
                 continue
-            values = {one.name: one.value for one in before}
-            given, _ = filled(dict(node.arguments), values)
+            ask = self._is_asked_about(node)
+            if ask is None:
+                undecided.append(node)
+                continue
+            node.given, _ = filled(dict(node.arguments), {one.name: one.value for one in before})
             if node.step.kind in _TEXTUAL:  # what came before by its name alone pins its table too
-                implied = [one.value for one in before]
-                given = {**given, "after": [*given.get("after", []), *implied]}
+                node.given = {
+                    **node.given,
+                    "after": [*node.given.get("after", []), *[one.value for one in before]],
+                }
             try:
-                encoded = encode(given)
-                dumped(encoded)
+                node.encoded = encode(node.given)
+                dumped(node.encoded)
             except TypeError as error:
-                self.entries.append({"do": "skip", "name": node.name, "reason": str(error), "failed": True})
+                self._ask({"do": "skip", "name": node.name, "reason": str(error), "failed": True})
                 continue
-            entry: Json = {"do": "start", "name": node.name, "arguments": encoded}
-            self.entries.append({**entry, "upon": upon} if upon else entry)
+            node.ask, node.opened = ask, True
+            self._opened += 1
+            if ask:
+                self._ask({"do": "start", "name": node.name, "arguments": node.encoded})
+            else:
+                self.ready.append(node)
+        self.open.extend(undecided)
+
+    def _is_asked_about(self, node: Node) -> bool | None:
+        """Is it the platform's to say whether it is done? None: that is known once its call was told."""
+        if self.asks or node.ask or node.name in self.tried or not node.step.options.is_small:
+            return True
+        if not self.looks_back or not node.step.options.cache:
+            return False
+        return self._left.get((node.step.name, node.code))
+
+    def _ask(self, entry: Json) -> None:
+        self.entries.append(entry)
+        self._urgent = True
 
     def _tell(self) -> bool:
         """Give the journal what has gathered, and take its decisions."""
         looking = bool(self.remote) and time.monotonic() - self.looked > _LOOK_SECONDS
-        if not looking and (not self.entries or self._may_gather()):
+        short = bool(self.ready) and not self.store and not self.ready[0].ask
+        if not looking and not short and not self._unseen() and (not self.entries or self._may_gather()):
             return False
+        self._tell_now()
+        return True
+
+    def _tell_now(self) -> None:
+        for process in self._unseen():
+            self._tell_begun(process)
         self.gathering = None
+        self._urgent = self._urgent and len(self.entries) > _AT_ONCE
         some = [self.entries.popleft() for _ in range(min(_AT_ONCE, len(self.entries)))]
-        now = time.monotonic()
-        for entry in some:
-            if "began" in entry:
-                entry["seconds_ago"] = round(max(0.0, now - entry.pop("began")), 3)
-        body = {"epoch": self.epoch, "entries": some, "watch": sorted(self.remote)}
+        body = {"epoch": self.epoch, "entries": some, "watch": sorted(self.remote), "want": self._wanted()}
         answer = self.doors.json("POST", self.doors.path(f"/pipelines/runs/{self.run_id}/journal"), body)
         self.looked = time.monotonic()
+        if not self.entries:  # what was noted is in the platform's journal now
+            self._unsynced.clear()
+            self.journal.told()
+            self._weight = 0
         for decision in answer["decisions"]:
             self._decide(self.nodes[decision["name"]], decision)
-        return bool(some)
+        self.store.extend((part, id_, secret) for part, id_, secret in answer["store"])
+
+    def _wanted(self) -> int:
+        """How many credentials the store is to be filled up with, when it is half empty."""
+        if self.asks:
+            return 0
+        full = min(_MOST_IN_STORE, max(_LEAST_IN_STORE, len(self.unended), self._taken))
+        return full - len(self.store) if 2 * len(self.store) < full else 0
+
+    def _unseen(self) -> list[Process]:
+        """Those that have done something for a while of which whoever looks at the run does not see that it has begun."""
+        since = time.time() - _GATHER_SECONDS
+        return [
+            process
+            for process in self.processes
+            if process.task is not None and process.began < since and self._is_hidden(process.task)
+        ]
+
+    def _is_hidden(self, task: Task) -> bool:
+        node = self.nodes[task.name]
+        return bool(node.part) and not node.shown
+
+    def _tell_begun(self, process: Process) -> None:
+        assert process.task is not None
+        node = self.nodes[process.task.name]
+        if self._is_hidden(process.task):
+            began = {"part": node.part, "began": round(1000 * process.began)}
+            self.entries.append({"do": "start", "name": node.name, "arguments": node.encoded, **began})
+            node.shown = True
 
     def _may_gather(self) -> bool:
         """May entries wait for others, to be one request and one transaction with them? Nothing waits for their answers
-        while all children are at work or have their next."""
-        if len(self.entries) >= _AT_ONCE or not (self.ready or len(self.children) >= self.parallel):
+        while there is something to do without."""
+        if len(self.entries) >= _AT_ONCE or self._weight > _MOST_BYTES:
+            return False
+        busy = sum(process.task is not None for process in self.processes)
+        if not busy or (self._urgent and busy < self.parallel and not self.ready):
             return False
         now = time.monotonic()
         if self.gathering is None:
@@ -259,88 +355,195 @@ class Worker:
         return now < self.gathering + _GATHER_SECONDS
 
     def _decide(self, node: Node, decision: Json) -> None:
-        node.foreseen = False
+        if node.state in _ENDED:
+            return
         match decision["decision"]:
             case "run":
                 node.state = "running"
-                self.ready.append((node, decision["attempt"], Credential(*decision["key"])))
+                node.attempt, node.key = decision["attempt"], tuple(decision["key"])
+                self.ready.append(node)
             case "job":
                 node.state = "running"
                 self.remote.add(node.name)
             case "again":
-                node.started = False
-                node.state = "waiting"
-                node.not_before = time.monotonic() + decision["seconds"]
+                node.state, node.ask, node.part, node.opened = "waiting", True, "", False
+                self._opened -= 1
+                self.later.append((time.monotonic() + decision["seconds"], node))
                 self.remote.discard(node.name)
             case "ended":
                 self._learn(node, decision)
-            case "wait":
-                node.started = False
             case "noted":
                 node.state = "waiting" if node.state == "called" else node.state
+                if "ask" in decision:
+                    self._left[node.step.name, node.code] = decision["ask"]
 
     def _learn(self, node: Node, told: Json) -> None:
-        node.state, node.reason = told["state"], told.get("reason") or ""
-        node.value = decode(told.get("output"))
-        self.unended.pop(node.name, None)
-        self.remote.discard(node.name)
+        self._end(node, told["state"], told.get("reason") or "", decode(told.get("output")))
         if node.state == "cached":
             print(f"[{node.name}] cached: {node.reason}", flush=True)
         elif node.state != "succeeded":
             print(f"[{node.name}] {node.state}: {node.reason}", flush=True)
 
-    # -- small steps: a process each -----------------------------------------------------------
+    def _end(self, node: Node, state: str, reason: str, value: Any) -> None:
+        node.state, node.reason, node.value = state, reason, value
+        node.given, node.encoded = {}, {}
+        self.unended.pop(node.name, None)
+        self._opened -= node.opened
+        self.remote.discard(node.name)
+        for other in self._dependents.pop(node.name, ()):
+            other.waits.discard(node.name)
+            if not other.waits:
+                self.open.append(other)
 
-    def _launch(self) -> bool:
-        launched = False
-        while self.ready and len(self.children) < self.parallel:
-            node, attempt, credential = self.ready.popleft()
-            folder = Path(tempfile.mkdtemp(prefix="step-"))
-            before = [self.nodes[name] for name in node.after]
-            given, _ = filled(dict(node.arguments), {one.name: one.value for one in before})
-            if node.step.kind in _TEXTUAL:
-                given = {**given, "after": [*given.get("after", []), *[one.value for one in before]]}
-            sys.stdout.flush()
-            pid = os.fork()
-            if pid == 0:
-                _be_step(self, node, attempt, credential, given, folder)
-            began, limit = time.monotonic(), node.step.options.timeout
-            deadline = None if limit is None else began + limit
-            self.children[pid] = Child(node, attempt, pid, folder, deadline, began)
-            launched = True
-        return launched
+    # -- small steps ---------------------------------------------------------------------------
 
-    def _reap(self) -> bool:
-        reaped = False
+    def _launch(self) -> None:
+        while self.ready and sum(process.task is not None for process in self.processes) < self.parallel:
+            node = self.ready[0]
+            if not node.ask and not node.attempt:
+                if not self.store:
+                    return
+                node.part, *key = self.store.popleft()
+                node.attempt, node.key, node.state = 1, (key[0], key[1]), "running"
+                self._taken += 1
+            self.ready.popleft()
+            task = Task(id(node.step), node.name, node.attempt, node.key, node.given)
+            process = self._process(task)
+            limit = node.step.options.timeout
+            process.deadline = None if limit is None else time.monotonic() + limit
+
+    def _process(self, task: Task) -> Process:
+        """One that does the task."""
+        idle = [process for process in self.processes if process.task is None and not process.spent]
+        for process in idle:
+            if process.give(task):
+                return process
+        if sum(not process.spent for process in self.processes) >= self.parallel and idle:
+            idle[0].spent = True  # it does not know what there is to do: another takes its place
+            idle[0].signal(signal.SIGKILL)
+        process = forked(self._steps, task, self._become, _be_done, self.processes)
+        self.processes.append(process)
+        return process
+
+    def _become(self, task: Task) -> None:
+        """In a process of its own: be the step, for everything that is asked of the platform from now on."""
+        if not self._held:
+            own = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+            for name, value in os.environ.items():
+                if own[0] in value or own[1] in value:
+                    self._held[name] = value.replace(own[0], _MARKS[0]).replace(own[1], _MARKS[1])
+            authoring._running.clear()
+        for name, value in self._held.items():
+            os.environ[name] = value.replace(_MARKS[0], task.key[0]).replace(_MARKS[1], task.key[1])
+        os.environ["STRATAL_STEP"] = task.name
+        os.environ["STRATAL_STEP_ATTEMPT"] = str(task.attempt)
+        lake.use(PlatformLake(Doors.of_environment(), self.run_id, task.name, task.attempt))
+
+    def _hear(self) -> None:
+        """Wait until something happens, for a moment, and take it in."""
+        busy = [process for process in self.processes if process.task is not None]
+        lines = {process.line.fileno(): process for process in busy}  # closed when a process ends
+        for line in select.select(list(lines), [], [], self._pause())[0]:
+            self._listen(lines[line])
+        for process in list(self.processes):
+            self._watch(process)
+
+    def _pause(self) -> float:
         now = time.monotonic()
-        for child in list(self.children.values()):
-            _forward(child)
-            if child.deadline is not None and now > child.deadline and not child.timed_out:
-                child.timed_out = True
-                child.kill_at = now + _GRACE_SECONDS
-                _signal(child.pid, signal.SIGTERM)
-            if child.kill_at is not None and now > child.kill_at:
-                _signal(child.pid, signal.SIGKILL)
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-            if pid == 0:
-                continue
-            _signal(child.pid, signal.SIGKILL)  # what it started and left behind
-            del self.children[child.pid]
-            self._foresee(child.node, _finished(child, status))
-            shutil.rmtree(child.folder, ignore_errors=True)
-            reaped = True
-        return reaped
+        pause = _LOOK_SECONDS if self.remote or not self.processes else _TICK_SECONDS
+        if self.gathering is not None:
+            pause = min(pause, max(0.0, self.gathering + _GATHER_SECONDS - now))
+        if self._unsynced:
+            pause = min(pause, max(0.0, self._noted + _SYNC_SECONDS - now))
+        for at, _ in self.later:
+            pause = min(pause, max(0.0, at - now))
+        return pause
 
-    def _foresee(self, node: Node, entry: Json) -> None:
-        """Note the end of an attempt, so that what comes after it can be asked for in the same page."""
-        staged = entry.pop("staged", False)
-        if entry["state"] == "succeeded" and not staged:  # what was staged may meet others' writes on its way
-            node.foreseen, node.value = True, decode(entry.get("output"))
-        self.entries.append(entry)
+    def _listen(self, process: Process) -> None:
+        for told in process.said():
+            if "outside" in told:
+                self._let_out(process)
+            else:
+                self._came(process, told)
+
+    def _let_out(self, process: Process) -> None:
+        """A step reaches out of its process: all that came before it, and that it has begun, is told first."""
+        self._tell_begun(process)
+        while self.entries:
+            self._tell_now()
+        process.let_out()
+
+    def _came(self, process: Process, how: Json) -> None:
+        """An attempt has ended."""
+        assert process.task is not None
+        node = self.nodes[process.task.name]
+        process.show_log(how.pop("log", None))
+        process.spent = how.pop("spent", True) or process.timed_out
+        entry: Json = {"do": "finish", "name": node.name, "attempt": node.attempt, **how}
+        if process.timed_out:
+            entry |= {"state": "failed", "error": f"it took longer than {node.step.options.timeout:g} s"}
+            process.signal(signal.SIGKILL)
+        entry |= {"began": round(1000 * process.began), "ended": round(1000 * time.time())}
+        if log := process.log_of_step():
+            entry["log"] = log
+        if node.part:
+            entry |= {"part": node.part, "arguments": node.encoded}
+        if entry["state"] == "succeeded" and not process.is_outside and not self.asks:
+            entry["settled"] = True
+            self._weight += self.journal.note(entry)
+            self.entries.append(entry)
+            if not self._unsynced:
+                self._noted = time.monotonic()
+            self._unsynced.add(node.name)
+            self._end(node, "succeeded", "", decode(entry.get("output")))
+        else:
+            self._ask(entry)
+        process.rest()
+
+    def _settle(self) -> None:
+        """What is noted is on the disk a moment later, and before the pipeline function, which may do anything with it, is
+        given it. A step may begin with it before: it is not let out of its process until the platform has it."""
+        if not self._unsynced:
+            return
+        if self._awaited in self._unsynced or time.monotonic() > self._noted + _SYNC_SECONDS:
+            self.journal.sync()
+            self._unsynced.clear()
+
+    def _watch(self, process: Process) -> None:
+        """Whether it is still there, and for how long yet."""
+        if process.task is not None and time.time() > process.began + _GATHER_SECONDS:
+            process.show_log()
+        now = time.monotonic()
+        if process.deadline is not None and now > process.deadline and not process.timed_out:
+            process.timed_out = True
+            process.kill_at = now + _GRACE_SECONDS
+            process.signal(signal.SIGTERM)
+        if process.kill_at is not None and now > process.kill_at:
+            process.signal(signal.SIGKILL)
+        code = process.gone()
+        if code is None:
+            return
+        if process.task is not None:
+            self._listen(process)  # it may have said how it went
+        if process.task is not None:
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self._came(process, {"state": "failed", "error": f"its process ended with {how}"})
+        self.processes.remove(process)
+        process.close()
 
     def kill_all(self) -> None:
-        for child in self.children.values():
-            _signal(child.pid, signal.SIGKILL)
+        while self.processes:
+            process = self.processes.pop()
+            process.signal(signal.SIGKILL)
+            os.waitpid(process.pid, 0)
+            process.close()
+
+
+_MARKS = ("\1key\1", "\1secret\1")
+
+
+def _be_done(step: Step, task: Task) -> Json:
+    return outcome(step, task.given)
 
 
 def _handles(value: Any) -> list[str]:
@@ -351,104 +554,6 @@ def _handles(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for item in value for name in _handles(item)]
     return []
-
-
-def _signal(pid: int, number: int) -> None:
-    """To the process and all that it started; to itself alone while it is not a group of its own yet."""
-    try:
-        os.killpg(pid, number)
-    except ProcessLookupError:
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            return
-
-
-_waker: list[int] = []
-
-
-def _sleep(seconds: float) -> None:
-    """Until a child ends, at most so long."""
-    if not _waker:
-        reader, writer = os.pipe()
-        os.set_blocking(reader, False)
-        os.set_blocking(writer, False)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        _waker.append(reader)
-        return  # one that ended before is found by looking first
-    if select.select(_waker, [], [], seconds)[0]:
-        os.read(_waker[0], 4096)
-
-
-def _forward(child: Child) -> None:
-    """What the step has written since, to the worker's own log, each line with the step's name."""
-    try:
-        with (child.folder / "log").open("rb") as log:
-            log.seek(child.told)
-            new = log.read()
-    except OSError:
-        return
-    if not new:
-        return
-    child.told += len(new)
-    for line in new.decode(errors="replace").splitlines():
-        print(f"[{child.node.name}] {line}", flush=False)
-    sys.stdout.flush()
-
-
-def _finished(child: Child, status: int) -> Json:
-    _forward(child)
-    entry: Json = {"do": "finish", "name": child.node.name, "attempt": child.attempt, "began": child.began}
-    try:
-        entry |= json.loads((child.folder / "result").read_bytes())
-    except (OSError, ValueError):
-        code = os.waitstatus_to_exitcode(status)
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        entry |= {"state": "failed", "error": f"its process ended with {how}"}
-    if child.timed_out:
-        entry |= {"state": "failed", "error": f"it took longer than {child.node.step.options.timeout:g} s"}
-    try:
-        with (child.folder / "log").open("rb") as log:
-            size = log.seek(0, os.SEEK_END)
-            log.seek(max(0, size - _LOG_BYTES))
-            entry["log"] = log.read().decode(errors="replace")
-    except OSError:
-        entry["log"] = ""
-    return entry
-
-
-def _be_step(
-    worker: Worker, node: Node, attempt: int, credential: Credential, given: Mapping[str, Any], folder: Path
-) -> None:
-    """In the forked process: become the step, do it, leave the result in a file, and never return."""
-    code = 70
-    try:
-        os.setsid()
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
-        log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        own = Credential(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
-        for name, value in list(os.environ.items()):
-            if own.id in value or own.secret in value:
-                os.environ[name] = value.replace(own.id, credential.id).replace(own.secret, credential.secret)
-        os.environ["STRATAL_STEP"] = node.name
-        os.environ["STRATAL_STEP_ATTEMPT"] = str(attempt)
-        authoring._running.clear()
-        place = PlatformLake(Doors.of_environment(), worker.run_id, node.name, attempt)
-        lake.use(place)
-        result = outcome(node.step, given)
-        _write_result(folder, {**result, "staged": place.has_written})
-        sys.stdout.flush()
-        sys.stderr.flush()
-        code = 0
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 def outcome(step: Step, given: Mapping[str, Any]) -> Json:
@@ -470,12 +575,6 @@ def outcome(step: Step, given: Mapping[str, Any]) -> Json:
         return {"state": "failed", "error": f"{type(error).__name__}: {error}"[:2000]}
 
 
-def _write_result(folder: Path, result: Json) -> None:
-    scratch = folder / "result.new"
-    scratch.write_text(json.dumps(result))
-    scratch.rename(folder / "result")
-
-
 # -- the whole run -----------------------------------------------------------------------------------
 
 
@@ -485,12 +584,14 @@ def main() -> int:
     doors = Doors.of_environment()
     run_id = os.environ["STRATAL_PIPELINE_RUN"]
     place = doors.path(f"/pipelines/runs/{run_id}")
+    folder = Path(os.environ["STRATAL_CHECKPOINT_DIR"])
     try:
-        opened = doors.json("POST", f"{place}/open", {})
+        opened = doors.json("POST", f"{place}/open", {"noted": journal.left_in(folder)})
     except Refused as error:
         print(f"This run is not ours to do: {error}", file=sys.stderr)
         return 0
     epoch = opened["epoch"]
+    journal.forget(folder)
     try:
         module = loading.load(opened["file"])
         pipeline = loading.pipeline_of(module, opened["pipeline"])
@@ -501,8 +602,13 @@ def main() -> int:
             parallel=opened["parallel"] or pipeline.parallel or max(2, len(os.sched_getaffinity(0))),
             known={step["name"]: step for step in opened["steps"]},
             root=loading.root_of(module),
+            journal=journal.Journal(folder, epoch),
+            asks=opened["ask"],
+            tried=frozenset(opened["tried"]),
         )
-        doors.json("POST", f"{place}/journal", {"epoch": epoch, "entries": [_begun(pipeline)], "watch": []})
+        page = {"epoch": epoch, "entries": [_begun(pipeline)], "watch": []}
+        (begun,) = doors.json("POST", f"{place}/journal", page)["decisions"]
+        worker.looks_back = begun["ask"]
         end = _carry_out(worker, pipeline, opened["parameters"], opened["partitions"])
     except Refused as error:
         print(f"This run is not ours any more: {error}", file=sys.stderr)
@@ -542,10 +648,8 @@ def _carry_out(
                 traceback.print_exc()
                 broken[partition] = f"{pipeline.name}() raised {type(error).__name__}: {error}"
         worker.finish()
-    except Refused:
-        worker.kill_all()
-        raise
     finally:
+        worker.kill_all()
         authoring._running.pop()
     bad = [node for node in worker.nodes.values() if node.state not in _GOOD]
     if partitions is not None:
