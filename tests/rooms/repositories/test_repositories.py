@@ -417,6 +417,29 @@ def test_whoever_is_let_go_while_git_is_asked_leaves_no_process(room: Room) -> N
     gc.collect()
 
 
+def test_whatever_a_commit_says_of_itself_can_be_looked_at(room: Room) -> None:
+    """Its time and its names are its author's to write; git's own checks let these pass."""
+    run, made = room.runner.run, room.runner.run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    reading, where = room.shelf.reading, room.root / f"{made.id}.git"
+    git = ["git", f"--git-dir={where}"]
+    base = room.write(made.id, "main", {"a": "1\n"})
+    tree = subprocess.check_output([*git, "rev-parse", f"{base}^{{tree}}"], text=True).strip()
+    for at in (99_999_999_999_999, 253_402_300_800, 2**63 - 1):
+        who = f"A\x1eB <a@x> {at} +0000"
+        text = f"tree {tree}\nparent {base}\nauthor {who}\ncommitter {who}\n\nx\x1e{base}\n\x1ey\n"
+        new = subprocess.check_output(
+            [*git, "hash-object", "-t", "commit", "-w", "--stdin"], input=text, text=True
+        ).strip()
+        found, changes, _, _ = run(reading.commit(made, new))
+        assert (found.id, found.author, found.message.count("\x1e"), changes) == (new, "A\x1eB", 2, [])
+        assert found.authored_at == found.committed_at == 253_402_300_799_000
+        assert [one.id for one in run(reading.log(made, new))] == [new, base]
+        assert run(reading.blame(made, new, "a"))[0].at == 1000
+    long = room.write(made.id, "long", {"a": "\n" * 20_001})
+    with pytest.raises(Invalid, match="too long"):
+        run(reading.blame(made, long, "a"))
+
+
 def queued_checks(room: Room) -> list[str]:
     query = "select id from commit_checks where job_id is not null"
     return [row[0] for row in room.database.read_now(lambda c: c.exec_driver_sql(query).all())]

@@ -18,12 +18,16 @@ from stratal.collab.repositories.model import (
     check_revision,
 )
 from stratal.collab.repositories.service import Store
-from stratal.kernel.errors import Invalid, NotFound
+from stratal.kernel.errors import Invalid, NotFound, TooLarge
 
 MOST_FILE = 1 << 20
 MOST_DIFF = 512 << 10
 MOST_TREE = 4 << 20
-_FORMAT = "%x1e%H%x00%P%x00%an%x00%ae%x00%at%x00%ct%x00%s%x00%B%x00"
+MOST_BLAMED = 20_000
+"""Lines: each is a row of a page."""
+_FORMAT = "%H%x00%P%x00%an%x00%ae%x00%at%x00%ct%x00%s%x00%B%x00"
+_LAST_SECOND = 253_402_300_799
+"""Of the year 9999: what a commit says of its time is its author's to write."""
 _KINDS = {"040000": "folder", "100644": "file", "100755": "program", "120000": "link", "160000": "submodule"}
 _HEX = re.compile(r"[0-9a-f]{40}\Z")
 
@@ -108,7 +112,10 @@ class Reading:
 
     async def commit(self, repository: Repository, commit: str) -> tuple[Commit, list[Change], str, bool]:
         """A commit, the paths it touched, its diff against its first parent, and whether that was cut."""
-        (found,) = await self.log(repository, commit, limit=1)
+        told = await self.log(repository, commit, limit=1)
+        if not told:
+            raise TooLarge("What this commit says of itself is too long.", reason="commit_too_long")
+        found = told[0]
         fixed = (
             "--root",
             "--no-commit-id",
@@ -130,7 +137,7 @@ class Reading:
     async def blame(self, repository: Repository, commit: str, path: str) -> list[BlameLine]:
         """Who wrote each line of a text file. Raises `NotFound`, `Invalid` for one that is too long."""
         data, cut = await self.file(repository, commit, path)
-        if cut or b"\0" in data[:8000]:
+        if cut or b"\0" in data[:8000] or data.count(b"\n") > MOST_BLAMED:
             raise Invalid(f"{path[:80]!r} is too long, or no text.", reason="no_blame")
         told, cut = await self._store.ask(
             repository.id, "blame", "--line-porcelain", commit, "--", path, most=16 << 20
@@ -188,20 +195,19 @@ def log_arguments(limit: int, skip: int = 0) -> tuple[str, ...]:
 
 
 def commits_of(told: bytes) -> list[Commit]:
+    """No field can hold a NUL; the last message may have been cut."""
     commits = []
-    for record in told.decode("utf-8", "replace").split("\x1e")[1:]:
-        parts = record.split("\0")
-        if len(parts) < 8:
-            break  # cut
-        id_, parents, author, email, authored, committed, subject, message = parts[:8]
+    fields = told.decode("utf-8", "replace").split("\0")
+    for at in range(0, len(fields) - 7, 8):
+        id_, parents, author, email, authored, committed, subject, message = fields[at : at + 8]
         commits.append(
             Commit(
-                id_,
+                id_.strip(),
                 parents.split(),
                 author,
                 email,
-                int(authored) * 1000,
-                int(committed) * 1000,
+                _moment(authored),
+                _moment(committed),
                 subject,
                 message.strip(),
             )
@@ -227,6 +233,11 @@ def changes_of(told: bytes) -> list[Change]:
     return changes
 
 
+def _moment(seconds: str) -> int:
+    """Epoch milliseconds, as far as calendars go."""
+    return min(max(int(seconds or 0), 0), _LAST_SECOND) * 1000
+
+
 def _blamed(told: bytes) -> list[BlameLine]:
     lines: list[BlameLine] = []
     facts: dict[str, str] = {}
@@ -237,7 +248,7 @@ def _blamed(told: bytes) -> list[BlameLine]:
                 BlameLine(
                     commit,
                     facts.get("author", ""),
-                    int(facts.get("author-time", 0)) * 1000,
+                    _moment(facts.get("author-time", "0")),
                     facts.get("summary", ""),
                     line[1:],
                 )
