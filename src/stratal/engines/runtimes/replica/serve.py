@@ -76,6 +76,8 @@ def main(folder: str) -> None:
     if woken is not None:
         server.greet(woken)
     server.run()
+    if (close := getattr(model, "close", None)) is not None:
+        close()
     print("drained", flush=True)
 
 

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from . import calling
+from . import calling, vllm_model
 from .arrays import Invalid
 from .guiding import Guides
 from .model import hash_below
@@ -26,8 +26,10 @@ _DEFAULT_TOKENS = 256
 _UNFINISHED = "\ufffd"
 
 
-def load(plan: dict[str, Any]) -> TransformersModel:
+def load(plan: dict[str, Any]) -> TransformersModel | vllm_model.VllmModel:
     """Load the plan's model. Raises what the library raises, and `ImportError` when it is not there."""
+    if vllm_model.is_wanted():
+        return vllm_model.load(plan)
     os.environ["HF_HUB_OFFLINE"] = "1"
     import torch
     import transformers
