@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stratal.engines.local import invocation
-from stratal.engines.local.nursery import _is_name, _is_part_of
+from stratal.engines.local.nursery import Nursery, _is_name, _is_part_of, _key
 from stratal.engines.local.probe import Bubblewrap
 from stratal.engines.local.shown import why_no_zygotes
 
@@ -87,6 +87,25 @@ def test_variables_that_libraries_read_as_they_are_loaded_must_be_the_zygotes_ow
         invocation.differing(spec(place, "python", "x.py", OMP_NUM_THREADS="1", DEVICE="cpu"), own)
         == "DEVICE"
     )
+
+
+def test_an_environment_that_was_built_anew_at_its_place_is_another(place: Path) -> None:
+    """What was loaded from the one before has lost its files."""
+    nursery = Nursery(str(place / "run"), lambda fd, heard: None, lambda fd: None)
+    engine = {"zygotes": True, "bubblewrap": {"users": True, "network": True}, "landlock": None}
+
+    def kind() -> str:
+        seed = nursery.seed(spec(place, "python", "train.py") | {"network": "platform", "engine": engine})
+        assert seed is not None
+        return _key(seed)
+
+    before = kind()
+    assert kind() == before
+    (place / "env").rename(place / "going")
+    (place / "env" / "bin").mkdir(parents=True)
+    (place / "env" / "bin" / "python").write_text("#!/bin/sh\n")
+    (place / "env" / "bin" / "python").chmod(0o755)
+    assert kind() != before
 
 
 def test_what_a_program_imports_is_read_off_its_lines_and_its_own_modules(place: Path) -> None:

@@ -149,7 +149,8 @@ class Nursery:
             return None
         env = invocation.at_start(spec["env"])
         varying = [name for name in spec["env"] if name.startswith(_VARYING)]
-        return {"python": spec["python"], "env": env, "varying": varying, "engine": engine}
+        made = {"python": spec["python"], "env": env, "varying": varying, "engine": engine}
+        return {**made, "folder": _identity(spec["python"])}
 
     def offer(self, seed: dict[str, Any] | None) -> Offer | None:
         """A fork of the zygote of this kind, when one is warm."""
@@ -496,8 +497,20 @@ def _is_part_of(name: str, modules: set[str]) -> bool:
 
 def _key(seed: Mapping[str, Any]) -> str:
     engine = seed["engine"]
-    said = [seed["python"], seed["env"], engine["bubblewrap"], engine["landlock"]]
+    said = [seed["python"], seed.get("folder"), seed["env"], engine["bubblewrap"], engine["landlock"]]
     return json.dumps(said, sort_keys=True)
+
+
+def _identity(python: str) -> list[int] | None:
+    """Which folder the interpreter's environment is: one that was removed and built again at its place is another.
+
+    A zygote's box holds on to the folder that it was made of, so its number is nobody else's meanwhile.
+    """
+    try:
+        folder = os.stat(os.path.dirname(os.path.dirname(python)))
+    except OSError:
+        return None
+    return [folder.st_dev, folder.st_ino]
 
 
 def _family(pid: int) -> list[int]:
