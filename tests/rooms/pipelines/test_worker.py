@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from stratal.data.pipelines import model
 from stratal.sdk.pipelines import authoring, journal
 from stratal.sdk.pipelines.doors import Doors
-from stratal.sdk.pipelines.worker import Worker
+from stratal.sdk.pipelines.values import digest
+from stratal.sdk.pipelines.worker import Worker, is_among
 
 
 class Platform(Doors):
@@ -31,7 +35,8 @@ class Platform(Doors):
             told = {"name": entry["name"]}
             match entry["do"]:
                 case "call":
-                    decisions.append({**told, "decision": "noted", "ask": entry["step"] in self.left})
+                    given = [digest({"i": i})[:16] for i in range(400)] if entry["step"] in self.left else []
+                    decisions.append({**told, "decision": "noted", "left": given})
                 case "start" if "part" in entry:
                     if self.seen is not None:
                         self.seen.touch()
@@ -184,6 +189,36 @@ def test_what_has_been_done_for_a_while_is_shown(worker: Worker, tmp_path: Path)
     (end,) = platform(worker).told("finish")
     assert (start["name"], start["part"]) == ("slow", end["part"])
     assert end["ended"] >= end["began"] == start["began"]
+
+
+def test_what_was_given_otherwise_before_is_not_asked_for(worker: Worker) -> None:
+    platform(worker).left = {"more": 1}
+    last: Any = 1000
+    for _ in range(10):
+        last = more(last)
+    worker.finish()
+    assert worker.result(last) == 1010
+    assert not platform(worker).told("start"), "nothing is left of what was given these"
+
+
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.mark.fast
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text(), PLAIN, max_size=3))
+def test_what_was_given_the_same_is_always_asked_for(arguments: dict[str, Any]) -> None:
+    left = frozenset({model.digest(model.without_moments(arguments))[:16]})
+    assert is_among(left, arguments)
+    assert not is_among(frozenset(), arguments)
 
 
 @pytest.mark.fast

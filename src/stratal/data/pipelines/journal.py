@@ -49,6 +49,8 @@ Entry = Mapping[str, Json]
 Decision = dict[str, Json]
 MOST_STEPS = 20_000
 _LONGEST_PAUSE = 60.0
+_MOST_LEFT = 2000
+_DIGITS = 16
 
 # Built once: building costs more than running, and every step asks these.
 _STAGED = (
@@ -67,14 +69,15 @@ _ROWS: Select[Any] = select(
 ).where(steps.c.run_id == bindparam("of_run"), steps.c.name.in_(bindparam("names", expanding=True)))
 _COUNT = select(func.count()).where(steps.c.run_id == bindparam("of_run"))
 _LEFT = (
-    select(steps.c.id)
+    select(steps.c.given)
     .where(
         steps.c.project_id == bindparam("project"),
         steps.c.step == bindparam("called"),
         steps.c.code == bindparam("with_code"),
         steps.c.state == StepState.SUCCEEDED.value,
     )
-    .limit(1)
+    .order_by(steps.c.id.desc())
+    .limit(_MOST_LEFT + 1)
 )
 _EVER = (
     select(steps.c.id)
@@ -181,8 +184,9 @@ class Journal:
         for entry in entries:
             match entry["do"]:
                 case "call":
-                    ask = (entry["step"], entry["code"]) in left
-                    decisions.append({"name": entry["name"], "decision": "noted", "ask": ask})
+                    decisions.append({"name": entry["name"], "decision": "noted"})
+                    if (entry["step"], entry["code"]) in left:  # once for all that do the same
+                        decisions[-1]["left"] = left.pop((entry["step"], entry["code"]))
                 case "begin":
                     told = {"pipeline": str(entry["pipeline"])[:200], "doc": str(entry.get("doc", ""))[:2000]}
                     c.execute(update(runs).where(runs.c.id == run.id).values(told))
@@ -270,17 +274,23 @@ class Journal:
         asked = {"project": run.project_id, "of_pipeline": run.pipeline}
         return c.execute(_EVER, asked).first() is not None
 
-    def _left(self, c: Connection, run: Run, calls: Sequence[Entry]) -> set[tuple[Json, Json]]:
-        """Of which of the called, by step and code, there is a result that a call may be answered with."""
-        if not run.use_cache:
-            return set()
-        pairs = {(entry["step"], entry["code"]) for entry in calls if entry["cache"] and entry["small"]}
-        asked = {"project": run.project_id}
-        return {
-            (step, code)
-            for step, code in pairs
-            if c.execute(_LEFT, {**asked, "called": step, "with_code": code}).first() is not None
-        }
+    def _left(
+        self, c: Connection, run: Run, calls: Sequence[Entry]
+    ) -> dict[tuple[Json, Json], list[str] | None]:
+        """What results there are that these may be answered with, by step and code: the beginnings of the digests of what
+        those steps were given, None where there are too many to tell. Whoever is given anything else has nothing to ask."""
+        left: dict[tuple[Json, Json], list[str] | None] = {}
+        for entry in calls:
+            pair = entry["step"], entry["code"]
+            if pair in left or not entry["cache"] or not entry["small"]:
+                continue
+            left[pair] = []
+            if run.use_cache:
+                asked = {"project": run.project_id, "called": pair[0], "with_code": pair[1]}
+                found = c.execute(_LEFT, asked).scalars().all()
+                given = sorted({text[:_DIGITS] for text in found if text is not None})
+                left[pair] = given if len(found) <= _MOST_LEFT else None
+        return left
 
     def _note_ends(self, c: Connection, run: Run, entries: Sequence[Entry]) -> None:
         """Note what steps came to that their worker has gone on from: all of a page in a few statements."""

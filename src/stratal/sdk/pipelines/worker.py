@@ -17,6 +17,7 @@ its own, executes the function again, and is answered for everything that has en
 """
 
 import os
+import re
 import select
 import signal
 import sys
@@ -35,7 +36,7 @@ from stratal.sdk.pipelines.execution import CheckFailed, checked, refs
 from stratal.sdk.pipelines.fingerprint import fingerprint, text_fingerprint
 from stratal.sdk.pipelines.local import filled
 from stratal.sdk.pipelines.processes import Process, Task, forked
-from stratal.sdk.pipelines.values import decode, dumped, encode
+from stratal.sdk.pipelines.values import decode, digest, dumped, encode, without_moments
 
 Json = dict[str, Any]
 _AT_ONCE = 250
@@ -122,8 +123,8 @@ class Worker:
     _written: dict[str, dict[str, str]] = field(default_factory=dict)
     _dependents: dict[str, list[Node]] = field(default_factory=dict)
     _steps: dict[int, Step] = field(default_factory=dict)
-    _left: dict[tuple[str, str], bool] = field(default_factory=dict)
-    """Whether there may be a result of a step's with this code from before."""
+    _left: dict[tuple[str, str], frozenset[str] | None] = field(default_factory=dict)
+    """Of what results are left from before, by step and code: what those steps were given. None: of too many to tell."""
     _unsynced: set[str] = field(default_factory=set)
     """Steps whose ends are noted and may not be on the disk yet."""
     _noted: float = 0.0
@@ -251,8 +252,7 @@ class Worker:
                 why = f"{bad.name} {bad.state} before it"
                 self._ask({"do": "skip", "name": node.name, "reason": why})
                 continue
-            ask = self._is_asked_about(node)
-            if ask is None:
+            if not self._is_decided(node):
                 undecided.append(node)
                 continue
             node.given, _ = filled(dict(node.arguments), {one.name: one.value for one in before})
@@ -267,21 +267,32 @@ class Worker:
             except TypeError as error:
                 self._ask({"do": "skip", "name": node.name, "reason": str(error), "failed": True})
                 continue
-            node.ask, node.opened = ask, True
+            node.ask, node.opened = self._is_asked_about(node), True
             self._opened += 1
-            if ask:
+            if node.ask:
                 self._ask({"do": "start", "name": node.name, "arguments": node.encoded})
             else:
                 self.ready.append(node)
         self.open.extend(undecided)
 
-    def _is_asked_about(self, node: Node) -> bool | None:
-        """Is it the platform's to say whether it is done? None: that is known once its call was told."""
-        if self.asks or node.ask or node.name in self.tried or not node.step.options.is_small:
-            return True
-        if not self.looks_back or not node.step.options.cache:
-            return False
-        return self._left.get((node.step.name, node.code))
+    def _is_decided(self, node: Node) -> bool:
+        """Is it known who says whether it is done? Where something may be left of it, once its call was told."""
+        return (
+            self._must_ask(node) or not self._may_be_left(node) or (node.step.name, node.code) in self._left
+        )
+
+    def _must_ask(self, node: Node) -> bool:
+        return self.asks or node.ask or node.name in self.tried or not node.step.options.is_small
+
+    def _may_be_left(self, node: Node) -> bool:
+        return self.looks_back and node.step.options.cache
+
+    def _is_asked_about(self, node: Node) -> bool:
+        """Is it the platform's to say whether it is done?"""
+        if self._must_ask(node) or not self._may_be_left(node):
+            return self._must_ask(node)
+        left = self._left[node.step.name, node.code]
+        return left is None or is_among(left, node.encoded)
 
     def _ask(self, entry: Json) -> None:
         self.entries.append(entry)
@@ -374,8 +385,9 @@ class Worker:
                 self._learn(node, decision)
             case "noted":
                 node.state = "waiting" if node.state == "called" else node.state
-                if "ask" in decision:
-                    self._left[node.step.name, node.code] = decision["ask"]
+                if "left" in decision:
+                    left = decision["left"]
+                    self._left[node.step.name, node.code] = None if left is None else frozenset(left)
 
     def _learn(self, node: Node, told: Json) -> None:
         self._end(node, told["state"], told.get("reason") or "", decode(told.get("output")))
@@ -537,6 +549,17 @@ class Worker:
             process.signal(signal.SIGKILL)
             os.waitpid(process.pid, 0)
             process.close()
+
+
+_DIGITS = 16
+_EXPONENT = re.compile(r"\de[+-]?\d")
+
+
+def is_among(left: frozenset[str], arguments: Any) -> bool:
+    """May these arguments be what one of those was given, of which the digests begin so? (The platform writes numbers with
+    an exponent another way.)"""
+    plain = without_moments(arguments)
+    return digest(plain)[:_DIGITS] in left or (bool(left) and _EXPONENT.search(dumped(plain)) is not None)
 
 
 _MARKS = ("\1key\1", "\1secret\1")
