@@ -35,8 +35,7 @@ class Platform(Doors):
             told = {"name": entry["name"]}
             match entry["do"]:
                 case "call":
-                    given = [digest({"i": i})[:16] for i in range(400)] if entry["step"] in self.left else []
-                    decisions.append({**told, "decision": "noted", "left": given})
+                    decisions.append({**told, "decision": "noted"})
                 case "start" if "part" in entry:
                     if self.seen is not None:
                         self.seen.touch()
@@ -49,7 +48,9 @@ class Platform(Doors):
                 case "finish" if not entry.get("settled"):
                     ended = {"state": entry["state"], "output": entry.get("output")}
                     decisions.append({**told, "decision": "ended", **ended})
-        return {"decisions": decisions, "store": [self.key() for _ in range(body["want"])]}
+        given = [digest({"i": i})[:16] for i in range(400)]
+        left = [given if step in self.left else [] for step, _ in body["look"]]
+        return {"decisions": decisions, "store": [self.key() for _ in range(body["want"])], "left": left}
 
     def key(self) -> list[str]:
         self.made += 1

@@ -49,7 +49,7 @@ Entry = Mapping[str, Json]
 Decision = dict[str, Json]
 MOST_STEPS = 20_000
 _LONGEST_PAUSE = 60.0
-_MOST_LEFT = 2000
+_MOST_LEFT = 20_000
 _DIGITS = 16
 
 # Built once: building costs more than running, and every step asks these.
@@ -142,6 +142,17 @@ class Journal:
         made = self._keys.insert_for_workloads(c, records.creator(run), run.project_id, workloads)
         return [[part, one.id, one.secret] for part, one in zip(parts, made, strict=True)]
 
+    def left(self, c: Connection, run: Run, pairs: Sequence[tuple[str, str]]) -> list[list[str] | None]:
+        """Of each step by its name and code: what results of it are left from before, as the beginnings of the digests of
+        what those were given; None where they are too many to tell. Whoever is given anything else has nothing to ask."""
+        told: list[list[str] | None] = []
+        for step, code in pairs if run.use_cache else ():
+            asked = {"project": run.project_id, "called": step, "with_code": code}
+            found = c.execute(_LEFT, asked).scalars().all()
+            given = sorted({text[:_DIGITS] for text in found if text is not None})
+            told.append(given if len(found) <= _MOST_LEFT else None)
+        return told or [[] for _ in pairs]
+
     def write(
         self,
         c: Connection,
@@ -172,7 +183,6 @@ class Journal:
         decisions: list[Decision] = []
         names = {str(entry["name"]) for entry in entries if entry["do"] in {"start", "finish", "skip"}}
         known = records.find_steps(c, run_id, sorted(names)) if len(names) > 1 else {}
-        left = self._left(c, run, [entry for entry in entries if entry["do"] == "call"])
 
         def present(entry: Entry) -> Step:
             # What was read for all of them is good until the step is changed: so it is taken once.
@@ -185,8 +195,6 @@ class Journal:
             match entry["do"]:
                 case "call":
                     decisions.append({"name": entry["name"], "decision": "noted"})
-                    if (entry["step"], entry["code"]) in left:  # once for all that do the same
-                        decisions[-1]["left"] = left.pop((entry["step"], entry["code"]))
                 case "begin":
                     told = {"pipeline": str(entry["pipeline"])[:200], "doc": str(entry.get("doc", ""))[:2000]}
                     c.execute(update(runs).where(runs.c.id == run.id).values(told))
@@ -273,24 +281,6 @@ class Journal:
             return False
         asked = {"project": run.project_id, "of_pipeline": run.pipeline}
         return c.execute(_EVER, asked).first() is not None
-
-    def _left(
-        self, c: Connection, run: Run, calls: Sequence[Entry]
-    ) -> dict[tuple[Json, Json], list[str] | None]:
-        """What results there are that these may be answered with, by step and code: the beginnings of the digests of what
-        those steps were given, None where there are too many to tell. Whoever is given anything else has nothing to ask."""
-        left: dict[tuple[Json, Json], list[str] | None] = {}
-        for entry in calls:
-            pair = entry["step"], entry["code"]
-            if pair in left or not entry["cache"] or not entry["small"]:
-                continue
-            left[pair] = []
-            if run.use_cache:
-                asked = {"project": run.project_id, "called": pair[0], "with_code": pair[1]}
-                found = c.execute(_LEFT, asked).scalars().all()
-                given = sorted({text[:_DIGITS] for text in found if text is not None})
-                left[pair] = given if len(found) <= _MOST_LEFT else None
-        return left
 
     def _note_ends(self, c: Connection, run: Run, entries: Sequence[Entry]) -> None:
         """Note what steps came to that their worker has gone on from: all of a page in a few statements."""

@@ -419,19 +419,21 @@ class Pipelines:
         entries: Sequence[Entry],
         watch: Sequence[str],
         want: int = 0,
-    ) -> tuple[Sequence[Decision], Sequence[Sequence[str]]]:
-        """The journal's next page from the run's worker: what to do, and as many credentials in store as it wants.
-
-        Raises as `open`.
-        """
+        look: Sequence[tuple[str, str]] = (),
+    ) -> tuple[Sequence[Decision], Sequence[Sequence[str]], Sequence[Sequence[str] | None]]:
+        """The journal's next page from the run's worker: what to do, as many credentials in store as it wants, and what is
+        left from before of the steps that it looks for (see `Journal.left`). Raises as `open`."""
         require(who, "pipelines.run", place.id, what=f"run {run_id}")
 
-        def work(c: Connection) -> tuple[list[Decision], list[Entry], list[list[str]]]:
-            told = self._journal.write(c, place.id, run_id, who.workload, epoch, entries, watch)
-            run = records.find_run(c, place.id, run_id) if want else None
-            return *told, [] if run is None or run.state.ended else self._journal.store(c, run, want)
+        def work(
+            c: Connection,
+        ) -> tuple[list[Decision], list[Entry], list[list[str]], list[list[str] | None]]:
+            decisions, staging = self._journal.write(c, place.id, run_id, who.workload, epoch, entries, watch)
+            run = records.find_run(c, place.id, run_id)
+            store = self._journal.store(c, run, 0 if run.state.ended else want)
+            return decisions, staging, store, self._journal.left(c, run, look)
 
-        decisions, staging, store = await self._database.write(work)
+        decisions, staging, store, left = await self._database.write(work)
         for entry in staging:
             run = await self._database.read(lambda c: records.find_run(c, place.id, run_id))
             if run.epoch != epoch or run.state.ended:
@@ -441,7 +443,7 @@ class Pipelines:
             self._upkeep.kick()
         elif any(entry["do"] == "end" for entry in entries):  # what those wait for who wait
             self.changed.ring()
-        return decisions, store
+        return decisions, store, left
 
     async def _worker(self, who: Principal, project_id: str, run_id: int) -> int | None:
         """The job that is the run's worker, when `who` is it."""

@@ -151,6 +151,9 @@ class Page(Strict):
     want: int = Field(
         default=0, ge=0, le=1000, description="How many credentials for steps to put into the worker's store."
     )
+    look: list[tuple[str, str]] = Field(
+        default_factory=list, max_length=1000, description="Steps, by name and code, to look for results of."
+    )
 
 
 def _plain(entry: BaseModel) -> dict[str, Json]:
@@ -220,10 +223,10 @@ def journal(room: Room, projects: Projects) -> Callable[..., Awaitable[Response]
         page = await read_model(Request(scope, receive), Page, MAX_JOURNAL_BODY)
         entries = [_plain(entry) for entry in page.entries]
         place = Place(project_id, project)
-        decisions, store = await room.runs.write(
-            who, place, int(run), page.epoch, entries, page.watch, page.want
+        decisions, store, left = await room.runs.write(
+            who, place, int(run), page.epoch, entries, page.watch, page.want, page.look
         )
-        told = {"decisions": decisions, "store": store}
+        told = {"decisions": decisions, "store": store, "left": left}
         return Response(orjson.dumps(told), media_type="application/json")
 
     return tell

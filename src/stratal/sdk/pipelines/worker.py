@@ -125,6 +125,8 @@ class Worker:
     _steps: dict[int, Step] = field(default_factory=dict)
     _left: dict[tuple[str, str], frozenset[str] | None] = field(default_factory=dict)
     """Of what results are left from before, by step and code: what those steps were given. None: of too many to tell."""
+    _looked_for: set[tuple[str, str]] = field(default_factory=set)
+    """Of which that is to be asked."""
     _unsynced: set[str] = field(default_factory=set)
     """Steps whose ends are noted and may not be on the disk yet."""
     _noted: float = 0.0
@@ -254,6 +256,7 @@ class Worker:
                 continue
             if not self._is_decided(node):
                 undecided.append(node)
+                self._looked_for.add((node.step.name, node.code))
                 continue
             node.given, _ = filled(dict(node.arguments), {one.name: one.value for one in before})
             if node.step.kind in _TEXTUAL:  # what came before by its name alone pins its table too
@@ -276,7 +279,7 @@ class Worker:
         self.open.extend(undecided)
 
     def _is_decided(self, node: Node) -> bool:
-        """Is it known who says whether it is done? Where something may be left of it, once its call was told."""
+        """Is it known who says whether it is done? Where something may be left of it, that is asked first."""
         return (
             self._must_ask(node) or not self._may_be_left(node) or (node.step.name, node.code) in self._left
         )
@@ -302,6 +305,7 @@ class Worker:
         """Give the journal what has gathered, and take its decisions."""
         looking = bool(self.remote) and time.monotonic() - self.looked > _LOOK_SECONDS
         short = bool(self.ready) and not self.store and not self.ready[0].ask
+        short = short or bool(self._looked_for)
         if not looking and not short and not self._unseen() and (not self.entries or self._may_gather()):
             return False
         self._tell_now()
@@ -313,7 +317,9 @@ class Worker:
         self.gathering = None
         self._urgent = self._urgent and len(self.entries) > _AT_ONCE
         some = [self.entries.popleft() for _ in range(min(_AT_ONCE, len(self.entries)))]
-        body = {"epoch": self.epoch, "entries": some, "watch": sorted(self.remote), "want": self._wanted()}
+        pairs = sorted(self._looked_for)[:_AT_ONCE]
+        asked = {"watch": sorted(self.remote), "want": self._wanted(), "look": pairs}
+        body = {"epoch": self.epoch, "entries": some, **asked}
         answer = self.doors.json("POST", self.doors.path(f"/pipelines/runs/{self.run_id}/journal"), body)
         self.looked = time.monotonic()
         if not self.entries:  # what was noted is in the platform's journal now
@@ -322,6 +328,9 @@ class Worker:
             self._weight = 0
         for decision in answer["decisions"]:
             self._decide(self.nodes[decision["name"]], decision)
+        for pair, left in zip(pairs, answer["left"], strict=True):
+            self._left[pair] = None if left is None else frozenset(left)
+        self._looked_for.difference_update(pairs)
         self.store.extend((part, id_, secret) for part, id_, secret in answer["store"])
 
     def _wanted(self) -> int:
@@ -385,9 +394,6 @@ class Worker:
                 self._learn(node, decision)
             case "noted":
                 node.state = "waiting" if node.state == "called" else node.state
-                if "left" in decision:
-                    left = decision["left"]
-                    self._left[node.step.name, node.code] = None if left is None else frozenset(left)
 
     def _learn(self, node: Node, told: Json) -> None:
         self._end(node, told["state"], told.get("reason") or "", decode(told.get("output")))
