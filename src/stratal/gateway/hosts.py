@@ -24,7 +24,10 @@ DEFAULT_DOMAIN = "user.localhost"
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 COOKIE = "stratal_visit"
 SECURE_COOKIE = f"__Host-{COOKIE}"
-"""Its name over TLS: what runs at one of these hosts cannot set it for the others."""
+"""Its name over TLS: what runs at one of these hosts cannot set it for the others. Below ``localhost`` some browsers
+keep such a cookie without TLS, too, so there it is set beside the other."""
+_KEEPS_IT = re.compile(r"Chrome/(\d{3,4})\.")
+"""Chromium, of whatever name, does so: where it brings none, nobody has come in with it."""
 ENTER = b"/.stratal/enter"
 _SAFE = {"GET", "HEAD", "OPTIONS"}
 _HOP = {
@@ -117,8 +120,12 @@ async def enter(
         raise NotFound("There is nothing here.", hint="Open it from the console.")
     value = await spend(ticket)
     response = RedirectResponse(front, 303, headers=PAGE_HEADERS)
-    line = cookie(SECURE_COOKIE if secure else COOKIE, value, seconds=VISIT_MS // 1000, secure=secure)
-    response.headers.append("Set-Cookie", line)
+    names = {SECURE_COOKIE: True} if secure else {COOKIE: False}
+    if _is_below_localhost(request.headers):
+        names[SECURE_COOKIE] = True
+    for name, marked in names.items():
+        line = cookie(name, value, seconds=VISIT_MS // 1000, secure=marked)
+        response.headers.append("Set-Cookie", line)
     return response
 
 
@@ -127,15 +134,32 @@ def is_entering(scope: Scope) -> bool:
 
 
 def visits_of(scope: Scope) -> list[str]:
-    """Every value that the client sends for a cookie: more than one when some page set it for all hosts below a domain."""
-    name = SECURE_COOKIE if scope["scheme"] in {"https", "wss"} else COOKIE
+    """Every value that the client sends for a cookie: more than one when some page set it for all hosts below a domain.
+
+    Where the browser brings a cookie of this very host, or would, only that counts.
+    """
+    headers = Headers(scope=scope)
+    own = _values(headers, SECURE_COOKIE)
+    if scope["scheme"] in {"https", "wss"}:
+        return own
+    keeps_own = _KEEPS_IT.search(headers.get("user-agent", "")) is not None
+    if _is_below_localhost(headers) and (own or keeps_own):
+        return own
+    return _values(headers, COOKIE)
+
+
+def _values(headers: Headers, name: str) -> list[str]:
     found = []
-    for line in Headers(scope=scope).getlist("cookie"):
+    for line in headers.getlist("cookie"):
         for pair in line.split(";"):
             key, _, value = pair.strip().partition("=")
             if key == name and value:
                 found.append(value)
     return found[:5]
+
+
+def _is_below_localhost(headers: Headers) -> bool:
+    return headers.get("host", "").lower().partition(":")[0].endswith(".localhost")
 
 
 async def visitor(scope: Scope, visit: Callable[[str], Awaitable[Visit]]) -> Visit | None:

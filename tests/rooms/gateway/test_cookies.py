@@ -15,8 +15,8 @@ from stratal.kernel.errors import Denied, Unauthenticated
 pytestmark = pytest.mark.fast
 
 
-def asked(scheme: str, cookies: str) -> dict[str, Any]:
-    headers = [(b"host", b"x.example.org"), (b"cookie", cookies.encode())]
+def asked(scheme: str, cookies: str, host: str = "x.example.org", agent: str = "") -> dict[str, Any]:
+    headers = [(b"host", host.encode()), (b"cookie", cookies.encode()), (b"user-agent", agent.encode())]
     return {
         "type": "http",
         "scheme": scheme,
@@ -37,6 +37,30 @@ def test_over_tls_only_a_cookie_of_this_very_host_counts(
     assert session_of(Request(scope)) == session
     assert visits_of(scope) == visits
     assert visits_of({**scope, "scheme": scheme.replace("http", "ws")}) == visits
+
+
+CHROMIUM = (
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/146.0.0.0 Safari/537.36"
+)
+SAFARI = "Mozilla/5.0 (Macintosh) AppleWebKit/605.1.15 (KHTML, like Gecko) Version/18.3 Safari/605.1.15"
+
+
+@pytest.mark.parametrize(
+    ("cookies", "agent", "visits"),
+    [
+        ("stratal_visit=planted", CHROMIUM, []),
+        ("stratal_visit=planted; __Host-stratal_visit=own", CHROMIUM, ["own"]),
+        ("stratal_visit=planted; __Host-stratal_visit=own", "", ["own"]),
+        ("stratal_visit=own", SAFARI, ["own"]),
+        ("stratal_visit=own", "python-httpx/0.28", ["own"]),
+    ],
+)
+def test_below_localhost_a_cookie_of_this_very_host_counts_where_browsers_keep_one(
+    cookies: str, agent: str, visits: list[str]
+) -> None:
+    assert visits_of(asked("http", cookies, "lab-x1.user.localhost:8484", agent)) == visits
+    if agent == CHROMIUM:  # elsewhere it keeps none without TLS
+        assert visits_of(asked("http", "stratal_visit=a", "lab-x1.user.example.org", agent)) == ["a"]
 
 
 def test_a_cookie_that_another_host_set_makes_nobody_somebody_else() -> None:
