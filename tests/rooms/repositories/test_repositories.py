@@ -412,6 +412,8 @@ def test_whoever_is_let_go_while_git_is_asked_leaves_no_process(room: Room) -> N
         patched.setattr(git.Process, "__init__", noted)
         for steps in range(14):
             room.runner.run(leave(steps))
+    with pytest.raises(NotFound, match="removed"):
+        room.runner.run(git.start(["--version"], env, cwd=room.root / "gone"))
     assert len(started) > 10
     assert all(one.returncode is not None for one in started)
     gc.collect()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import anyio.to_thread
 
-from stratal.kernel.errors import TooLarge, Unavailable
+from stratal.kernel.errors import NotFound, TooLarge, Unavailable
 
 MOST_MEMORY = 1 << 30
 """Bytes for one git process of ours, and for each that it starts."""
@@ -172,7 +172,8 @@ async def start(
     program: str = "git",
     bounded: bool = True,
 ) -> Process:
-    """Start ``git <arguments>`` in a process group of its own. Raises `Unavailable` where there is no git.
+    """Start ``git <arguments>`` in a process group of its own. Raises `Unavailable` where there is no git, `NotFound`
+    where `cwd` is not there any more.
 
     `bounded` False spares the shell that says what memory it may have, for what reads nothing that somebody pushed.
     """
@@ -183,10 +184,11 @@ async def start(
             hint="Install it there (Debian: apt-get install git), then try again.",
             reason="no_git",
         )
-    # Started here and not in a thread: it takes a millisecond, in which no other thread could do anything either.
-    made = Process(
-        subprocess.Popen(  # noqa: ASYNC220
-            ["/bin/sh", "-c", _BOUNDED, found, *arguments] if bounded else [found, *arguments],
+    argv = ["/bin/sh", "-c", _BOUNDED, found, *arguments] if bounded else [found, *arguments]
+    try:
+        # Here and not in a thread: it takes a millisecond, in which no other thread could do anything either.
+        process = subprocess.Popen(  # noqa: ASYNC220
+            argv,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -195,7 +197,9 @@ async def start(
             start_new_session=True,
             bufsize=0,
         )
-    )
+    except FileNotFoundError as error:
+        raise NotFound("The repository was removed a moment ago.", reason="no_such_repository") from error
+    made = Process(process)
     joining = asyncio.create_task(
         made.join()
     )  # whole or not at all: half-joined pipes would be nobody's to close
