@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,6 +94,8 @@ def leaving(what: str) -> int:
         os.environ["LEFT"] = "behind"
     if what == "process":
         os.spawnlp(os.P_WAIT, "true", "true")
+    if what == "thread":
+        threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
     return os.getpid()
 
 
@@ -140,7 +143,7 @@ def test_steps_share_a_process_and_never_a_credential(worker: Worker) -> None:
     assert [one["step"] for one in seen] == ["who", "who[1]", "who[2]"]
 
 
-@pytest.mark.parametrize("what", ["environment", "process"])
+@pytest.mark.parametrize("what", ["environment", "thread", "process"])
 def test_whoever_leaves_something_behind_is_the_last_of_its_process(worker: Worker, what: str) -> None:
     worker.parallel = 1
     first, second, third = leaving("nothing").result(), leaving(what).result(), leaving("nothing").result()
@@ -214,7 +217,7 @@ PLAIN = st.recursive(
 
 
 @pytest.mark.fast
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.dictionaries(st.text(), PLAIN, max_size=3))
 def test_what_was_given_the_same_is_always_asked_for(arguments: dict[str, Any]) -> None:
     left = frozenset({model.digest(model.without_moments(arguments))[:16]})
