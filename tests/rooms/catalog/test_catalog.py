@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from stratal.ai.catalog import service
 from stratal.ai.catalog.entries import ENTRIES, TASKS
@@ -30,6 +31,7 @@ from stratal.collab.artifacts import Artifacts
 from stratal.engines.runtimes.adapter import TASKS as IMPLEMENTATIONS
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.replica.arrays import Invalid as InvalidInput
+from stratal.engines.runtimes.replica.hub_model import _picture
 from stratal.engines.runtimes.replica.pictures import read_picture
 from stratal.engines.runtimes.replica.task_commands import is_spoken, read_wave, text_of
 from stratal.engines.runtimes.replica.task_model import UNNAMED, TaskModel
@@ -372,3 +374,12 @@ def test_a_list_without_a_name_is_a_models_only_input() -> None:
         assert model.predict(rows, None)[0][1].tolist() == ["RIFF"]
     with pytest.raises(InvalidInput, match="'audio'"):
         model.arrange([("other", np.array(["UklGRg=="], object))], None, strict=False)
+
+
+def test_a_hubs_model_sees_what_is_transparent_on_white() -> None:
+    picture = Image.new("LA", (4, 4), (0, 0))
+    picture.putpixel((1, 1), (0, 255))
+    held = io.BytesIO()
+    picture.save(held, "PNG")
+    seen = _picture(held.getvalue())
+    assert (seen.mode, seen.getpixel((0, 0)), seen.getpixel((1, 1))) == ("RGB", (255, 255, 255), (0, 0, 0))
