@@ -1,9 +1,10 @@
 """How well an index of this documentation finds and quotes what answers 125 questions, and what it makes of 36 others.
 
-Needs a running platform and its variables (``eval "$(stratal env)"``). Puts `docs` into a bucket, makes an index of it,
-asks each question of ``retrieval.jsonl``, and removes both. The questions were written from reading the pages, to choose
-weights by; the chatbot (docs/solutions.md) is judged by others. A passage answers when it holds one of the question's
-words of evidence; there may be others that answer as well, so the figures compare ways of searching and are no more.
+Needs a running platform with the embedder (``stratal models deploy embed``) and its variables (``eval "$(stratal env)"``).
+Puts `docs` into a bucket, makes an index of it, asks each question of ``retrieval.jsonl``, and removes both; a bucket that
+an earlier run left is used again. The questions were written from reading the pages, to choose weights by; the chatbot
+(docs/solutions.md) is judged by others. A passage answers when it holds one of the question's words of evidence; there may
+be others that answer as well, so the figures compare ways of searching and are no more.
 """
 
 import json
@@ -43,7 +44,8 @@ def main() -> None:
 
 
 def make(client: Client) -> None:
-    client.post(client.path("/buckets"), {"name": NAME})
+    if all(bucket["name"] != NAME for bucket in client.get(client.path("/buckets"))["buckets"]):
+        client.post(client.path("/buckets"), {"name": NAME})
     for page in sorted((HERE.parent / "docs").glob("*.md")):
         client.request(
             "PUT",

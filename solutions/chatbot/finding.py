@@ -95,7 +95,7 @@ class Passages:
         about = (np.bincount(self.page_of, whole) / self.on_page)[self.page_of]
         words, share = self.by_words(question)
         score = near + _ABOUT * about + _WORDS * words / (words.max() or 1.0)
-        confidence = (np.maximum(near, 0) + share) / 2
+        confidence = (np.maximum(whole, 0) + share) / 2
         order = np.argsort(-score, kind="stable")
         return Finding(
             order, float(near.max()), float(words.max()), float(share.max()), float(confidence.max())

@@ -34,6 +34,7 @@ _ANSWER_TOKENS = 400
 _ABOUT = 0.3
 _WORDS = 0.15
 
+# The confidence leaves the nearest part out: words of one sentence, as a calibration asks them, would be too sure by it.
 # An index that was built before its passages had parts goes on being searched without them.
 _SQL = """
 WITH stored AS (
@@ -73,8 +74,8 @@ ranked AS (
 )
 SELECT id, document, version, title, page, "position", text, near, words,
   near + {about} * about + {weight} * worded AS score,
-  (greatest(near, 0) + share) / 2 AS confidence, parts, part_near,
-  max((greatest(near, 0) + share) / 2) OVER () AS most
+  (greatest(whole, 0) + share) / 2 AS confidence, parts, part_near,
+  max((greatest(whole, 0) + share) / 2) OVER () AS most
 FROM ranked ORDER BY score DESC, id
 """
 
