@@ -11,7 +11,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from stratal.app.tables import metadata
 from stratal.collab.talk import outgoing
@@ -21,6 +21,7 @@ from stratal.collab.talk.outgoing import Forbidden, Outgoing, allowed, check_url
 from stratal.collab.talk.room import Talk, furnish_talk
 from stratal.collab.talk.sending import PAUSES, signature
 from stratal.collab.talk.tables import deliveries, notifications, talk_cursors
+from stratal.collab.talk.tables import webhooks as webhook_rows
 from stratal.identity.founding import found
 from stratal.identity.keys import Keys
 from stratal.identity.master import MasterKey
@@ -247,8 +248,8 @@ def test_one_webhook_that_cannot_be_told_keeps_no_other_from_it(office: Office) 
         with pytest.raises(Unavailable, match="no address"):
             do(Outgoing().post(f"http://{host}/", b"{}", {}))
     made = [do(webhooks.create(office.ada, lab, f"https://{n}.example/", ["job."]))[0] for n in range(2)]
-    broken = "update webhooks set secret = 'x' where id = ?"
-    office.database.write_now(lambda c: c.exec_driver_sql(broken, (made[0].id,)))
+    broken = update(webhook_rows).where(webhook_rows.c.id == made[0].id).values(secret="x")
+    office.database.write_now(lambda c: c.execute(broken))
     office.tell(lambda: True)
     office.letters.status = 204
     office.news("job.started", "7", "person:ben", name="train")
