@@ -32,7 +32,7 @@ from typing import Protocol, TypeVar, cast
 
 import anyio.to_thread
 import orjson
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 
 from stratal.compute import compiling, package_sources
 from stratal.compute.engine import WorkloadSpec, WorkloadStatus
@@ -175,13 +175,14 @@ class Environments:
     async def at_hand(self, text: str) -> Environment | None:
         """The environment that `for_requirements` would give, when it is built already; None: that would take a while."""
         requirements = canonical(text)
-        if requirements:
-            sources = await anyio.to_thread.run_sync(self._sources)
-            found = await self._resolved(self._key(requirements, sources))
-        else:
-            bare = hashlib.sha256(self._document("", "")).hexdigest()
-            row = await self._database.read(lambda c: _find(c, bare))
-            found = None if row is None else self._of(row)
+
+        def find(c: Connection) -> Mapping[str, object] | None:
+            if not requirements:
+                return _find(c, hashlib.sha256(self._document("", "")).hexdigest())
+            return _find_resolved(c, self._key(requirements, self._sources()))
+
+        row = await self._database.read(find)
+        found = None if row is None else self._of(row)
         return found if found is not None and found.whole else None
 
     async def get(self, environment_id: str, *, progress: Progress | None = None) -> Environment:
@@ -254,13 +255,8 @@ class Environments:
         return hashlib.sha256(orjson.dumps(said, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     async def _resolved(self, key: str) -> Environment | None:
-        query = (
-            select(environments)
-            .join(resolutions, resolutions.c.environment_id == environments.c.id)
-            .where(resolutions.c.key == key)
-        )
-        row = await self._database.read(lambda c: c.execute(query).mappings().one_or_none())
-        return None if row is None else self._of(dict(row))
+        row = await self._database.read(lambda c: _find_resolved(c, key))
+        return None if row is None else self._of(row)
 
     async def _resolve(
         self, key: str, requirements: str, sources: Mapping[str, str], say: Progress
@@ -576,9 +572,21 @@ def _pins(document: bytes) -> list[bytes]:
     return [line for line in document.splitlines() if line[:1].isalnum()]
 
 
+_ONE = select(environments).where(environments.c.id == bindparam("named"))
+_RESOLVED = (
+    select(environments)
+    .join(resolutions, resolutions.c.environment_id == environments.c.id)
+    .where(resolutions.c.key == bindparam("asked"))
+)
+
+
 def _find(connection: Connection, environment_id: str) -> Mapping[str, object] | None:
-    query = select(environments).where(environments.c.id == environment_id)
-    row = connection.execute(query).mappings().one_or_none()
+    row = connection.execute(_ONE, {"named": environment_id}).mappings().one_or_none()
+    return None if row is None else dict(row)
+
+
+def _find_resolved(connection: Connection, key: str) -> Mapping[str, object] | None:
+    row = connection.execute(_RESOLVED, {"asked": key}).mappings().one_or_none()
     return None if row is None else dict(row)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from stratal.engines.local.probe import ControlGroup, find_cgroup, machine, try_
 from stratal.kernel.errors import Invalid, Unavailable
 
 _MOST_MEMBERS = 256
+_CAPACITY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class LocalEngine(Linked):
         self._own = [path.resolve() for path in (self._home, self._run_dir)]
         self._settings: Mapping[str, Any] = {}
         self._growth = Growth()
+        self._capacity: tuple[float, Capacity] | None = None
         super().__init__(self._run_dir, KEEPER)
 
     async def connect(self) -> None:
@@ -90,8 +93,11 @@ class LocalEngine(Linked):
     # -- Engine --------------------------------------------------------------------------------
 
     async def capacity(self) -> Capacity:
-        gpus = await asyncio.to_thread(self._gpus.gpus)
-        return Capacity(*machine(), gpus, self._gpus.why_none)
+        now = time.monotonic()
+        if self._capacity is None or now > self._capacity[0] + _CAPACITY_SECONDS:
+            gpus = await asyncio.to_thread(self._gpus.gpus)
+            self._capacity = now, Capacity(*machine(), gpus, self._gpus.why_none)
+        return self._capacity[1]
 
     async def gpu_samples(self, uuids: Sequence[str]) -> Mapping[str, GpuSample]:
         return await asyncio.to_thread(self._gpus.samples, uuids)
