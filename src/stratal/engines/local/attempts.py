@@ -164,10 +164,13 @@ class Attempt:
 
 
 def secure(folder: str) -> None:
-    """Have the attempt survive a power cut as one that was taken on. Before its workload's program runs, never after."""
-    # All at the same time: a journal that is written for one is written for all.
-    files = [f"{folder}/{name}" for name in ("spec.json", "pid.json")]
-    process.sync_together(files, [folder, os.path.dirname(folder)])
+    """Have the attempt survive a power cut as one that was taken on. Before its workload's program runs, never after.
+
+    That it was is `pid.json`'s to say; nobody needs the intent of one that can only be lost.
+    """
+    process.sync_file(f"{folder}/pid.json")
+    process.sync_folder(folder)
+    process.sync_folder(os.path.dirname(folder))
 
 
 class Folder:
@@ -191,7 +194,7 @@ class Folder:
         return name
 
     def intend(self, spec: dict[str, Any], processors: list[int]) -> Attempt:
-        """Make a new attempt's folder with its intent, which its launcher makes durable (`secure`)."""
+        """Make a new attempt's folder with its intent."""
         attempt = Attempt(self._attempts, spec["attempt_id"])
         attempt.nonce = os.urandom(12).hex()
         attempt.processors = processors

@@ -3,7 +3,8 @@
 It may be killed at any moment: all it knows is on disk, written by the launchers, and a new keeper
 reads it back (`attempts.Attempt.load`). A start is safe against that too. The intent (`spec.json`) is there
 before a launcher is spawned, and only who creates `pid.json` may go on: a launcher to run the
-workload, or a new keeper to declare that nothing was started. Both are durable before the workload's program runs.
+workload, or a new keeper to declare that nothing was started. The latter is durable before the
+workload's program runs, since that must be known after a power cut.
 
 Protocol: lines of JSON over a unix stream socket that only the same user may reach, opened by the
 token in the run directory. ``{"id": 1, "op": "start", …}`` is answered by ``{"id": 1, "ok": …}`` or

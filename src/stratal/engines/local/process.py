@@ -14,7 +14,7 @@ import signal
 
 TYPE_CHECKING = False  # `typing` costs milliseconds that every workload would wait
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable
     from typing import Any
 
 _PR_SET_PDEATHSIG = 1
@@ -221,29 +221,6 @@ def sync_folder(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def sync_together(files: Sequence[str], folders: Sequence[str]) -> None:
-    """`sync_file` and `sync_folder` of all these, at the same time. Raises the first `OSError` that one of them raised."""
-    import threading  # a cold workload's first step does without
-
-    errors: list[OSError] = []
-
-    def sync(how: Callable[[str], None], path: str) -> None:
-        try:
-            how(path)
-        except OSError as error:
-            errors.append(error)
-
-    todo = [(sync_file, path) for path in files] + [(sync_folder, path) for path in folders]
-    threads = [threading.Thread(target=sync, args=one) for one in todo[1:]]
-    for thread in threads:
-        thread.start()
-    sync(*todo[0])
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def write_json(path: str, value: dict[str, Any], *, durable: bool = True) -> None:

@@ -1,8 +1,8 @@
 """Carries out ``python script.py …``, ``-m module`` or ``-c code`` in a fork, as a fresh interpreter would have.
 
 What CPython does between its start and the first line of a program (``Modules/main.c``, ``Python/pylifecycle.c``):
-`sys.argv`, the first folder of `sys.path`, the module ``__main__``, unbuffered streams; and what a fork must not
-share with its siblings: randomness. Standard library only.
+`sys.argv`, the first folder of `sys.path`, the module ``__main__``, unbuffered streams. (What a fork must not
+share with its siblings is `shepherd`'s.) Standard library only.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ def prepare(run: Invocation, own: dict[str, Any]) -> Callable[[], None]:
     main.__dict__.clear()
     main.__dict__.update(own)
     sys.modules["__main__"] = main
-    _fresh_randomness()
     process.rename(sys.orig_argv)
     programs = {"script": _script, "module": _module, "code": _code}
     start = programs[run.kind]
@@ -72,19 +71,6 @@ def _unbuffer() -> None:
         new.mode = "w"  # type: ignore[misc]  # as the interpreter's own have it
         setattr(sys, name, new)
         setattr(sys, f"__{name}__", new)
-
-
-def _fresh_randomness() -> None:
-    """`random` sees to itself after a fork; what others drew from the system when they were imported does not."""
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
-    tempfile = sys.modules.get("tempfile")
-    if tempfile is not None:
-        tempfile.__dict__["_name_sequence"] = None
-    processes = sys.modules.get("multiprocessing.process")
-    if processes is not None:
-        processes.current_process().authkey = os.urandom(32)
 
 
 # -- running it ------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import resource
 import select
 import signal
 import socket
+import sys
 
 from stratal.engines.local import entry, landlock, namespaces, process, wire
 from stratal.engines.local.gang import FIRST_LOG_FD
@@ -98,6 +99,7 @@ def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
     namespaces.drop_capabilities()
     process.forbid_new_privileges()
     fresh_signals()
+    fresh_randomness()
     _touch()
     orders.sendall(wire.pack([["waiting"]]))
     head, descriptors, _, _ = socket.recv_fds(orders, 8, _DESCRIPTORS)
@@ -113,8 +115,10 @@ def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
     _limit(int(files), [int(number) for number in processors])
     landlocked = fence == "landlock" and landlock.restrict(readable, writable)
     os.chdir(cwd)
-    os.environ.clear()
-    os.environ.update(dict(pair.split("=", 1) for pair in environment))
+    variables = dict(pair.split("=", 1) for pair in environment)
+    for name in [name for name in os.environ if name not in variables]:
+        del os.environ[name]
+    os.environ.update(variables)
     orders.sendall(wire.pack([["ready", "landlock" if landlocked else ""]]))
     orders.detach()
     os.closerange(3, FIRST_LOG_FD + _DESCRIPTORS)
@@ -122,6 +126,19 @@ def _heed(orders: socket.socket) -> tuple[Invocation, list[str]]:
         os.dup2(fd, FIRST_LOG_FD + rank)
     os.closerange(FIRST_LOG_FD + len(logs), 1024)
     return Invocation(called, executable, options, kind, target, arguments), gang
+
+
+def fresh_randomness() -> None:
+    """`random` sees to itself after a fork; what others drew from the system when they were imported does not."""
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    tempfile = sys.modules.get("tempfile")
+    if tempfile is not None:
+        tempfile.__dict__["_name_sequence"] = None
+    processes = sys.modules.get("multiprocessing.process")
+    if processes is not None:
+        processes.current_process().authkey = os.urandom(32)
 
 
 _FIRST = "import os\nhere = [os.path.join(part, 'x') for part in ('a', 'b')]\n"

@@ -56,6 +56,7 @@ def main(bare: set[str], main_module: dict[str, Any]) -> Callable[[], None]:
     control.sendall(json.dumps(report).encode())
     if "unfit" in report:
         os._exit(0)
+    del wanted, report, tops  # here: each fork would write to their pages to let go of them
     gc.collect()
     gc.freeze()  # what all forks share stays untouched by their collections
     run, words = _serve(control)
@@ -74,6 +75,7 @@ def _lead(run: Invocation, words: list[str]) -> None:
     except gang.Member as member:
         os.environ.update(member.variables)
         shepherd.fresh_signals()
+        shepherd.fresh_randomness()
         return
     except BaseException as error:
         os.write(2, f"stratal: {type(error).__name__}: {error}\n".encode())
