@@ -16,6 +16,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import anyio.to_thread
 
@@ -154,13 +155,34 @@ class Process:
         loop = asyncio.get_running_loop()
         for reader, pipe in ((self.stdout, self._process.stdout), (self.stderr, self._process.stderr)):
             protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
-            transport, _ = await loop.connect_read_pipe(lambda p=protocol: p, pipe)  # type: ignore[misc]
+            transport, _ = await loop.connect_read_pipe(lambda p=protocol: p, _Handed(pipe, loop))  # type: ignore[misc]
             self._transports.append(transport)
         if self._process.stdin is not None:
             heard = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), loop=loop)
-            out, _ = await loop.connect_write_pipe(lambda: heard, self._process.stdin)
+            out, _ = await loop.connect_write_pipe(lambda: heard, _Handed(self._process.stdin, loop))
             self._transports.append(out)
             self.stdin = asyncio.StreamWriter(out, heard, None, loop)
+
+
+class _Handed:
+    """A pipe's descriptor, handed to an event loop, to be closed once.
+
+    uvloop closes the descriptor itself and the object that it was given afterwards, when its number may be another
+    thread's file already: the database's, say. asyncio's own loops close the object alone.
+    """
+
+    def __init__(self, pipe: IO[bytes] | None, loop: asyncio.AbstractEventLoop) -> None:
+        assert pipe is not None
+        with pipe:
+            self._descriptor = os.dup(pipe.fileno())
+        self._is_mine = isinstance(loop, asyncio.BaseEventLoop)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if self._is_mine:
+            os.close(self._descriptor)
 
 
 async def start(
