@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stratal.engines.runtimes.replica.arrays import Invalid
+from stratal.engines.runtimes.replica.gguf_model import GgufModel
 from stratal.engines.runtimes.replica.transformers_model import TransformersModel
 
 pytestmark = pytest.mark.fast
@@ -100,3 +102,14 @@ def test_texts_written_in_turns_do_not_disturb_each_other(monkeypatch: pytest.Mo
                 del writing[text]
     assert written == {text: text for text in asked}
     assert all(more["logits_to_keep"] == 1 for more in letters.asked)
+
+
+@pytest.mark.parametrize("name", ["text", "input-0"])
+def test_a_text_without_a_name_is_the_models_only_input(name: str) -> None:
+    """As ``{"instances": ["a text"]}`` comes in."""
+    letters = Letters(Torch("torch"))
+    for writer in (TransformersModel(letters, letters, {}, {}), GgufModel.__new__(GgufModel)):
+        given = np.array([["a text"], ["another"]], object)
+        assert writer.arrange([(name, given)], None, strict=False).tolist() == ["a text", "another"]
+        with pytest.raises(Invalid, match="one input"):
+            writer.arrange([("other", given)], None, strict=False)

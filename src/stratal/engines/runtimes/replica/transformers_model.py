@@ -85,7 +85,7 @@ class TransformersModel:
         *,
         strict: bool,
     ) -> NDArray[Any]:
-        if len(inputs) != 1 or inputs[0][0] not in {"text", ""}:
+        if len(inputs) != 1 or inputs[0][0] not in {"text", "input-0"}:
             raise Invalid("The model takes one input, 'text'.")
         return inputs[0][1].ravel()
 
