@@ -117,6 +117,7 @@ class Keeper:
         token = process.read_json(f"{run_dir}/keeper.token")
         assert token is not None
         self._token = token["token"]
+        self._run_dir = run_dir
         self._folder = Folder(run_dir)
         self._listener = listener
         self._selector = selectors.DefaultSelector()
@@ -141,6 +142,7 @@ class Keeper:
             if attempt.alive:
                 self._watch_launcher(attempt)
         self._nursery.load()
+        self._end_abandoned()
         gc.freeze()  # launchers are forks: what they share is not to be touched
         while not self._done:
             polled = [a for a in self._attempts.values() if a.alive and (a.pidfd < 0 or a.starting)]
@@ -529,7 +531,12 @@ class Keeper:
     def _clear_strays(self, attempt: Attempt) -> None:
         """After a launcher was killed: whatever the kernel did not end with it."""
         process.signal_all(attempt.strays(), signal.SIGKILL)
+        self._end_abandoned()
         self._end_orphans()
+
+    def _end_abandoned(self) -> None:
+        """What was left of boxes by a kill in the middle of their building: nobody else would ever end it."""
+        process.signal_all(process.abandoned_boxes(f"{self._run_dir}/"), signal.SIGKILL)
 
 
 _OPERATIONS: dict[str, Callable[[Keeper, _Client, int, dict[str, Any]], Any]] = {

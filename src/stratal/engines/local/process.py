@@ -151,6 +151,43 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def abandoned_boxes(mark: str) -> list[int]:
+    """Halves of a bubblewrap that wait for the other for ever: it was killed while they built a box together.
+
+    The inner one, the first process of its namespace, has the outer one for a parent as long as that lives; `mark` is in
+    its command line.
+    """
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and _is_bubblewrap(words := _words(name)) and mark.encode() in b" ".join(words):
+            fields = _stat(int(name))
+            if fields and _is_first(name) and not _is_bubblewrap(_words(fields[1].decode())):
+                found.append(int(name))
+    return found
+
+
+def _words(pid: str) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read().split(b"\0")
+    except OSError:
+        return [b""]
+
+
+def _is_bubblewrap(words: list[bytes]) -> bool:
+    return os.path.basename(words[0]) == b"bwrap"
+
+
+def _is_first(pid: str) -> bool:
+    """In a namespace of processes below ours."""
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"NSpid:"):
+                numbers = line.split()[1:]
+                return len(numbers) > 1 and numbers[-1] == b"1"
+    return False
+
+
 def in_session(leader: int) -> list[int]:
     """Every process of the session that `leader` opened."""
     wanted = str(leader).encode()
