@@ -15,19 +15,17 @@ import sys
 import threading
 from importlib import metadata
 
-import numpy as np
-
 from . import calling
 from .arrays import Invalid
 from .guiding import check, compact
 from .model import hash_below
+from .writer import Writer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from typing import Any
 
-    from numpy.typing import NDArray
 
 _SIDE_BY_SIDE = 4
 _MOST_CONTEXT = 16_384
@@ -68,9 +66,7 @@ def load(plan: dict[str, Any]) -> GgufModel:
     )
 
 
-class GgufModel:
-    rowwise = False
-
+class GgufModel(Writer):
     def __init__(
         self,
         server: Any,
@@ -94,39 +90,6 @@ class GgufModel:
             "context": context,
             "holds_schemas": True,
         }
-
-    def arrange(
-        self,
-        inputs: Sequence[tuple[str, NDArray[Any]]],
-        columns: Sequence[str] | None,
-        *,
-        strict: bool,
-    ) -> NDArray[Any]:
-        if len(inputs) != 1 or inputs[0][0] not in {"text", "input-0"}:
-            raise Invalid("The model takes one input, 'text'.")
-        return inputs[0][1].ravel()
-
-    def predict(self, features: NDArray[Any], wanted: Sequence[str] | None) -> list[tuple[str, NDArray[Any]]]:
-        """The most likely continuation of each text, of at most 64 tokens."""
-        if any(name != "text" for name in wanted or ()):
-            raise Invalid("There is one output, 'text'.")
-        found = np.empty(len(features), object)
-        for number, text in enumerate(features.tolist()):
-            pieces = self.generate({"prompt": text, "max_tokens": 64, "temperature": 0})
-            found[number] = "".join(piece.get("text", "") for piece in pieces)
-        return [("text", found)]
-
-    def generate(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """As `transformers_model.TransformersModel.generate`."""
-        teller = calling.Teller(asked)
-        for piece in self._written(asked):
-            if "finish" not in piece:
-                yield {"text": teller.take(piece["text"])}
-                continue
-            rest, calls = teller.end()
-            if rest:
-                yield {"text": rest}
-            yield {**piece, "finish": "tool_calls", "calls": calls} if calls else piece
 
     def _written(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         chats = asked.get("messages") is not None
