@@ -8,7 +8,7 @@ opens nothing. Revocation and expiry are columns of the key's row and are looked
 
 import hmac
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -169,13 +169,15 @@ class Keys:
                 raise Denied(f"A key cannot have more rights ({role.value}) than its maker ({own.value}).")
             key_id = self._insert(
                 connection,
-                name=name,
-                project_id=project_id,
-                role=role,
-                kind=Kind.SERVICE,
-                principal=(name, name),
-                created_by=who.actor,
-                expires_at=expires_at,
+                self._row(
+                    name=name,
+                    project_id=project_id,
+                    role=role,
+                    kind=Kind.SERVICE,
+                    principal=(name, name),
+                    created_by=who.actor,
+                    expires_at=expires_at,
+                ),
             )
             emit(
                 connection,
@@ -373,13 +375,15 @@ class Keys:
         """Make a key that speaks for a person in the project they act in, with their role, in the caller's transaction."""
         key_id = self._insert(
             connection,
-            name=name,
-            project_id=who.project_id,
-            role=who.role,
-            kind=Kind.PERSON,
-            principal=(who.id, who.name),
-            created_by=who.actor,
-            expires_at=expires_at,
+            self._row(
+                name=name,
+                project_id=who.project_id,
+                role=who.role,
+                kind=Kind.PERSON,
+                principal=(who.id, who.name),
+                created_by=who.actor,
+                expires_at=expires_at,
+            ),
         )
         emit(
             connection,
@@ -430,37 +434,19 @@ class Keys:
         """Make a service account's key in the caller's transaction (the instance's own first key, `stratal env`'s)."""
         key_id = self._insert(
             connection,
-            name=name,
-            project_id=project_id,
-            role=role,
-            kind=Kind.SERVICE,
-            principal=(name, name),
-            created_by=created_by,
-            expires_at=None,
+            self._row(
+                name=name,
+                project_id=project_id,
+                role=role,
+                kind=Kind.SERVICE,
+                principal=(name, name),
+                created_by=created_by,
+                expires_at=None,
+            ),
         )
         return Credential(key_id, self.secret_of(key_id))
 
-    def _insert(
-        self,
-        connection: Connection,
-        *,
-        name: str,
-        project_id: str,
-        role: Role,
-        kind: Kind,
-        principal: tuple[str, str],
-        created_by: str,
-        expires_at: int | None,
-    ) -> str:
-        row = self._row(
-            name=name,
-            project_id=project_id,
-            role=role,
-            kind=kind,
-            principal=principal,
-            created_by=created_by,
-            expires_at=expires_at,
-        )
+    def _insert(self, connection: Connection, row: Mapping[str, object]) -> str:
         connection.execute(_INSERT, row)
         return str(row["id"])
 

@@ -130,6 +130,7 @@ def test_what_is_left_from_before_is_asked_for_together(worker: Worker) -> None:
     worker.finish()
     assert [worker.result(handle) for handle in handles] == list(range(1, 401))
     assert len(platform(worker).pages) <= 5
+    assert max(len(page) for page in platform(worker).pages) <= 250, "what the platform takes in one page"
     assert platform(worker).made == 0 or not platform(worker).told("finish")
     assert not worker.processes
 
