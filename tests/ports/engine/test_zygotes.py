@@ -498,6 +498,19 @@ async def test_what_waits_goes_when_it_is_killed_and_with_its_zygote_and_its_kee
     await until(lambda: not any(process_of(pid) for pid in family))
     await until(nursery.spares)
     (spare,) = nursery.spares()
+    family = [spare, *descendants(spare)]
+    os.kill(spare, signal.SIGSTOP)
+    given = nursery.spec("print('given to who is about to be killed')")
+    starting = asyncio.ensure_future(bench.engine.start(given))
+    await until((bench.run_dir / "attempts" / given.attempt_id).exists)
+    await bench.engine.warm(given)  # answered after the start was passed on
+    os.kill(spare, signal.SIGKILL)
+    assert (await starting).isolation.start in ("cold", "forked")
+    assert (await bench.ended(given.attempt_id)).exit_code == 0
+    assert await bench.log(given.attempt_id) == "given to who is about to be killed\n"
+    await until(lambda: not any(process_of(pid) for pid in family))
+    await until(nursery.spares)
+    (spare,) = nursery.spares()
     (zygote,) = nursery.living()
     os.kill(zygote, signal.SIGKILL)
     await until(lambda: spare not in nursery.spares())

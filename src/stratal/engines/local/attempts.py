@@ -46,6 +46,8 @@ class Attempt:
         """What a zygote for workloads like it would be made from."""
         self.standing: dict[str, Any] | None = None
         """What a box for the next workload like it would be made from, where one is worth keeping."""
+        self.spare = ""
+        """The folder of the launcher that waited and was given it; that may have ended just then."""
         self._start: dict[str, Any] = {}
         self._end: dict[str, Any] = {}
 
@@ -92,6 +94,10 @@ class Attempt:
         self.lost = bool(end.get("lost"))
         if "refused" in end:
             self.refusal = (end["refused"], end["message"])
+
+    def was_never_taken(self) -> bool:
+        """The launcher that waited for it, and lives no more, did not come to take it on."""
+        return bool(self.spare) and self._read("pid.json") is None
 
     def _died(self) -> None:
         """Its launcher is gone without a word."""

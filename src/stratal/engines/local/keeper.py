@@ -406,7 +406,22 @@ class Keeper:
         finally:
             os.close(teller)
             spare.channel.close()
+        attempt.spare = spare.path
         self._launched(attempt, spare.pid, spare.started, news)
+        return True
+
+    def _order_again(self, attempt: Attempt) -> bool:
+        """The launcher that waited for it was killed before it took it on: have a new one do so. False: there is none."""
+        for which in ("news", "pidfd"):
+            self._close(attempt, which)
+        for left in (attempt.spare, f"{attempt.path}/private"):
+            process.remove_tree(left)
+        attempt.spare = ""
+        try:
+            self._spawn(attempt, self._nursery.offer(attempt.seed))
+        except OSError as error:
+            print(f"{attempt.id} has no launcher: {error}", file=sys.stderr, flush=True)
+            return False
         return True
 
     def _launched(self, attempt: Attempt, pid: int, started: int, news: int) -> None:
@@ -461,6 +476,8 @@ class Keeper:
             return
         was = attempt.starting
         dead = not process.lives(attempt.pid, attempt.started)
+        if dead and attempt.was_never_taken() and self._order_again(attempt):
+            return
         if not attempt.refresh(dead=dead):
             return
         if attempt.ended:
