@@ -44,13 +44,24 @@ def descendants(pid: int) -> list[int]:
 
 
 def carrying(mark: str) -> list[int]:
-    """Every process that was given the storm's mark, in whatever tree it is now; a forked one has it as an argument."""
+    """Every process that was given `mark` as a variable or an argument, in whatever tree it is now."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
             with suppress(OSError):
                 if mark.encode() in (folder / "environ").read_bytes() + (folder / "cmdline").read_bytes():
                     found.append(int(folder.name))
+    return found
+
+
+def astray(server: PlatformServer) -> dict[int, bytes]:
+    """What names this platform's home and is neither below its server nor below its keeper: nobody would ever end it."""
+    ours = {os.getpid(), server.pid(), server.keeper_pid()}
+    ours |= set(descendants(server.pid())) | set(descendants(server.keeper_pid()))
+    found = {}
+    for pid in set(carrying(str(server.home))) - ours:
+        with suppress(OSError):
+            found[pid] = Path(f"/proc/{pid}/cmdline").read_bytes()
     return found
 
 
@@ -180,6 +191,9 @@ def ride_out(server: PlatformServer, *, kills: int, jobs: int, seed: int) -> Sto
     assert Counter(job_id for job_id, _ in told) == Counter(list(found)), "an end was told twice or never"
     assert {(job_id, f"job.{job['state']}") for job_id, job in found.items()} == set(told)
     wait_until(lambda: not carrying(mark), seconds=30)
+    with suppress(AssertionError):
+        wait_until(lambda: not astray(server))
+    assert not astray(server)
     wait_until(lambda: not list((server.home / "work").glob("job-*")), seconds=30)
     wait_until(lambda: not list((server.home / "run/keeper/attempts").glob("job-*")), seconds=30)
     return storm
