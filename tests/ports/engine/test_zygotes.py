@@ -669,7 +669,7 @@ async def test_unused_and_oversized_zygotes_go(nursery: Nursery) -> None:
     bench = nursery.bench
     spec = nursery.spec("print(1)")
     await bench.engine.close()
-    use(bench, Zygotes(idle_seconds=0.5))
+    use(bench, Zygotes(idle_seconds=2))
     await bench.engine.connect()
     await nursery.forked(spec)
     await until(lambda: not nursery.living())

@@ -357,7 +357,7 @@ class Room:
 
 async def until(condition: Any) -> None:
     """Let everything run until `condition()`; fails when it never comes true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             value = condition()
             if asyncio.iscoroutine(value):

@@ -189,7 +189,7 @@ def test_a_replica_that_falls_silent_is_replaced(in_room: Callable[..., None]) -
         await until(lambda: len(room.world.started) == 2)
         assert (await room.ask("sum", 1, 1))[0] == 2
 
-    in_room(story, request_seconds=0.2)
+    in_room(story, request_seconds=0.5)
 
 
 def test_input_that_the_model_refuses_is_the_callers_mistake_and_is_not_recorded(

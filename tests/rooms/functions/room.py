@@ -364,7 +364,7 @@ class Room:
 
 async def until(condition: Callable[[], Any]) -> Any:
     """Let everything run until `condition()` (awaited, where that is needed) is true; fails when it never is."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             value = condition()
             if asyncio.iscoroutine(value):

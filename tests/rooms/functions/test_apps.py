@@ -193,7 +193,7 @@ class Client:
             yield says, hears
         finally:
             await says.put({"type": "websocket.disconnect", "code": 1000})
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await task
 
 
@@ -364,7 +364,7 @@ def test_a_request_wakes_a_sleeping_app_and_waits(tell: Tell) -> None:
         made = await deploy(room, public=True, idle_seconds=0.01)
         client = Client(room, f"{made.function.label}.user.localhost:8484")
         live = room.apps.registry.get("prj_a", "shop")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             while live.service.awake:  # type: ignore[union-attr]
                 await asyncio.sleep(0.005)
         assert (await client.ask())[0] == 207

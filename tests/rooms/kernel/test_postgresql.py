@@ -285,7 +285,7 @@ def test_an_event_that_commits_late_is_not_skipped(database: Database) -> None:
         assert seen == []  # the quick one waits, since it has the higher number
         go.set()
         await asyncio.wrap_future(late)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for event in events.follow(start):
                 seen.append(event.subject)
                 if len(seen) == 3:
@@ -432,7 +432,7 @@ def test_nobody_takes_over_while_a_predecessors_write_is_open(postgres: Postgres
     taking.join(0.5)
     assert opened == []
     go.set()
-    late.result(timeout=10)
+    late.result(timeout=60)
     old.close()
     taking.join(20)
     assert held(opened[0]) == {"late": 1}

@@ -191,7 +191,7 @@ class Visitor:
             yield says, hears
         finally:
             await says.put({"type": "websocket.disconnect", "code": 1000})
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 await task
 
 

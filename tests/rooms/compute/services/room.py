@@ -205,6 +205,6 @@ async def ask(service: Service[Hand], size: int = 0) -> str:
 
 async def until(condition: Callable[[], object]) -> None:
     """Let everything run until `condition()`; fails when it never comes true."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)
