@@ -45,7 +45,9 @@ def pipeline() -> None:
 @pipeline.command("run")
 @click.argument("target", metavar="FILE[:NAME]")
 @project_option
-@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option(
+    "--set", "--param", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text."
+)
 @click.option(
     "-r",
     "--requirements",
@@ -107,7 +109,9 @@ def run_pipeline(
 @click.option(
     "--partition", "named", multiple=True, metavar="NAME", help="A partition by its name (may be repeated)."
 )
-@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option(
+    "--set", "--param", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text."
+)
 @click.option("--parallel", type=click.IntRange(1, 64), help="At most so many small steps at once.")
 @click.option("--no-cache", is_flag=True, help="Make every partition anew.")
 @click.option("--wait/--detach", default=True, help="Wait until it has ended (default), or return at once.")
@@ -381,7 +385,9 @@ def _is_day(name: str) -> bool:
 @pipeline.command("trigger")
 @click.argument("name")
 @project_option
-@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option(
+    "--set", "--param", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text."
+)
 @click.option("--wait/--detach", default=True, help="Wait until it has ended (default), or return at once.")
 @json_option
 def trigger_pipeline(

@@ -36,7 +36,9 @@ EPILOG = """
     metavar="MODEL",
     help="Only this model; +MODEL with all before it, MODEL+ with all after it.",
 )
-@click.option("--set", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text.")
+@click.option(
+    "--set", "--param", "settings", multiple=True, metavar="K=V", help="A parameter: V is JSON, else text."
+)
 @click.option("--list", "only_list", is_flag=True, help="List the models and run nothing.")
 @click.option("--parallel", type=click.IntRange(1, 64), help="At most so many models at once.")
 @click.option("--no-cache", is_flag=True, help="Run every model, whatever earlier runs have left.")

@@ -238,7 +238,10 @@ def _plain_folder(folder: Path, without: Path | None) -> WorkTree:
             else:
                 keep.append(name)
         folders[:] = keep
-        paths += [os.path.relpath(Path(here) / name, folder) for name in files]
+        inside = [
+            name for name in files if name.lower() != ".git"
+        ]  # what a submodule, or a cache of uv's, has
+        paths += [os.path.relpath(Path(here) / name, folder) for name in inside]
         if len(paths) > MAX_FILES:
             raise _too_many(f"more than {MAX_FILES}")
     notes = [f"{folder} is no git repository: all files are sent."]

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,6 +117,22 @@ def test_writes_append_replace_upsert_and_overwrite() -> None:
         table.upsert([{"id": 1}], keys=[])
     with pytest.raises(TypeError, match="Each row must be a dict"):
         table.append([1])
+
+
+def test_whatever_streams_arrow_is_written() -> None:
+    rows = pa.table({"id": [1, 2]})
+    for data in (rows, rows.to_batches()[0], rows.to_reader(), Streaming(rows)):
+        assert stratal.table("a.arrow").replace(data).rows() == [{"id": 1}, {"id": 2}]
+
+
+class Streaming:
+    """What every library of columns has, and nothing else."""
+
+    def __init__(self, rows: pa.Table) -> None:
+        self._rows = rows
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self._rows.__arrow_c_stream__(requested_schema)
 
 
 def test_an_object_is_put_once(folder: Path) -> None:

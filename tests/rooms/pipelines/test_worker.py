@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 from stratal.data.pipelines import model
 from stratal.sdk.pipelines import authoring, journal
+from stratal.sdk.pipelines import worker as worker_module
 from stratal.sdk.pipelines.doors import Doors
-from stratal.sdk.pipelines.values import digest
+from stratal.sdk.pipelines.local import LocalLake
+from stratal.sdk.pipelines.values import Table, digest
 from stratal.sdk.pipelines.worker import Worker, is_among
 
 
@@ -46,6 +48,8 @@ class Platform(Doors):
                     decisions.append({**told, **ended})
                 case "start":
                     decisions.append({**told, "decision": "run", "attempt": 2, "key": self.key()[1:]})
+                case "skip":
+                    decisions.append({**told, "decision": "ended", "state": "skipped"})
                 case "finish" if not entry.get("settled"):
                     ended = {"state": entry["state"], "output": entry.get("output")}
                     decisions.append({**told, "decision": "ended", **ended})
@@ -156,6 +160,36 @@ def test_whoever_leaves_something_behind_is_the_last_of_its_process(worker: Work
         assert names.index(("finish", "leaving")) < names.index(("start", "leaving[1]"))
         (end,) = [one for one in platform(worker).told("finish") if one["name"] == "leaving[1]"]
         assert not end.get("settled"), "its end is the platform's to decide"
+
+
+@pytest.mark.parametrize("handed", [True, False])
+def test_a_query_comes_after_what_may_write_its_tables_and_is_given_no_more_of_it(
+    worker: Worker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, handed: bool
+) -> None:
+    monkeypatch.setattr(worker_module, "PlatformLake", lambda *_: LocalLake(tmp_path / "lake"))
+
+    @authoring.step
+    def raw() -> dict[str, Any]:
+        return {"rows": 3, "made": [Table("raw.trips", "7"), Table("raw.other", "8")]}
+
+    refers = "select * from {{ ref('raw.trips') }}"
+    daily = authoring.sql_step(refers, into="mart.daily")
+    top = authoring.sql_step("select 1 from {{ ref('mart.daily') }}", name="top")
+    trips = raw()
+    more(1)
+    daily(trips) if handed else daily()
+    top()
+    authoring.sql_step("select 1", name="alone")()
+    calls = {entry["name"]: entry["after"] for entry in worker.entries if entry["do"] == "call"}
+    assert calls["mart_daily"] == (["raw"] if handed else ["raw", "more"])
+    assert (calls["top"], calls["alone"]) == (["mart_daily"], [])
+    worker.finish()
+    (told,) = [one for one in platform(worker).told("finish") if one["name"] == "mart_daily"]
+    whole = {
+        "rows": 3,
+        "made": [{"$table": "raw.trips", "snapshot": "7"}, {"$table": "raw.other", "snapshot": "8"}],
+    }
+    assert told["arguments"]["after"] == ([whole, whole] if handed else [whole["made"][0]])
 
 
 @pytest.mark.parametrize("how", ["killed", "raised"])

@@ -159,7 +159,16 @@ def test_links_inside_stay_links_and_links_that_lead_out_are_refused(repository:
 
 
 def test_elsewhere_all_files_but_those_that_are_never_code(tmp_path: Path) -> None:
-    for name in ("a.py", ".env", "__pycache__/a.pyc", ".venv/x", "node_modules/y", "env/pyvenv.cfg", "env/z"):
+    for name in (
+        "a.py",
+        ".env",
+        "__pycache__/a.pyc",
+        ".venv/x",
+        "node_modules/y",
+        "env/pyvenv.cfg",
+        "env/z",
+        "sub/.git",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
     os.mkfifo(tmp_path / "pipe")

@@ -176,12 +176,17 @@ def body_of(data: Any) -> Body:
         data, kind = data.to_arrow(), "pyarrow"
     elif kind == "duckdb":
         data, kind = data.to_arrow_table(), "pyarrow"
-    if kind == "pyarrow":
+    if kind == "pyarrow" or hasattr(data, "__arrow_c_stream__"):
         import pyarrow as pa
 
+        data = pa.Table.from_batches([data]) if isinstance(data, pa.RecordBatch) else data
         sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, data.schema) as writer:
-            (writer.write_table if isinstance(data, pa.Table) else writer.write_batch)(data)
+        with (
+            pa.RecordBatchReader.from_stream(data) as batches,
+            pa.ipc.new_stream(sink, batches.schema) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
         return Body(sink.getvalue().to_pybytes(), "arrow")
     if isinstance(data, Iterable) and not isinstance(data, str | bytes | dict):
         return Body(_json_lines(data), "json")

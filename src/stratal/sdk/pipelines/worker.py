@@ -24,7 +24,7 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from stratal.sdk.pipelines.execution import CheckFailed, checked, refs
 from stratal.sdk.pipelines.fingerprint import fingerprint, text_fingerprint
 from stratal.sdk.pipelines.local import filled
 from stratal.sdk.pipelines.processes import Process, Task, forked
-from stratal.sdk.pipelines.values import decode, digest, dumped, encode, without_moments
+from stratal.sdk.pipelines.values import Table, decode, digest, dumped, encode, moments, without_moments
 
 Json = dict[str, Any]
 _AT_ONCE = 250
@@ -69,6 +69,8 @@ class Node:
     state: str = "called"
     value: Any = None
     reason: str = ""
+    named: frozenset[str] = frozenset()
+    """Tables of its text that some of `after` may write; what else those give is nothing to it."""
     waits: set[str] = field(default_factory=set)
     """Those of `after` that have not ended."""
     ask: bool = False
@@ -121,6 +123,9 @@ class Worker:
     _counts: dict[str, int] = field(default_factory=dict)
     _codes: dict[int, str] = field(default_factory=dict)
     _written: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Of each partition, the tables that a step's text says it writes, and that step."""
+    _others: dict[str, list[str]] = field(default_factory=dict)
+    """Of each partition, the steps that may write any table."""
     _dependents: dict[str, list[Node]] = field(default_factory=dict)
     _steps: dict[int, Step] = field(default_factory=dict)
     _left: dict[tuple[str, str], frozenset[str] | None] = field(default_factory=dict)
@@ -150,12 +155,14 @@ class Worker:
         self._counts[step.name + place] = number + 1
         name = (step.name if number == 0 and index is None else f"{step.name}[{number}]") + place
         after = list(dict.fromkeys(_handles(dict(arguments))))
+        named: frozenset[str] = frozenset()
         if step.kind in _TEXTUAL:
-            written = self._written.setdefault(place, {})
-            after += [written[ref] for ref in refs(step.text) if ref in written and written[ref] not in after]
+            named = self._named(step, place, after)
+        else:
+            self._others.setdefault(place, []).append(name)
         if step.into is not None:
             self._written.setdefault(place, {})[step.into] = name
-        node = Node(name, step, arguments, after, self._code(step))
+        node = Node(name, step, arguments, after, self._code(step), named=named)
         self.nodes[name] = node
         self._steps[id(step)] = step
         known = self.known.get(name)
@@ -170,6 +177,19 @@ class Worker:
             self.open.append(node)
         self.entries.append(self._called(node, index))
         return Handle(self, name, step.into)
+
+    def _named(self, step: Step, place: str, after: list[str]) -> frozenset[str]:
+        """Add to `after` who may write what the text refers to; the tables of which nothing more is known.
+
+        Where no handle says so, a step of Python that was called before may have been meant to write it.
+        """
+        written, is_told = self._written.get(place, {}), bool(after)
+        named = [ref for ref in refs(step.text) if ref not in written]
+        after += [written[ref] for ref in refs(step.text) if ref in written and written[ref] not in after]
+        if is_told or not named:
+            return frozenset()
+        after += [other for other in self._others.get(place, ()) if other not in set(after)]
+        return frozenset(named)
 
     def result(self, handle: Handle) -> Any:
         node = self.nodes[handle.name]
@@ -260,10 +280,7 @@ class Worker:
                 continue
             node.given, _ = filled(dict(node.arguments), {one.name: one.value for one in before})
             if node.step.kind in _TEXTUAL:  # what came before by its name alone pins its table too
-                node.given = {
-                    **node.given,
-                    "after": [*node.given.get("after", []), *[one.value for one in before]],
-                }
+                node.given = {**node.given, "after": [*node.given.get("after", []), *_pinned(node, before)]}
             try:
                 node.encoded = encode(node.given)
                 dumped(node.encoded)
@@ -583,6 +600,16 @@ def _handles(value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [name for item in value for name in _handles(item)]
     return []
+
+
+def _pinned(node: Node, before: Sequence[Node]) -> Iterator[Any]:
+    """What came before it, or only the tables of it that the text refers to, where nobody said that it is needed."""
+    for one in before:
+        if node.named and one.step.into is None:
+            found = moments(encode(one.value))
+            yield from (Table(at["$table"], at["snapshot"]) for at in found if at.get("$table") in node.named)
+        else:
+            yield one.value
 
 
 def outcome(step: Step, given: Mapping[str, Any]) -> Json:
