@@ -102,9 +102,16 @@ def shown(opened: Any, address: str) -> Page:
     return page
 
 
-def test_axe_finds_nothing_and_every_page_fits(tab: Callable[..., Any], addresses: list[str]) -> None:
+def test_axe_finds_nothing_by_day_and_in_the_dark(tab: Callable[..., Any], addresses: list[str]) -> None:
     opened = tab()
-    found = {address: axe(shown(opened, address)) for address in addresses}
+    found: dict[str, list[str]] = {}
+    for address in addresses:
+        page = shown(opened, address)
+        found[address] = axe(page)
+        page.emulate_media(color_scheme="dark")
+        assert page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        found[address] += axe(page, "color-contrast")
+        page.emulate_media(color_scheme="light")
     assert {address: problems for address, problems in found.items() if problems} == {}
     opened.troubles = [t for t in opened.troubles if "404" not in t]  # of the page that is not there
 
@@ -125,13 +132,6 @@ def test_an_endpoint_is_tried_from_its_page_and_news_leave_what_was_filled_in(
     first.fill("none")
     page.locator("#try button").click()
     expect(page.locator("#answer")).to_contain_text("A number is missing")
-
-
-def test_axe_finds_nothing_in_the_dark(tab: Callable[..., Any], addresses: list[str]) -> None:
-    opened = tab(dark=True)
-    found = {address: axe(shown(opened, address), "color-contrast") for address in addresses}
-    assert {address: problems for address, problems in found.items() if problems} == {}
-    opened.troubles = [t for t in opened.troubles if "404" not in t]
 
 
 def test_every_page_fits_a_phone(tab: Callable[..., Any], addresses: list[str]) -> None:
