@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stratal.compute.package_sources import of_this_machine
 from stratal.kernel.errors import Invalid
+from stratal.sdk import amounts
 
 if TYPE_CHECKING:  # they take longer to load than a command line may
     from stratal.collab.talk.mail import Smtp
@@ -333,13 +334,14 @@ def webhook_networks(environ: Mapping[str, str] = os.environ) -> "tuple[Network,
 def zygotes(environ: Mapping[str, str] = os.environ) -> tuple[float, int]:
     """Idle seconds and bytes of memory of warm interpreters. Raises `Invalid` for what is neither."""
     memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY", "512MiB"), environ.get("STRATAL_ZYGOTE_IDLE", "240")
-    size = re.fullmatch(r"(\d+)\s*([KMG]?)(?:i?B)?", memory.strip(), re.IGNORECASE)
-    if size is None:
-        raise Invalid(f"STRATAL_ZYGOTE_MEMORY is {memory!r}, which is no size like 512MiB.")
-    seconds = re.fullmatch(r"(\d{1,8}(?:\.\d+)?)s?", idle.strip())
-    if seconds is None:
-        raise Invalid(f"STRATAL_ZYGOTE_IDLE is {idle!r}, which is no number of seconds.")
-    return float(seconds[1]), int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2].upper()]
+    try:
+        bytes_of_memory = amounts.size(memory)
+    except ValueError as error:
+        raise Invalid(f"STRATAL_ZYGOTE_MEMORY: {error}") from error
+    try:
+        return amounts.seconds(idle), bytes_of_memory
+    except ValueError as error:
+        raise Invalid(f"STRATAL_ZYGOTE_IDLE: {error}") from error
 
 
 _HIDDEN = ("TOKEN", "SECRET", "KEY", "SMTP_URL", "DATABASE_URL")

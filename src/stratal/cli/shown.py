@@ -8,8 +8,7 @@ from typing import Any
 
 import click
 
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_BYTES = {"": 1, "b": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+from stratal.sdk import amounts
 
 
 class Size(click.ParamType):  # type: ignore[type-arg]
@@ -18,12 +17,10 @@ class Size(click.ParamType):  # type: ignore[type-arg]
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        match = re.fullmatch(
-            r"(\d{1,15}(?:\.\d{1,6})?)\s*([kmgt]?)(?:i?b)?", str(value).strip(), re.IGNORECASE
-        )
-        if match is None:
-            self.fail(f"{value!r} is not a size like 512MiB or 4GiB.", param, ctx)
-        return int(float(match[1]) * _BYTES[match[2].lower()])
+        try:
+            return amounts.size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]
@@ -32,10 +29,10 @@ class Duration(click.ParamType):  # type: ignore[type-arg]
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,6})?)\s*([smhd]?)", str(value).strip(), re.IGNORECASE)
-        if match is None:
-            self.fail(f"{value!r} is not a time like 90s, 30m, 2h or 1d.", param, ctx)
-        return float(match[1]) * _SECONDS[match[2].lower()]
+        try:
+            return amounts.seconds(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class GrowTo(click.ParamType):  # type: ignore[type-arg]

@@ -16,11 +16,10 @@ from functools import update_wrapper
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from stratal.sdk.amounts import seconds, size
 from stratal.sdk.pipelines.checks import Check
 
 Mode = Literal["append", "replace", "upsert"]
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(|KiB|MiB|GiB|TiB)\Z")
-_UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 
 class StepFailed(Exception):
@@ -169,6 +168,10 @@ def _flat(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[st
     return found
 
 
+def _seconds(timeout: float | str | None) -> float | None:
+    return None if timeout is None else seconds(timeout)
+
+
 def step(
     function: Callable[..., Any] | None = None,
     *,
@@ -180,7 +183,7 @@ def step(
     requirements: str | Sequence[str] | None = None,
     network: Literal["platform", "open"] | None = None,
     isolated: bool = False,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     retries: int = 0,
     cache: bool = True,
     replay: bool = True,
@@ -190,14 +193,14 @@ def step(
     """Make a function a step.
 
     `memory` is bytes or ``"2GiB"``; `requirements` are lines of a requirements file or a list of them;
-    `timeout` is seconds for one attempt, `retries` how often it is tried again; `cache=False` runs it each
+    `timeout` is seconds (or ``"5m"``) for one attempt, `retries` how often it is tried again; `cache=False` runs it each
     time; `replay=False`: a replay of the run does not do it again (it deploys something, say); `writes` names
     the table it writes, so that SQL steps that refer to it come after it; `checks` are carried
     out on what it wrote before others see it (see `checks`).
     """
     options = Options(
         cpus=cpus,
-        memory_bytes=None if memory is None else _bytes(memory),
+        memory_bytes=None if memory is None else size(memory),
         gpus=gpus,
         gpu_type=gpu_type,
         requirements="\n".join(requirements)
@@ -207,7 +210,7 @@ def step(
         else str(requirements),
         network=network,
         isolated=isolated,
-        timeout=timeout,
+        timeout=_seconds(timeout),
         retries=retries,
         cache=cache,
         replay=replay,
@@ -236,7 +239,7 @@ def sql_step(
     mode: Mode = "replace",
     keys: Sequence[str] = (),
     name: str | None = None,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     retries: int = 0,
     cache: bool = True,
     checks: Sequence[Check] = (),
@@ -249,7 +252,7 @@ def sql_step(
     made = name or (into.replace(".", "_") if into else "sql")
     if mode == "upsert" and not keys:
         raise ValueError("An upsert needs its keys: sql_step(…, mode='upsert', keys=['id']).")
-    options = Options(timeout=timeout, retries=retries, cache=cache)
+    options = Options(timeout=_seconds(timeout), retries=retries, cache=cache)
     if checks and into is None:
         raise ValueError("Checks are of the table that a step writes: say which with into='ns.table'.")
     return Step(made, "sql", options, text=text, into=into, mode=mode, keys=tuple(keys), checks=tuple(checks))
@@ -259,7 +262,7 @@ def shell_step(
     command: str,
     *,
     name: str | None = None,
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     retries: int = 0,
     cache: bool = True,
     **options: Any,
@@ -267,8 +270,8 @@ def shell_step(
     """A shell command in the folder of the code; arguments are the variables ``ARG_<NAME>``, and what it prints is
     its value. `options` are those of `step` that make it a job of its own."""
     if "memory" in options:
-        options["memory_bytes"] = _bytes(options.pop("memory"))
-    chosen = Options(timeout=timeout, retries=retries, cache=cache, **options)
+        options["memory_bytes"] = size(options.pop("memory"))
+    chosen = Options(timeout=_seconds(timeout), retries=retries, cache=cache, **options)
     return Step(name or re.sub(r"\W+", "_", command.split()[0]) or "shell", "shell", chosen, text=command)
 
 
@@ -277,7 +280,7 @@ def report_step(
     *,
     name: str = "report",
     title: str = "",
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     retries: int = 0,
     cache: bool = True,
 ) -> Step:
@@ -287,7 +290,7 @@ def report_step(
     shown as a ``table`` (when nothing is said), ``line``, ``bar``, ``scatter`` or ``value``. ``{{ ref('ns.table') }}`` and
     ``{{ day }}`` are as in SQL steps.
     """
-    options = Options(timeout=timeout, retries=retries, cache=cache)
+    options = Options(timeout=_seconds(timeout), retries=retries, cache=cache)
     return Step(name, "report", options, text=inspect.cleandoc(text), doc=title)
 
 
@@ -296,7 +299,7 @@ def notebook_step(
     *,
     name: str | None = None,
     requirements: str | Sequence[str] = (),
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     retries: int = 0,
     cache: bool = True,
     cpus: float | None = None,
@@ -317,10 +320,10 @@ def notebook_step(
     wanted = requirements.splitlines() if isinstance(requirements, str) else list(requirements)
     options = Options(
         cpus=cpus,
-        memory_bytes=None if memory is None else _bytes(memory),
+        memory_bytes=None if memory is None else size(memory),
         requirements="\n".join([*NOTEBOOK_REQUIREMENTS, *wanted]),
         network=network,
-        timeout=timeout,
+        timeout=_seconds(timeout),
         retries=retries,
         cache=cache,
     )
@@ -336,7 +339,7 @@ def dbt_step(
     schema: str | None = None,
     name: str | None = None,
     requirements: str | Sequence[str] = (),
-    timeout: float | None = None,
+    timeout: float | str | None = None,
     retries: int = 0,
     cache: bool = True,
     cpus: float | None = None,
@@ -360,9 +363,9 @@ def dbt_step(
     wanted = requirements.splitlines() if isinstance(requirements, str) else list(requirements)
     options = Options(
         cpus=cpus,
-        memory_bytes=None if memory is None else _bytes(memory),
+        memory_bytes=None if memory is None else size(memory),
         requirements="\n".join([*dbt.REQUIREMENTS, *wanted]),
-        timeout=timeout,
+        timeout=_seconds(timeout),
         retries=retries,
         cache=cache,
     )
@@ -395,15 +398,6 @@ def pipeline(
         return found
 
     return make if function is None else make(function)
-
-
-def _bytes(text: int | str) -> int:
-    if isinstance(text, int):
-        return text
-    found = _SIZE.match(text.strip())
-    if found is None:
-        raise ValueError(f"{text!r} is no size: say 512MiB or 2GiB.")
-    return int(float(found[1]) * _UNITS[found[2]])
 
 
 @dataclass

@@ -158,7 +158,7 @@ class Worker:
         named: frozenset[str] = frozenset()
         if step.kind in _TEXTUAL:
             named = self._named(step, place, after)
-        else:
+        elif step.into is None:
             self._others.setdefault(place, []).append(name)
         if step.into is not None:
             self._written.setdefault(place, {})[step.into] = name
