@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -315,6 +316,28 @@ def test_a_name_that_is_no_text_is_refused(owner: Person) -> None:
     assert "UTF-8" in refused.stderr, refused.stderr
     named = owner.api("GET", "/repositories/named").json()["branches"]
     assert {one["name"] for one in named} == {"main", "größe"}
+
+
+def test_a_push_that_breaks_off_leaves_nothing(owner: Person) -> None:
+    """What had come in by then would be in the project's quota for ever, or beside it."""
+    owner.made("broken")
+    number = owner.api("GET", "/repositories/broken").json()["id"]
+    objects = owner.server.home / "repositories" / f"{number}.git" / "objects"
+    incoming = lambda: list(objects.glob("*incoming*"))  # noqa: E731
+
+    def body() -> Iterator[bytes]:
+        yield _packet(f"{'0' * 40} {'1' * 40} refs/heads/main\0 report-status") + b"0000"
+        yield b"PACK" + (2).to_bytes(4, "big") + (100).to_bytes(4, "big")
+        wait_until(incoming)
+        raise InterruptedError
+
+    with owner.server.http(owner.key) as http, pytest.raises(InterruptedError):
+        http.post(
+            f"/git/{owner.project}/broken.git/git-receive-pack",
+            content=body(),
+            headers={"Content-Type": "application/x-git-receive-pack-request"},
+        )
+    wait_until(lambda: not incoming())
 
 
 def test_a_small_pack_that_says_it_is_large_costs_no_memory(owner: Person) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import hashlib
+import os
 import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -155,17 +156,51 @@ def test_a_start_records_the_pushes_that_a_kill_cut_off_and_removes_what_no_row_
     nothing = room.root / "pushes" / "push_2"
     nothing.write_text(f'{{"repository": "{made.id}", "actor": "service:ci", "workload": null}}\n')
     (room.root / "repo_lost.git" / "objects").mkdir(parents=True)
+    incoming = room.root / f"{made.id}.git" / "objects" / "tmp_objdir-incoming-x"
+    (incoming / "pack").mkdir(parents=True)
+    (incoming / "pack" / "tmp_pack_y").write_bytes(bytes(1 << 20))
+    lock = room.root / f"{made.id}.git" / "refs" / "heads" / "topic.lock"
+    lock.touch()
+    for left in (incoming, lock):
+        os.utime(left, (1, 1))
     run(room.shelf.traffic.start())
     assert not list((room.root / "pushes").iterdir())
+    assert not incoming.exists()
+    assert not lock.exists()
     assert [path.name for path in room.root.glob("*.git")] == [f"{made.id}.git"]
     (event,) = room.events("repository.pushed")
     assert (event.actor, event.data["ref"], event.data["new"]) == ("service:ci", "refs/heads/topic", commit)
     found = run(repositories.get(EDITOR, "prj_a", "study"))
     assert (found.protected, found.pushed_by) == (("topic",), "service:ci")
-    assert found.bytes > 0
+    assert 0 < found.bytes < 1 << 20
     assert run(repositories.weighed()) == {"prj_a": found.bytes}
     refs = run(repositories.refs(found))
     assert (refs.head, refs.branches) == ("topic", {"topic": commit})
+
+
+def test_a_start_waits_for_git_that_outlived_a_kill(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be about to move a ref, with what lies in the folder of what comes in."""
+    monkeypatch.setattr("stratal.collab.repositories.traffic._OUTLIVED_SECONDS", 0.01)
+    run = room.runner.run
+    made = run(room.shelf.repositories.create(EDITOR, "prj_a", "study"))
+    place = room.root / f"{made.id}.git"
+    note, incoming = room.root / "pushes" / "push_1", place / "objects" / "tmp_objdir-incoming-x"
+    note.write_text(f'{{"repository": "{made.id}", "actor": "service:ci", "workload": null}}\n')
+    incoming.mkdir()
+    os.utime(incoming, (1, 1))
+    git = ["git", "cat-file", "--batch"]
+    with subprocess.Popen(git, cwd=place, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as outlives:
+        run(room.shelf.traffic.start())
+        assert incoming.exists()
+        commit = room.commit(made.id, "topic")
+        with note.open("a") as told:
+            told.write(f"{ZEROS} {commit} refs/heads/topic\n")
+        assert outlives.stdin is not None
+        outlives.stdin.close()
+    run(asyncio.wait_for(asyncio.gather(*room.shelf.traffic._tasks), 60))
+    assert not incoming.exists()
+    (event,) = room.events("repository.pushed")
+    assert event.data["new"] == commit
 
 
 def test_names_roles_and_other_projects(room: Room) -> None:

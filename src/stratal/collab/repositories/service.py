@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, func, insert, sel
 from sqlalchemy.exc import IntegrityError
 
 from stratal.collab.repositories import git
+from stratal.collab.repositories.leftovers import INCOMING
 from stratal.collab.repositories.model import DEFAULT_QUOTA, Refs, Repository, check_patterns
 from stratal.collab.repositories.tables import (
     checks,
@@ -328,14 +329,15 @@ class Repositories:
 
 
 def weigh(place: Path) -> int:
-    """The bytes of every file below a folder, as they lie on disk."""
+    """The bytes of every file below a folder, as they lie on disk, but for what is only coming in."""
     total, folders = 0, [str(place)]
     while folders:
         try:
             with os.scandir(folders.pop()) as found:
                 for one in found:
                     if one.is_dir(follow_symlinks=False):
-                        folders.append(one.path)
+                        if not one.name.startswith(INCOMING):
+                            folders.append(one.path)
                     else:
                         total += one.stat(follow_symlinks=False).st_size
         except OSError:

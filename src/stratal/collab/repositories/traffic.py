@@ -9,6 +9,8 @@ import asyncio
 import logging
 import re
 import subprocess
+import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +21,7 @@ import anyio.to_thread
 import orjson
 from sqlalchemy import Connection, select, update
 
-from stratal.collab.repositories import git, hooks
+from stratal.collab.repositories import git, hooks, leftovers
 from stratal.collab.repositories.model import Repository
 from stratal.collab.repositories.service import Repositories, Store, weigh
 from stratal.collab.repositories.tables import repositories
@@ -40,6 +42,7 @@ AT_ONCE = 8
 _PATIENCE_SECONDS = 30.0
 _TOLD_SECONDS = 120.0
 """How long a push that was received whole may take to be finished when its client is gone."""
+_OUTLIVED_SECONDS = 0.5
 _DRAINED = 256 << 20
 _TIDY_SECONDS = 5.0
 """How soon after a push it is looked whether there is much to tidy up: the client does not wait for that."""
@@ -100,6 +103,12 @@ class Traffic:
         self._greeting = b""
         """What git says first to a client of protocol version 2, until it is another git's (the next start)."""
         self._closing = False
+        self._pushing: Counter[str] = Counter()
+        """How many pushes go on, by repository."""
+        self._cut_off: set[str] = set()
+        """Repositories in which a push did not come to its end."""
+        self._is_outlived = False
+        """Is git still at work that an earlier server started?"""
         self._untidy: set[str] = set()
         self._tidying: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -111,9 +120,14 @@ class Traffic:
         hooks.lay_out(self._store.hooks)
         self._backend = await git.own_program("http-backend", self._store.environment(), cwd=self._store.root)
         await self._repositories.sweep()
-        for note in sorted(self._store.pushes.iterdir()):
-            with suppress(Exception):
-                await self._settle(note)
+        notes, began = sorted(self._store.pushes.iterdir()), time.time()
+        if former := await anyio.to_thread.run_sync(leftovers.at_work, self._store.root):
+            self._is_outlived = True
+            task = asyncio.create_task(self._outlived(former, notes, began), name="repositories: outlived")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        await self._take_over(notes, began)
 
     async def close(self) -> None:
         self._closing = True
@@ -157,13 +171,39 @@ class Traffic:
         if note is not None:
             told = {"repository": found.id, "actor": who.actor, "workload": who.workload}
             note.write_bytes(orjson.dumps(told) + b"\n")
+            self._pushing[found.id] += 1
         try:
             async with self._process(found, exchange, room, note, body, who) as transfer:
                 yield await self._greeted(transfer) if _is_greeting(exchange) else transfer
         finally:
             self._turns.release()
             if note is not None:
+                self._pushing[found.id] -= 1
                 await asyncio.shield(self._settled(note, who))
+                await asyncio.shield(self._cleared(found.id))
+
+    async def _outlived(self, former: frozenset[int], notes: Sequence[Path], began: float) -> None:
+        """git goes on with what the server before this one gave it: let it come to its end first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TOLD_SECONDS):
+                while former:
+                    await asyncio.sleep(_OUTLIVED_SECONDS)
+                    former &= await anyio.to_thread.run_sync(leftovers.at_work, self._store.root)
+        await self._take_over(notes, began)
+        self._is_outlived = False
+
+    async def _take_over(self, notes: Sequence[Path], before: float) -> None:
+        """Record what pushes that were cut off changed, and remove what they left."""
+        for note in notes:
+            with suppress(Exception):
+                await self._settle(note)
+
+        def clear() -> None:
+            for place in self._store.root.glob("repo_*.git"):
+                leftovers.remove(leftovers.incoming(place, before))
+                leftovers.clear_locks(place, before)
+
+        await anyio.to_thread.run_sync(clear)
 
     # -- the process ---------------------------------------------------------------------------
 
@@ -232,6 +272,8 @@ class Traffic:
             code = await process.wait()
             words = (await asyncio.gather(said, return_exceptions=True))[0]
             process.close()
+            if code != 0 and note is not None:
+                self._cut_off.add(found.id)
             if code != 0 and words:
                 log.info("git %s on %s ended with %d: %s", exchange.service, found.id, code, words)
 
@@ -268,6 +310,17 @@ class Traffic:
                         project_id=project_id,
                         name=name,
                     )
+
+    async def _cleared(self, repository_id: str) -> None:
+        """Remove what pushes left that were cut off, when no other could be at work there."""
+        if self._pushing[repository_id]:
+            return
+        del self._pushing[repository_id]
+        if repository_id in self._cut_off and not self._is_outlived:
+            self._cut_off.discard(repository_id)
+            # Found here and not in a thread: then the next push has not begun, and has nothing there.
+            found = leftovers.incoming(self._store.place(repository_id))
+            await anyio.to_thread.run_sync(leftovers.remove, found)
 
     async def _settle(self, note: Path) -> Sequence[tuple[str, str, str, Update]]:
         """Turn a push's file into rows and events, and remove it."""
@@ -347,6 +400,8 @@ class Traffic:
             if int(counts.get("packs", 0)) < _PACKS and int(counts.get("count", 0)) < _LOOSE:
                 return
             place = self._store.place(repository_id)
+            an_hour_ago = time.time() - 3600
+            await anyio.to_thread.run_sync(leftovers.clear_repacking, place, an_hour_ago)
             repack = [f"--git-dir={place}", "repack", "-a", "-d", "-k", "-q", "--write-bitmap-index"]
             await git.run(repack, self._store.environment(), cwd=place, most=1 << 16, seconds=3600.0)
             size = await anyio.to_thread.run_sync(weigh, place)
