@@ -251,9 +251,11 @@ def back(headers: Iterable[tuple[bytes, bytes]], cookies: Collection[str]) -> li
 
 
 def _may_set(line: str, cookies: Collection[str]) -> bool:
-    name = line.partition("=")[0].strip()
+    name, equals, _ = line.partition(";")[0].partition("=")
     attributes = [part.partition("=")[0].strip().lower() for part in line.split(";")[1:]]
-    return name not in cookies and "domain" not in attributes
+    if not (name.strip() and equals):  # comes back as a cookie of the name that its value says
+        return False
+    return name.strip() not in cookies and "domain" not in attributes
 
 
 # -- our own answers there -----------------------------------------------------------------------

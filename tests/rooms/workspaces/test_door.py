@@ -105,6 +105,7 @@ async def echo(request: Request) -> Response:
     answer.headers.append("Set-Cookie", "mine=1; Path=/")
     answer.headers.append("Set-Cookie", "wide=1; Domain=user.localhost; Path=/")
     answer.headers.append("Set-Cookie", f"{COOKIE}=forged; Path=/")
+    answer.headers.append("Set-Cookie", f"={COOKIE}=nameless; Path=/")
     return answer
 
 
