@@ -47,6 +47,10 @@ _LOCAL_HOST = re.compile(
     r"(localhost|127(?:\.\d{1,3}){3}|\[::1\]|[a-z0-9-]+\.localhost)(:\d{1,5})?\Z", re.IGNORECASE
 )
 
+_CONTROLS = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""What no header's value may have (RFC 9110 §5.5): a door may name there what it was asked for, and the server would
+break off instead of an answer."""
+
 _ADDRESS = re.compile(r"(\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:.]+\])(:\d{1,5})?\Z", re.IGNORECASE)
 
 
@@ -284,6 +288,9 @@ class _Answer:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            if any(_CONTROLS.search(value) for _, value in message["headers"]):
+                clean = [(name, _CONTROLS.sub(b" ", value)) for name, value in message["headers"]]
+                message = {**message, "headers": clean}
             headers = MutableHeaders(scope=message)
             headers.setdefault("X-Request-Id", self._request_id)
             if self._unasked:

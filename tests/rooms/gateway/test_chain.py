@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from stratal.gateway.chain import MAX_PATH_BYTES, Chain
 from stratal.gateway.credentials import key_of
 from stratal.identity.model import Principal
-from stratal.kernel.errors import Denied, StratalError, Unauthenticated
+from stratal.kernel.errors import Denied, NotFound, StratalError, Unauthenticated
 
 pytestmark = pytest.mark.fast
 
@@ -93,6 +93,17 @@ def test_a_defect_answered_by_its_door_is_not_answered_twice() -> None:
             raise ZeroDivisionError
 
     assert ask(Chain([Answers(b"/")]))[2] == b"mine"
+
+
+def test_what_no_header_may_have_is_left_out_of_it() -> None:
+    """``/hub/..%00/`` was named in the header of an error once, and the server broke off instead of answering."""
+
+    class Names(Door):
+        def error(self, error: StratalError, scope: Scope) -> Response:
+            return Response(status_code=404, headers={"X-Error-Message": str(error)})
+
+    status, headers, _ = ask(Chain([Names(b"/", NotFound("no ..\0/\r\nX: y\x7f\there"))]))
+    assert (status, headers[b"x-error-message"]) == (404, b"no .. /  X: y \there")
 
 
 def test_nobody_home_is_404() -> None:
