@@ -113,6 +113,7 @@ def _sdk() -> list[Entry]:
     wanted = [
         package / "__init__.py",
         package / "sdk" / "__init__.py",
+        package / "sdk" / "amounts.py",
         *(package / "sdk" / "pipelines").glob("*.py"),
     ]
     return [

@@ -2,6 +2,7 @@
 
 import datetime
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 import stratal
 from stratal.data.pipelines import model
+from stratal.sdk import pipeline_runs
 from stratal.sdk.pipelines import lake, values
 from stratal.sdk.pipelines.authoring import StepFailed
 from stratal.sdk.pipelines.execution import refs, rendered
@@ -273,3 +275,14 @@ def test_scales_have_round_numbers_that_hold_all(low: float, high: float) -> Non
     assert ticks[0] <= low
     assert ticks[-1] >= high
     assert 2 <= len(ticks) <= 9
+
+
+def test_what_a_worker_is_sent_needs_nothing_else(folder: Path) -> None:
+    for entry in pipeline_runs._sdk():
+        place = folder / entry.path.removeprefix(f"{pipeline_runs.CARRIED}/")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(entry.place.read_bytes())
+    names = [f"stratal.sdk.pipelines.{path.stem}" for path in (folder / "stratal/sdk/pipelines").glob("*.py")]
+    assert "stratal.sdk.pipelines.worker" in names
+    program = f"import sys; sys.path.insert(0, sys.argv[1]); import {', '.join(names)}"
+    subprocess.run([sys.executable, "-I", "-S", "-c", program, str(folder)], check=True)
