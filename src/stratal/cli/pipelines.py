@@ -435,11 +435,14 @@ def list_runs(project: str | None, name: str | None, limit: int, as_json: bool) 
 @json_option
 def show_run(run_id: int, project: str | None, as_json: bool) -> None:
     """Show a run: each step, whether it ran, and why."""
-    found = sdk.get(Client(project=project), run_id)
+    client = Client(project=project)
+    found = sdk.get(client, run_id)
     if as_json:
         print_json(found)
         return
     _print_run(found)
+    for _, line in _held_up(client, found):
+        click.echo(line)
 
 
 @pipeline.command("logs")
@@ -567,10 +570,14 @@ def end_with(client: Client, run: dict[str, Any], wait: bool, as_json: bool) -> 
 
 
 def _follow(client: Client, run_id: int) -> dict[str, Any]:
-    """Tell of each step as it ends, until the run has."""
+    """Tell of each step as it ends, and of what holds the run up before any, until it has ended."""
     told: set[str] = set()
     while True:
         run = sdk.get(client, run_id, wait=2)
+        for what, line in _held_up(client, run):
+            if what not in told:
+                told.add(what)
+                note(line)
         for step in run["steps"]:
             if step["ended_at"] and step["name"] not in told:
                 told.add(step["name"])
@@ -579,6 +586,17 @@ def _follow(client: Client, run_id: int) -> dict[str, Any]:
                 )
         if run["state"] in sdk.ENDED:
             return run
+
+
+def _held_up(client: Client, run: dict[str, Any]) -> list[tuple[str, str]]:
+    """What the job that is to carry the run out waits for, as long as none does: which thing, and a line about it."""
+    if run["state"] != "queued" or run["job"] is None:
+        return []
+    found = jobs.why(client, run["job"])
+    lines = [(str(wait["what"]), f"  It waits for {wait['words']}.") for wait in found["waits_for"]]
+    if found["reason"]:
+        lines.insert(0, (found["reason"], f"  Of its job {found['reason']}: stratal job logs {run['job']}"))
+    return lines
 
 
 def _target(text: str) -> tuple[Path, str]:
