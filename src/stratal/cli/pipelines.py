@@ -595,7 +595,7 @@ def _held_up(client: Client, run: dict[str, Any]) -> list[tuple[str, str]]:
     found = jobs.why(client, run["job"])
     lines = [(str(wait["what"]), f"  It waits for {wait['words']}.") for wait in found["waits_for"]]
     if found["reason"]:
-        lines.insert(0, (found["reason"], f"  Of its job {found['reason']}: stratal job logs {run['job']}"))
+        lines.insert(0, (found["reason"], f"  Its job: {found['reason']} (stratal job logs {run['job']})."))
     return lines
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import stratal
 from stratal.data.pipelines import model
 from stratal.sdk import pipeline_runs
-from stratal.sdk.pipelines import lake, values
+from stratal.sdk.pipelines import authoring, lake, values
 from stratal.sdk.pipelines.authoring import StepFailed
 from stratal.sdk.pipelines.execution import refs, rendered
 from stratal.sdk.pipelines.fingerprint import fingerprint
@@ -119,6 +119,35 @@ def test_writes_append_replace_upsert_and_overwrite() -> None:
         table.upsert([{"id": 1}], keys=[])
     with pytest.raises(TypeError, match="Each row must be a dict"):
         table.append([1])
+
+
+def test_what_is_given_as_text_is_what_the_signature_says() -> None:
+    def made(
+        day: datetime.date,
+        at: "datetime.datetime | None" = None,
+        code: str = "",
+        rate: float = 0,
+        either: int | str = 0,
+        names: list[str] | None = None,
+        any_: Any = None,
+    ) -> None: ...
+
+    given = {
+        "day": "2026-01-05",
+        "at": "2026-01-05T18:30",
+        "code": 7,
+        "rate": 2,
+        "either": 5,
+        "names": ["a"],
+        "any_": 1,
+    }
+    moment = datetime.datetime(2026, 1, 5, 18, 30)
+    found = authoring.typed(made, given)
+    assert list(found.values()) == [moment.date(), moment, "7", 2.0, 5, ["a"], 1]
+    assert type(found["rate"]) is float
+    assert authoring.typed(made, {"at": None, "day": moment.date()}) == {"at": None, "day": moment.date()}
+    with pytest.raises(TypeError, match="day is a date, such as 2026-01-31, and not 'monday'"):
+        authoring.typed(made, {"day": "monday"})
 
 
 def test_whatever_streams_arrow_is_written() -> None:

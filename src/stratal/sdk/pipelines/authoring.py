@@ -8,8 +8,12 @@ answered from the journal: so a pipeline decides by values of steps only, never 
 Called outside of a pipeline, a step is its function.
 """
 
+import datetime
 import inspect
+import json
 import re
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import update_wrapper
@@ -151,6 +155,37 @@ class Pipeline:
         bound = inspect.signature(self.function).bind(*args, **kwargs)
         bound.apply_defaults()
         return run_here(self, _flat(self.function, bound.arguments))
+
+
+def typed(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What was given as text or JSON, as the function's signature has it: dates, times, text and numbers with a fraction.
+
+    Raises `TypeError` for what is no such thing.
+    """
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # annotations may be anything
+        hints = {}
+    return {name: _as_hinted(name, hints.get(name), value) for name, value in given.items()}
+
+
+def _as_hinted(name: str, hint: Any, value: Any) -> Any:
+    is_union = typing.get_origin(hint) in {typing.Union, types.UnionType}
+    kinds = typing.get_args(hint) if is_union else (hint,)
+    if type(value) in kinds:
+        return value
+    for kind in kinds:
+        try:
+            if kind in {datetime.date, datetime.datetime} and isinstance(value, str):
+                return kind.fromisoformat(value)
+        except ValueError as error:
+            shown = "2026-01-31" if kind is datetime.date else "2026-01-31T18:30"
+            raise TypeError(f"{name} is a {kind.__name__}, such as {shown}, and not {value!r}.") from error
+        if kind is str and isinstance(value, bool | int | float):
+            return json.dumps(value)
+        if kind is float and type(value) is int:
+            return float(value)
+    return value
 
 
 def _flat(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

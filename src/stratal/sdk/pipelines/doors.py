@@ -13,6 +13,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -167,7 +168,8 @@ class PlatformLake:
             return stream.read_all()
 
     def write(self, name: str, body: Body, mode: str, keys: Sequence[str], where: Json) -> Table:
-        words = {"format": body.format, "keys": list(keys), "where": json.dumps(where) if where else ""}
+        said = json.dumps(where, default=_plain) if where else ""
+        words = {"format": body.format, "keys": list(keys), "where": said}
         path = self._path(name, mode, **words)
         answer = self._doors.send("PUT", path, body.data, {"Content-Type": "application/octet-stream"})
         return self._wrote(json.loads(answer))
@@ -269,3 +271,12 @@ class PlatformLake:
     def _object(self, wanted: Object) -> str:
         bucket, key = quote(wanted.bucket, safe=""), quote(wanted.key, safe="")
         return self._doors.path(f"/buckets/{bucket}/object?key={key}")
+
+
+def _plain(value: Any) -> Any:
+    """A date or a library's own number as JSON has it."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r} cannot be compared with a column.")

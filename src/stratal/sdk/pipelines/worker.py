@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from stratal.sdk.pipelines import authoring, journal, lake, loading
-from stratal.sdk.pipelines.authoring import Handle, Pipeline, Step, StepFailed
+from stratal.sdk.pipelines.authoring import Handle, Pipeline, Step, StepFailed, typed
 from stratal.sdk.pipelines.doors import Doors, PlatformLake, Refused
 from stratal.sdk.pipelines.execution import CheckFailed, checked, refs
 from stratal.sdk.pipelines.fingerprint import fingerprint, text_fingerprint
@@ -755,7 +755,7 @@ def _parameters(pipeline: Pipeline, parameters: Mapping[str, Any]) -> dict[str, 
         raise TypeError(
             f"{pipeline.name}() needs {', '.join(missing)}: give it with --set {missing[0]}=VALUE."
         )
-    return {name: decode(value) for name, value in parameters.items()}
+    return typed(pipeline.function, {name: decode(value) for name, value in parameters.items()})
 
 
 if __name__ == "__main__":
