@@ -1,8 +1,10 @@
 """Models of a few kilobytes for each task of a hub, with random weights, saved as transformers saves them.
 
-A program for an environment with torch, transformers and pillow: ``python tiny_hub.py FOLDER`` writes a folder for each.
+A program for an environment with torch, transformers and pillow: ``python tiny_hub.py FOLDER`` writes a folder for each,
+where diffusers is there two that draw, too: one whose safety checker holds everything back.
 """
 
+import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -128,6 +130,41 @@ def sounds(folder: Path) -> None:
     t.WhisperFeatureExtractor().save_pretrained(folder / "translate")
 
 
+def drawings(folder: Path) -> None:
+    import diffusers as d
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+
+    words = tokenizer()
+    text = t.CLIPTextConfig(
+        **SMALL, vocab_size=len(words), max_position_embeddings=256, projection_dim=16, eos_token_id=3
+    )
+    unet = d.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(8,), layers_per_block=1, down_block_types=("CrossAttnDownBlock2D",),
+        up_block_types=("CrossAttnUpBlock2D",), mid_block_type=None, cross_attention_dim=16, attention_head_dim=2,
+        norm_num_groups=4,
+    )  # fmt: skip
+    vae = d.AutoencoderKL(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4, sample_size=16,
+    )  # fmt: skip
+    parts = {"vae": vae, "text_encoder": t.CLIPTextModel(text), "tokenizer": words, "unet": unet}
+    parts["scheduler"] = d.DDIMScheduler(clip_sample=False)
+    none = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    d.StableDiffusionPipeline(**parts, **none).save_pretrained(folder / "draw")
+    looks = t.CLIPConfig(vision_config={**SMALL, "image_size": 32, "patch_size": 8}, projection_dim=16)
+    checker = StableDiffusionSafetyChecker(looks)
+    torch.nn.init.constant_(checker.concept_embeds_weights, -10)
+    sees = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    held = d.StableDiffusionPipeline(**parts, safety_checker=checker, feature_extractor=sees)
+    held.save_pretrained(folder / "hold-back")
+    index = folder / "hold-back" / "model_index.json"  # as older repositories name it
+    index.write_text(
+        index.read_text()
+        .replace("CLIPImageProcessorPil", "CLIPFeatureExtractor")
+        .replace("CLIPImageProcessor", "CLIPFeatureExtractor")
+    )
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
     to = Path(sys.argv[1])
@@ -136,3 +173,5 @@ if __name__ == "__main__":
     sounds(to)
     if "--no-pictures" not in sys.argv:
         pictures(to)
+    if importlib.util.find_spec("diffusers"):
+        drawings(to)

@@ -16,6 +16,8 @@ def how_to_call(seen: Mapping[str, Any]) -> list[str]:
     interface, name = seen["interface"], seen["name"]
     if interface.get("generates"):
         return _writing(name, _base(seen), chats=bool(interface.get("chats")))
+    if interface.get("draws"):
+        return _drawing(name, _base(seen))
     given, word = _body(interface)
     ways = [f"{given}curl -s {seen['invocations_url']} {_KEY} \\\n  {_JSON} -d {word}"]
     if interface.get("answers") == "embedding":
@@ -39,6 +41,15 @@ def _writing(name: str, base: str, *, chats: bool) -> list[str]:
     return [
         f"curl -s {base}/v1/{path} {_KEY} \\\n  {_JSON} -d {shlex.quote(json.dumps(asked))}",
         f"{_OPENAI}print({client}.create({said}))",
+    ]
+
+
+def _drawing(name: str, base: str) -> list[str]:
+    asked = shlex.quote(json.dumps({"model": name, "prompt": "a red house by the sea"}))
+    return [
+        f"curl -s {base}/v1/images/generations {_KEY} \\\n  {_JSON} -d {asked}",
+        f"import base64\n{_OPENAI}drawn = openai.OpenAI().images.generate(model={name!r}, prompt='a red house by the sea')\n"
+        "open('drawn.png', 'wb').write(base64.b64decode(drawn.data[0].b64_json))",
     ]
 
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import click
 
+from stratal.cli import drawing
 from stratal.cli.calls import how_to_call
 from stratal.cli.output import json_option, print_json, print_table, project_option
 from stratal.cli.shown import Shares
@@ -312,6 +313,39 @@ def chat(
         return
     click.echo()
     click.echo(click.style(f"prediction {end.get('prediction_id', '')}", dim=True), err=True)
+
+
+@endpoint.command(
+    "draw",
+    epilog='Examples: stratal endpoint draw painter "a red house by the sea" · '
+    'stratal endpoint draw painter "a fox" --size 512x512 --steps 20 --seed 7',
+)
+@click.argument("name")
+@click.argument("text")
+@click.option("--count", type=click.IntRange(1, 10), default=1, show_default=True, help="How many pictures.")
+@click.option("--size", metavar="WIDTHxHEIGHT", help="In pixels. Default: the model's own.")
+@click.option("--steps", type=click.IntRange(1, 200), help="Default: the model's own.")
+@click.option("--guidance", type=click.FloatRange(0, 100), help="How closely to follow the text.")
+@click.option("--negative", help="What the picture is not to show.")
+@click.option("--seed", type=click.IntRange(0), help="The same seed draws the same picture.")
+@project_option
+@json_option
+def draw(
+    name: str, text: str, size: str | None, project: str | None, as_json: bool, **said: float | str | None
+) -> None:
+    """Have a model draw a text: PNG files in this folder. Ctrl-C stops the model."""
+    asked = {"prompt": text, **{key: value for key, value in said.items() if value is not None}}
+    if size is not None:
+        width, _, height = size.partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            raise click.UsageError("--size is like 512x512.")
+        asked |= {"width": int(width), "height": int(height)}
+    end = drawing.draw(Client(project=project), name, asked)
+    if as_json:
+        print_json(end)
+        return
+    drawing.keep(end["images"], "drawn", ".png")
+    click.echo(click.style(f"seed {end['seed']}, prediction {end['prediction_id']}", dim=True), err=True)
 
 
 @endpoint.command("stop")

@@ -3,17 +3,23 @@
 import base64
 import io
 import json
+import struct
 import wave
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from openai import APIStatusError, APITimeoutError, OpenAI
 
-from platform_server import PlatformServer
+from platform_server import PlatformServer, wait_until
 
 TESTS = Path(__file__).parents[2]
 SAMPLES = TESTS.parent / "src" / "stratal" / "cli" / "catalog" / "samples"
-NEEDS = "numpy>=2\npillow>=11\nsafetensors>=0.4\nsentencepiece>=0.2\ntorch==2.13.0\ntransformers>=5\n"
+NEEDS = (
+    "accelerate>=1\ndiffusers>=0.42\nnumpy>=2\npillow>=11\nsafetensors>=0.4\nsentencepiece>=0.2\n"
+    "torch==2.13.0\ntransformers>=5\n"
+)
 PUBLISH = """
 import runpy, shutil, sys
 from pathlib import Path
@@ -93,6 +99,7 @@ def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says
         )
         judged = openai("moderations", json={"model": "classify", "input": WORDS})[1]["results"][0]
         assert set(judged["categories"]) == {"negative", "positive"}
+        draws(server, project, openai, key)
         for name, inputs in {
             "sort": {"text": [WORDS], "labels": ["one"]},
             "answer": {"text": [WORDS]},
@@ -102,6 +109,59 @@ def test_a_model_of_each_task_is_published_deployed_and_answers_as_its_task_says
         }.items():
             address = f"/api/v1/projects/{project}/endpoints/{name}/invocations"
             assert http.post(address, json={"inputs": inputs}, timeout=120).status_code == 400
+
+
+def draws(server: PlatformServer, project: str, openai: Any, key: dict[str, str]) -> None:
+    for name in ("draw", "hold-back"):
+        server.cli("deploy", f"models:/{name}/1", "--name", name, "--project", project, timeout=1800)
+    client = OpenAI(
+        base_url=f"{server.url}/v1", api_key=key["Authorization"].removeprefix("Bearer "), max_retries=0
+    )
+    few = {"steps": 3, "seed": 7}
+    both = client.images.generate(model="draw", prompt=WORDS, n=2, size="32x16", extra_body=few).data
+    images = [base64.b64decode(one.b64_json or "") for one in both or []]
+    assert [struct.unpack(">II", image[16:24]) for image in images] == [(32, 16)] * 2
+    assert images[0] != images[1]
+    second = {"model": "draw", "prompt": WORDS, "size": "32x16", "steps": 3, "seed": 8}
+    told = openai("images/generations", json=second)[1]
+    assert base64.b64decode(told["data"][0]["b64_json"]) == images[1]
+    assert (told["seed"], told["output_format"]) == (8, "png")
+    for asked, code in (
+        ({"model": "draw", "size": "31x31"}, "bad_input"),
+        ({"model": "embed"}, "invalid_value"),
+        ({"model": "none"}, "model_not_found"),
+        ({"model": "hold-back", "extra_body": few}, "bad_input"),
+    ):
+        with pytest.raises(APIStatusError) as refused:
+            client.images.generate(prompt=WORDS, **asked)
+        assert refused.value.code == code, asked
+    assert [one.id for one in client.models.list() if one.id in ("draw", "rewrite")] == ["draw"]
+
+    # Two thousand steps are left by a client that hangs up: the model is free again, and what was asked is on record.
+    with pytest.raises(APITimeoutError):
+        client.images.generate(
+            model="draw", prompt="left", n=10, extra_body={"steps": 200}, timeout=httpx.Timeout(30, read=0.5)
+        )
+    with server.http() as http:
+        place = f"/api/v1/projects/{project}/endpoints/draw"
+        wait_until(lambda: http.get(place).json()["in_flight"] == 0)
+        end = server.json(
+            "endpoint",
+            "draw",
+            "draw",
+            WORDS,
+            "--steps",
+            "3",
+            "--seed",
+            "8",
+            "--size",
+            "32x16",
+            "--project",
+            project,
+        )
+        assert base64.b64decode(end["images"][0]) == images[1]
+        told = http.get(f"/api/v1/predictions/{end['prediction_id']}").json()
+        assert base64.b64decode(told["outputs"][0]["data"][0]) == images[1]
 
 
 def tone(seconds: int = 1) -> bytes:

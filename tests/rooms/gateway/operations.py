@@ -308,6 +308,9 @@ NATIVE: dict[tuple[str, str], Route] = {
     ("POST", f"{P}/endpoints/{{name}}/chat"): Route(
         "viewer", f"{P}/endpoints/ep/chat", 404, json={"messages": [{"role": "user", "content": "x"}]}
     ),
+    ("POST", f"{P}/endpoints/{{name}}/pictures"): Route(
+        "viewer", f"{P}/endpoints/ep/pictures", 404, json={"prompt": "x"}
+    ),
     ("POST", f"{P}/endpoints/{{name}}/invocations"): Route(
         "viewer", f"{P}/endpoints/ep/invocations", 404, json={"inputs": [[1.0]]}
     ),
@@ -589,6 +592,8 @@ OTHERS = [
     Operation("openai", "POST", "/v1/audio/speech", "viewer", 404, json={"model": "ep", "input": "x"}),
     Operation("openai", "POST", "/v1/audio/transcriptions", "viewer", 400, foreign=400),
     Operation("openai", "POST", "/v1/audio/translations", "viewer", 400, foreign=400),
+    Operation("openai", "POST", "/v1/images/generations", "viewer", 400, foreign=400,
+              json={"model": "ep", "prompt": "x"}),
     Operation("openai", "POST", "/v1/responses", "viewer", 404, json={"model": "ep", "input": "x"}),
     Operation("openai", "GET", "/v1/files", "viewer", foreign=200),
     Operation("openai", "POST", "/v1/files", "editor", 400, foreign=400),

@@ -10,6 +10,7 @@ import pytest
 from stratal.ai.endpoints.tensors import Tensor
 from stratal.gateway.openai import tools, wire
 from stratal.gateway.openai.errors import body
+from stratal.gateway.openai.images import drawing
 from stratal.kernel.errors import Busy, Invalid
 
 pytestmark = pytest.mark.fast
@@ -142,3 +143,53 @@ def test_tools_and_schemas_reach_the_model_and_calls_come_back_with_ids() -> Non
             "function": {"name": "weather", "arguments": '{"city":"Rome"}'},
         }
     ]
+
+
+def test_a_picture_is_asked_with_what_the_model_knows() -> None:
+    said = {
+        "prompt": "a fox",
+        "n": 2,
+        "size": "64x32",
+        "seed": 7,
+        "steps": 4,
+        "guidance": 0,
+        "negative": "blur",
+    }
+    ignored = {
+        "quality": "high",
+        "style": "vivid",
+        "user": "me",
+        "moderation": "auto",
+        "response_format": "b64_json",
+    }
+    assert drawing({**said, **ignored}) == {
+        "prompt": "a fox", "count": 2, "width": 64, "height": 32, "seed": 7, "steps": 4, "guidance": 0.0, "negative": "blur"
+    }  # fmt: skip
+    plain = drawing({"prompt": "a fox", "size": "auto", "n": None})
+    assert (plain.pop("seed") >= 0, plain) == (True, {"prompt": "a fox", "count": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "param"),
+    [
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": ["x"]}, "prompt"),
+        ({"n": 11}, "n"),
+        ({"n": 1.5}, "n"),
+        ({"size": "big"}, "size"),
+        ({"size": "0x64"}, "size"),
+        ({"seed": -1}, "seed"),
+        ({"steps": 0}, "steps"),
+        ({"guidance": "much"}, "guidance"),
+        ({"negative": 1}, "negative"),
+        ({"response_format": "url"}, "response_format"),
+        ({"output_format": "webp"}, "output_format"),
+        ({"background": "transparent"}, "background"),
+        ({"stream": True}, "stream"),
+        ({"partial_images": 2}, "stream"),
+    ],
+)
+def test_what_no_picture_can_be_drawn_by_is_refused_by_name(given: dict[str, Any], param: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        drawing({"prompt": "x", **given})
+    assert refused.value.details["param"] == param

@@ -85,11 +85,14 @@ class Replica(services.Replica, Protocol):
     def generate(
         self, asked: Mapping[str, Any], *, seconds: float
     ) -> AsyncGenerator[Mapping[str, Any], None]:
-        """Text as it is made: any number of ``{"text"}``, then ``{"finish", "prompt_tokens", "completion_tokens"}``.
+        """What is made piece by piece: text as any number of ``{"text"}``, then ``{"finish", "prompt_tokens",
+        "completion_tokens"}``.
 
         `asked` has ``messages`` or ``prompt``, and ``max_tokens``, ``temperature``, ``top_p``, ``seed``, ``stop``; it may
         have ``schema`` (the text is JSON of it), ``tools``, ``tool_choice`` (``auto``, ``none``, ``required``, ``=NAME``)
         and ``parallel``. What the model calls stands in the end's ``calls``, each ``{"name", "arguments"}``.
+        A model that draws is asked with ``prompt``, ``count`` and what its interface lists beside a text; its pieces say how
+        far it is, and the end has ``images``, PNG files in base64, and the ``seed``.
         Closing the iterator makes the replica stop. Raises as `infer`, and `TimeoutError` when nothing comes
         for so many `seconds`.
         """

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import anyio
@@ -31,6 +32,13 @@ from stratal.kernel.errors import Busy, Internal, Invalid, NotFound, Unavailable
 
 REQUEST_SECONDS = 60.0
 _TRIES = 2
+
+
+class Makes(StrEnum):
+    """What a model makes piece by piece; its interface says so by this name."""
+
+    TEXT = "generates"
+    PICTURES = "draws"
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,11 +225,18 @@ class Serving:
         return Answer(prediction_id, tensors, revision.model_version, revision.number, revision.plan.runtime)
 
     async def generate(
-        self, who: Principal, project_id: str, name: str, asked: Mapping[str, Any], *, request_id: str
+        self,
+        who: Principal,
+        project_id: str,
+        name: str,
+        asked: Mapping[str, Any],
+        *,
+        request_id: str,
+        makes: Makes = Makes.TEXT,
     ) -> AsyncGenerator[Mapping[str, Any], None]:
-        """Have the endpoint write: pieces ``{"text"}``, at last ``{"finish", …, "prediction_id"}``.
+        """Have the endpoint write or draw: pieces (of text, ``{"text"}``), at last ``{"finish", …, "prediction_id"}``.
 
-        Raises as `infer`, and `Invalid` where its model makes no text. Closing the iterator makes the model
+        Raises as `infer`, and `Invalid` where its model does not make that. Closing the iterator makes the model
         stop; what it wrote until then is recorded all the same.
         """
         started = time.perf_counter()
@@ -236,7 +251,7 @@ class Serving:
                 claim = kept.service.claim(len(str(asked)))
                 replica = await claim.__aenter__()
             try:
-                _check_generates(live, replica)
+                _check_makes(live, replica, makes)
                 async with aclosing(replica.generate(asked, seconds=self.request_seconds)) as pieces:
                     async for piece in pieces:
                         if "finish" not in piece:
@@ -244,7 +259,7 @@ class Serving:
                             yield piece
                             continue
                         recorded = True
-                        noted = _written(asked, texts, piece.get("calls"))
+                        noted = _written(asked, texts, piece)
                         prediction_id = await self._record(
                             who, project_id, live, kept.revision, *noted, request_id, started
                         )
@@ -268,7 +283,7 @@ class Serving:
             if kept is not None and texts and not recorded:  # broken off
                 with anyio.CancelScope(shield=True):
                     await self._record(
-                        who, project_id, live, kept.revision, *_written(asked, texts), request_id, started
+                        who, project_id, live, kept.revision, *_written(asked, texts, {}), request_id, started
                     )
 
     async def _ask(
@@ -416,20 +431,33 @@ class Serving:
         )
 
 
-def _check_generates(live: Live, replica: Replica) -> None:
-    if not replica.greeting.interface.get("generates"):
+def _check_makes(live: Live, replica: Replica, makes: Makes) -> None:
+    if replica.greeting.interface.get(makes):
+        return
+    name = live.endpoint.name
+    if makes is Makes.PICTURES:
         raise Invalid(
-            f"The model of endpoint {live.endpoint.name!r} does not generate text.",
-            hint="Deploy a language model, for example one uploaded through the Hub door.",
-            reason="not_generating",
+            f"The model of endpoint {name!r} draws no pictures.",
+            hint="Deploy a pipeline of diffusers, for example one uploaded through the Hub door.",
+            reason="not_drawing",
         )
+    raise Invalid(
+        f"The model of endpoint {name!r} does not generate text.",
+        hint="Deploy a language model, for example one uploaded through the Hub door.",
+        reason="not_generating",
+    )
 
 
 def _written(
-    asked: Mapping[str, Any], texts: Sequence[str], calls: object = None
+    asked: Mapping[str, Any], texts: Sequence[str], end: Mapping[str, Any]
 ) -> tuple[Inputs, list[Tensor]]:
-    """What was asked, and what was written and called, as it is recorded."""
+    """What was asked, and what was written, called and drawn, as it is recorded."""
     question = Tensor("asked", "BYTES", (1,), pack("BYTES", [orjson.dumps(asked).decode()]))
+    images, calls = end.get("images"), end.get("calls")
+    if isinstance(images, list) and images:
+        return Inputs([question]), [
+            Tensor("image", "BYTES", (len(images),), pack("BYTES", [str(one) for one in images]))
+        ]
     told = [Tensor("text", "BYTES", (1,), pack("BYTES", ["".join(texts)]))]
     if calls:
         told.append(Tensor("calls", "BYTES", (1,), pack("BYTES", [orjson.dumps(calls).decode()])))

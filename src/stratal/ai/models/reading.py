@@ -1,4 +1,4 @@
-"""What a model's own files say about it: its ``MLmodel``, ``config.json`` and requirements, read as text.
+"""What a model's own files say about it: its ``MLmodel``, ``config.json``, ``model_index.json`` and requirements, as text.
 
 A pickle is told by its name, or where a name says nothing (``.bin``) by its first bytes. The files are
 anybody's, so they are parsed without running anything (YAML's safe subset), within limits, and what cannot
@@ -16,8 +16,9 @@ from stratal.ai.models.model import Facts
 DESCRIPTION = "MLmodel"
 REQUIREMENTS = "requirements.txt"
 CONFIG = "config.json"
+PIPELINE = "model_index.json"
 CATALOGUED = "stratal.json"
-READ = (DESCRIPTION, REQUIREMENTS, CONFIG, CATALOGUED)
+READ = (DESCRIPTION, REQUIREMENTS, CONFIG, PIPELINE, CATALOGUED)
 MAX_BYTES = 1024 * 1024
 HEAD_BYTES = 512
 MAX_HEADS = 1000
@@ -68,6 +69,8 @@ def read_facts(
         flavors["stratal"] = catalogued
     if "transformers" not in flavors and (config := _transformers(texts.get(CONFIG, b""))):
         flavors["transformers"] = config
+    if pipeline := _diffusers(texts.get(PIPELINE, b"")):
+        flavors["diffusers"] = pipeline
     onnx = [path for path in paths if path.endswith(".onnx")]
     if len(onnx) == 1 and not set(flavors) - {"transformers"} and not _has_safetensors(paths):
         flavors["onnx"] = {"data": onnx[0]}
@@ -115,6 +118,15 @@ def _transformers(data: bytes) -> dict[str, object]:
         return {}
     kept = {key: config[key] for key in ("model_type", "architectures", "auto_map") if key in config}
     return _plain(kept) if "model_type" in kept or "architectures" in kept else {}
+
+
+def _diffusers(data: bytes) -> dict[str, object]:
+    """What diffusers' ``model_index.json`` says which pipeline it is; {} when it is none."""
+    try:
+        index = _mapping(orjson.loads(data))
+    except orjson.JSONDecodeError:
+        return {}
+    return _plain({"class": index["_class_name"]}) if "_class_name" in index else {}
 
 
 def _has_safetensors(paths: Sequence[str]) -> bool:

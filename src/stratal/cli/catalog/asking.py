@@ -1,17 +1,16 @@
 """Asking a model of the catalogue through its endpoint, and showing what it says."""
 
-import base64
 import json
 import textwrap
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
 from stratal.cli.deploy import follow
+from stratal.cli.drawing import draw
 from stratal.sdk import ApiError, Client
 
 PULL_SECONDS = 3600.0  # a package of weights over a slow line
@@ -19,6 +18,8 @@ _ROWS = 64
 _FILES = 4  # pictures and sounds take longer
 _POLL_SECONDS = 0.3
 _SHOWN = 200
+_WHOLE = frozenset({"width", "height", "steps", "seed"})
+"""What of a picture is told in whole numbers."""
 
 
 def pull(client: Client, name: str) -> dict[str, Any]:
@@ -64,6 +65,8 @@ def ask(
     client: Client, entry: dict[str, Any], rows: list[str], beside: Mapping[str, str | float] | None = None
 ) -> dict[str, Any]:
     """The predictions for the rows, in their order, and the last one's id; `beside` is said with each."""
+    if entry["task"] == "draw":
+        return _drawn(client, entry, rows, beside or {})
     name = entry["inputs"][0]["name"]
     address = client.path(f"/endpoints/{quote(entry['name'], safe='')}/invocations")
     predictions: list[Any] = []
@@ -76,6 +79,16 @@ def ask(
         predictions += answer["predictions"]
         prediction_id = answer["prediction_id"]
     return {"predictions": predictions, "prediction_id": prediction_id}
+
+
+def _drawn(
+    client: Client, entry: dict[str, Any], rows: list[str], beside: Mapping[str, str | float]
+) -> dict[str, Any]:
+    """Pictures, with as much time for each step as an answer has."""
+    whole = {key: int(value) if key in _WHOLE else value for key, value in beside.items()}
+    ends = [draw(client, entry["name"], {"prompt": row, **whole}) for row in rows]
+    predictions = [image for end in ends for image in end["images"]]
+    return {"predictions": predictions, "prediction_id": ends[-1]["prediction_id"]}
 
 
 def shown(task: str, question: str, told: Any) -> str:
@@ -117,20 +130,6 @@ def said_beside(entry: dict[str, Any], given: Sequence[str]) -> dict[str, str | 
         except ValueError:
             raise click.UsageError(f"{name} is a number.") from None
     return found
-
-
-def keep_sounds(sounds: list[str]) -> None:
-    """Write what was said into WAV files here; none that is there is written over."""
-    for number, sound in enumerate(sounds, start=1):
-        for attempt in range(1, 1000):
-            path = Path(f"said-{number}.wav" if attempt == 1 else f"said-{number}-{attempt}.wav")
-            try:
-                with path.open("xb") as file:
-                    file.write(base64.b64decode(sound))
-            except FileExistsError:
-                continue
-            click.echo(f"{path}: {path.stat().st_size:,} bytes")
-            break
 
 
 def show_closeness(vectors: list[list[float]]) -> None:

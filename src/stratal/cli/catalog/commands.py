@@ -9,8 +9,12 @@ from stratal.cli.catalog import asking
 from stratal.cli.catalog.bench import measure
 from stratal.cli.catalog.sets import FILES, load_sets, read_sample
 from stratal.cli.deploy import follow
+from stratal.cli.drawing import keep
 from stratal.cli.output import human_bytes, json_option, print_json, print_table, project_option
 from stratal.sdk import ApiError, Client
+
+_KEPT = {"say": ("said", ".wav"), "draw": ("drawn", ".png")}
+"""What is answered in files, and what they are called."""
 
 
 @click.command(
@@ -161,8 +165,8 @@ def try_(
         expected = None if given else sample.get("expected")
         print_json({"task": task, "model": entry["name"], "expected": expected, **answer})
         return
-    if task == "say":
-        asking.keep_sounds(answer["predictions"])
+    if task in _KEPT:
+        keep(answer["predictions"], *_KEPT[task])
         return
     for question, told in zip(
         given or sample.get("inputs", [sample.get("file")]), answer["predictions"], strict=True

@@ -11,7 +11,7 @@ from stratal.console.render import Ways
 from stratal.console.view import View
 
 _GROUPS = (
-    ("Pictures", ("ocr", "faces", "classify-image", "detect")),
+    ("Pictures", ("ocr", "faces", "classify-image", "detect", "draw")),
     (
         "Texts",
         (
@@ -30,6 +30,7 @@ EXAMPLES = {
     "answer": "The bridge was opened in 1932 and carries trains and cars.",
     "translate": "The house is small.",
     "chat": "Name three fruits.",
+    "draw": "A red house by the sea, watercolour.",
     "sort": "The orchestra plays its last concert of the year.\nThe bakery sells rye bread on Thursdays.",
 }
 """What stands in the form at first; every line is a text of its own, but for speech."""
@@ -110,6 +111,12 @@ def _python(task: str, name: str, takes: str) -> str:
         )
     if task == "transcribe":
         return f"{head}client.audio.transcriptions.create(model={name!r}, file=open('speech.wav', 'rb')).text"
+    if task == "draw":
+        return (
+            "import base64\n"
+            f"{head}drawn = client.images.generate(model={name!r}, prompt='A red house by the sea')\n"
+            "open('drawn.png', 'wb').write(base64.b64decode(drawn.data[0].b64_json))"
+        )
     if task == "say":
         return f"{head}client.audio.speech.create(model={name!r}, voice='en-us', input='Hello').write_to_file('said.wav')"
     given: Any = ["a text"] if takes == "text" else ["<the file in base64>"]

@@ -102,6 +102,14 @@ def _calls(project: str, told: Json) -> Ways:
             "import openai  # with the variables of `stratal env`\n\nclient = openai.OpenAI()\n"
             f"client.{path.replace('/', '.')}.create({arguments})"
         )
+    if interface.get("draws"):
+        body = {"model": told["name"], "prompt": "a red house by the sea"}
+        url = f"{str(told['url']).partition('/v2/')[0]}/v1/images/generations"
+        python = (
+            "import base64, openai  # with the variables of `stratal env`\n\nclient = openai.OpenAI()\n"
+            f"drawn = client.images.generate(model={told['name']!r}, prompt='a red house by the sea')\n"
+            "open('drawn.png', 'wb').write(base64.b64decode(drawn.data[0].b64_json))"
+        )
     return Ways(
         cli=f'eval "$(stratal env --project {quote(project)})"\n'
         f'curl -H "Authorization: Bearer $STRATAL_API_KEY" -H "Content-Type: application/json" \\\n'

@@ -136,15 +136,31 @@ document.querySelector("#record")?.addEventListener("click", async (event) => {
 
 // -- asking -----------------------------------------------------------------------------------------
 
-async function call(method, path, body) {
+async function answered(method, path, body) {
   const response = await fetch(form.dataset.base + path, {
     method,
     headers: { "Content-Type": "application/json" },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
+  if (response.ok) return response;
   const told = await response.json();
-  if (!response.ok) throw new Error(`${told.error?.message ?? response.status} ${told.error?.hint ?? ""}`);
-  return told;
+  throw new Error(`${told.error?.message ?? response.status} ${told.error?.hint ?? ""}`);
+}
+
+const call = async (method, path, body) => (await answered(method, path, body)).json();
+
+/** The events of an answer that is told as it is made. */
+async function* streamed(path, body) {
+  const response = await answered("POST", path, body);
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let held = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const events = (held + value).split("\n\n");
+    held = events.pop();
+    for (const event of events) yield JSON.parse(event.replace(/^data: /, ""));
+  }
 }
 
 async function deploy() {
@@ -167,7 +183,22 @@ async function deploy() {
 function rows() {
   if (form.dataset.takes !== "text") return chosen ? [chosen.url.split(",")[1]] : [];
   const text = document.querySelector("#given").value;
-  return (form.dataset.task === "say" ? [text] : text.split("\n")).filter((line) => line.trim());
+  return (["say", "draw"].includes(form.dataset.task) ? [text] : text.split("\n")).filter((line) => line.trim());
+}
+
+const endpoint = () => `/endpoints/${encodeURIComponent(form.dataset.name)}`;
+
+/** A picture, told step by step. */
+async function draw({ text: [prompt], ...beside }) {
+  const said = Object.fromEntries(Object.entries(beside).map(([name, [value]]) => [name, value]));
+  let told = null;
+  for await (const piece of streamed(`${endpoint()}/pictures`, { prompt, ...said })) {
+    if (piece.error) throw new Error(`${piece.error.message} ${piece.error.hint ?? ""}`);
+    if ("finish" in piece) told = piece;
+    else say(`Drawing, step ${piece.step} …`);
+  }
+  if (!told) throw new Error("The answer broke off.");
+  return { ...told, predictions: told.images };
 }
 
 async function ask() {
@@ -180,7 +211,7 @@ async function ask() {
     const value = field.dataset.option === "BYTES" ? field.value : Number(field.value);
     if (field.value.trim()) inputs[field.id] = given.map(() => value);
   }
-  const told = await call("POST", `/endpoints/${encodeURIComponent(form.dataset.name)}/invocations`, { inputs });
+  const told = form.dataset.task === "draw" ? await draw(inputs) : await call("POST", `${endpoint()}/invocations`, { inputs });
   const why = made("a", `Why? ${told.prediction_id}`, "link");
   why.href = `/predictions/${encodeURIComponent(told.prediction_id)}`;
   const show = SHOW[form.dataset.task] ?? plain;
@@ -314,6 +345,12 @@ const SHOW = {
     }
     const times = segments.map(({ start, end }) => `${start.toFixed(2)} s to ${end.toFixed(2)} s`);
     return [shown(), line, made("p", `${(told.share * 100).toFixed(0)} % speech`), listed(times)];
+  },
+  draw([image]) {
+    const picture = made("img", "", "given");
+    picture.alt = document.querySelector("#given").value;
+    picture.src = `data:image/png;base64,${image}`;
+    return [picture];
   },
   say([sound]) {
     const player = made("audio");

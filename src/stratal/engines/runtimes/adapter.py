@@ -25,6 +25,7 @@ HUB_PACKAGES = "numpy>=2\nsafetensors>=0.4\nsentencepiece>=0.2\ntorch>=2.4\ntran
 ONNX_PACKAGES = "numpy>=2\nonnxruntime>=1.20\n"
 ONNX_TEXT_PACKAGES = ONNX_PACKAGES + "tokenizers>=0.20\n"
 PICTURE_PACKAGES = "pillow>=11\n"
+DRAWING_PACKAGES = "accelerate>=1\ndiffusers>=0.42\n" + HUB_PACKAGES + PICTURE_PACKAGES
 _LOOKING = ("classify-image", "detect")
 _BY_ENDING = {
     "ForSequenceClassification": "classify",
@@ -73,6 +74,9 @@ class Runtimes:
             if task := _text_task(flavors.get("transformers"), files):
                 return Plan("onnxtext", {**_onnx(onnx, files), "task": task}, ONNX_TEXT_PACKAGES)
             return Plan("onnx", {**_onnx(onnx, files), "signature": signature}, ONNX_PACKAGES)
+        drawing = flavors.get("diffusers")
+        if isinstance(drawing, Mapping) and not isinstance(pyfunc, Mapping):
+            return _diffusers(drawing, files)
         language = flavors.get("transformers")
         gguf = flavors.get("gguf")
         if isinstance(gguf, Mapping) and not any(path.endswith(".safetensors") for path in files):
@@ -141,6 +145,24 @@ def _transformers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
             reason="unservable",
         )
     return Plan("hub", {"task": task}, HUB_PACKAGES + PICTURE_PACKAGES * (task in _LOOKING))
+
+
+def _diffusers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
+    """A pipeline as diffusers keeps one: model_index.json, and a folder for each part."""
+    kind = flavor.get("class")
+    if not isinstance(kind, str) or not kind.endswith("Pipeline"):
+        raise Invalid(
+            "The model brings Python code of its own, or names no pipeline.",
+            hint="Publish it for a pipeline that diffusers has.",
+            reason="unservable",
+        )
+    if not any(path.endswith(".safetensors") for path in files):
+        raise Invalid(
+            "The pipeline has no safetensors; pickled weights are not opened.",
+            hint="Save it with save_pretrained(…) and upload that.",
+            reason="unservable",
+        )
+    return Plan("diffusers", {}, DRAWING_PACKAGES)
 
 
 def _task_of(kind: str, flavor: Mapping[str, Any], files: Sequence[str]) -> str | None:

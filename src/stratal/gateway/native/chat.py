@@ -1,5 +1,7 @@
-"""``/api/v1/projects/{project}/endpoints/{name}/chat``: talk to a language model, its answer told as it is written."""
+"""``/api/v1/projects/{project}/endpoints/{name}/chat`` and ``/pictures``: what a model makes piece by piece, told as it is
+made."""
 
+import secrets
 from collections.abc import AsyncGenerator, Mapping
 from typing import Annotated, Any, Literal
 
@@ -9,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Scope
 
-from stratal.ai.endpoints.serving import Serving
+from stratal.ai.endpoints.serving import Makes, Serving
 from stratal.gateway.chain import error_body
 from stratal.gateway.gone import unless_gone
 from stratal.gateway.native.bodies import Strict, body_of, read_model
@@ -33,8 +35,23 @@ class ChatBody(Strict):
     temperature: float = Field(1.0, ge=0, le=2)
 
 
+class PicturesBody(Strict):
+    """What the model has of its own stands for what is absent."""
+
+    prompt: str = Field(min_length=1, max_length=32_000)
+    count: int = Field(1, ge=1, le=10)
+    negative: str = Field("", max_length=32_000, description="What the picture is not to show.")
+    width: int | None = Field(None, ge=1, le=1 << 14, description="In pixels; both sides or neither.")
+    height: int | None = Field(None, ge=1, le=1 << 14)
+    steps: int | None = Field(None, ge=1, le=200)
+    guidance: float | None = Field(None, ge=0, le=100, description="How closely to follow the words.")
+    seed: int | None = Field(
+        None, ge=0, le=(1 << 63) - 1, description="Each further picture has the one that follows."
+    )
+
+
 def router(serving: Serving, projects: Projects) -> APIRouter:
-    """The route of chats."""
+    """The routes of chats and pictures."""
     api = APIRouter(tags=["endpoints"])
 
     @api.post("/projects/{project}/endpoints/{name}/chat", openapi_extra=body_of(ChatBody))
@@ -53,13 +70,28 @@ def router(serving: Serving, projects: Projects) -> APIRouter:
         }
         request_id = request.scope["state"]["request_id"]
         pieces = serving.generate(who, place.id, name, asked, request_id=request_id)
-        first = await unless_gone(
-            request, anext(pieces)
-        )  # what goes wrong before the first piece is told with its own status
-        told = _told(first, pieces, request.scope)
-        return StreamingResponse(told, 200, {"Cache-Control": "no-store"}, "text/event-stream")
+        return await _streamed(request, pieces)
+
+    @api.post("/projects/{project}/endpoints/{name}/pictures", openapi_extra=body_of(PicturesBody))
+    async def pictures(request: Request, who: Who, project: str, name: str) -> Response:
+        """Server-sent events: ``{"picture", "step"}`` after each step, at last ``{"finish", "images", "seed",
+        "prediction_id"}`` with PNG files in base64, or ``{"error"}``. Closing the connection stops the model."""
+        place = await projects.get(who, project)
+        body = await read_model(request, PicturesBody, _MAX_BODY)
+        asked = body.model_dump(exclude_none=True)
+        asked.setdefault("seed", secrets.randbelow(1 << 32))
+        request_id = request.scope["state"]["request_id"]
+        pieces = serving.generate(who, place.id, name, asked, request_id=request_id, makes=Makes.PICTURES)
+        return await _streamed(request, pieces)
 
     return api
+
+
+async def _streamed(request: Request, pieces: AsyncGenerator[Mapping[str, Any], None]) -> Response:
+    """What goes wrong before the first piece is told with its own status."""
+    first = await unless_gone(request, anext(pieces))
+    told = _told(first, pieces, request.scope)
+    return StreamingResponse(told, 200, {"Cache-Control": "no-store"}, "text/event-stream")
 
 
 async def _told(
@@ -68,7 +100,7 @@ async def _told(
     piece: Mapping[str, Any] | None = first
     try:
         while piece is not None:
-            if "finish" in piece or piece["text"]:
+            if piece.get("text") != "":
                 yield b"data: " + orjson.dumps(piece) + b"\n\n"
             piece = await anext(pieces, None)
     except StratalError as error:

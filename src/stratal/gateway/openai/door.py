@@ -21,6 +21,7 @@ from stratal.gateway.openai.audio import Audio, hears, speaks
 from stratal.gateway.openai.batches import Batches
 from stratal.gateway.openai.files import Files
 from stratal.gateway.openai.finetuning import FineTuning
+from stratal.gateway.openai.images import Images, draws
 from stratal.gateway.openai.moderations import Moderations, classes_of
 from stratal.gateway.openai.responses import Responses
 from stratal.identity.model import Principal
@@ -54,6 +55,7 @@ class OpenAIDoor:
         self._batches = batches
         self._responses = Responses(serving, clock)
         self._audio = Audio(serving)
+        self._images = Images(serving, clock)
         self._moderations = Moderations(serving)
 
     def matches(self, scope: Scope) -> bool:
@@ -93,8 +95,13 @@ class OpenAIDoor:
                 return await self._moderations.classify(who, request)
             case "POST", ["responses"]:
                 return await self._responses.create(who, request)
-            case "POST", ["images", "generations" | "edits" | "variations"]:
-                raise await self._no_pictures(who, request)
+            case "POST", ["images", "generations"]:
+                return await self._images.draw(who, request)
+            case "POST", ["images", ("edits" | "variations") as what]:
+                raise Unsupported(
+                    f"/v1/images/{what} is not offered here: pictures are drawn from words alone.",
+                    hint="See docs/openai.md for what is.",
+                )
             case method, ["files", *rest]:
                 return await self._of_files(who, request, method, rest)
             case method, ["batches", *rest]:
@@ -147,19 +154,6 @@ class OpenAIDoor:
             case "POST", [batch_id, "cancel"]:
                 return await self._batches.cancel(who, batch_id)
         raise _nothing(request)
-
-    async def _no_pictures(self, who: Principal, request: Request) -> StratalError:
-        """What asking for a picture is answered: no runtime here has a model that draws one."""
-        name: object = "dall-e-2"
-        if request.headers.get("content-type", "").startswith("application/json"):
-            name = (await wire.json_object(request)).get("model") or name
-        known = [one.name for one in self._serving.served(who, who.project_id)]
-        said = "draws no pictures" if name in known else "is no endpoint of this project"
-        return Invalid(
-            f"The model {str(name)[:100]!r} {said}: nothing here draws one.",
-            reason="needs_model",
-            param="model",
-        )
 
     # -- embeddings ----------------------------------------------------------------------------
 
@@ -287,9 +281,8 @@ def _width(served: Served) -> int | None:
 
 def _does(served: Served) -> bool:
     generates = bool((served.interface or {}).get("generates"))
-    return (
-        generates or _width(served) is not None or hears(served) or speaks(served) or bool(classes_of(served))
-    )
+    answers = _width(served) is not None or hears(served) or speaks(served) or bool(classes_of(served))
+    return generates or draws(served) or answers
 
 
 def _model(served: Served, who: Principal) -> dict[str, Any]:

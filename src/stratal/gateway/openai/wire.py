@@ -98,11 +98,11 @@ def generation(body: Mapping[str, Any], *, chat: bool) -> dict[str, Any]:
                 raise bad("An answer is a tool's call or of a schema, not both.", "response_format")
             asked["schema"] = schema
     most = body.get("max_completion_tokens", body.get("max_tokens"))
-    asked["max_tokens"] = None if most is None else _number("max_tokens", most, 1, 1 << 20, whole=True)
-    asked["temperature"] = _number("temperature", _or(body.get("temperature"), 1.0), 0, 2)
-    asked["top_p"] = _number("top_p", _or(body.get("top_p"), 1.0), 0, 1)
+    asked["max_tokens"] = None if most is None else number("max_tokens", most, 1, 1 << 20, whole=True)
+    asked["temperature"] = number("temperature", _or(body.get("temperature"), 1.0), 0, 2)
+    asked["top_p"] = number("top_p", _or(body.get("top_p"), 1.0), 0, 1)
     seed = body.get("seed")
-    asked["seed"] = None if seed is None else abs(int(_number("seed", seed, -(2**63), 2**63, whole=True)))
+    asked["seed"] = None if seed is None else abs(int(number("seed", seed, -(2**63), 2**63, whole=True)))
     stop = body.get("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
     if (
@@ -119,7 +119,8 @@ def _or(value: Any, default: float) -> Any:
     return default if value is None else value
 
 
-def _number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> float:
+def number(name: str, value: Any, least: float, most: float, *, whole: bool = False) -> float:
+    """The value, a number from `least` to `most`. Raises `Invalid`, which names it."""
     right = isinstance(value, int) if whole else isinstance(value, int | float)
     if not right or isinstance(value, bool) or not least <= value <= most:
         raise bad(f"{name} must be a {'whole ' * whole}number from {least} to {most}.", name)

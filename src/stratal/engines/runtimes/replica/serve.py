@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .model import Model
 
 SOCKET = "replica.sock"
-RUNTIMES = ("sklearn", "onnx", "pyfunc", "task", "transformers", "gguf", "hub", "onnxtext")
+RUNTIMES = ("sklearn", "onnx", "pyfunc", "task", "transformers", "gguf", "hub", "onnxtext", "diffusers")
 PLAN = "plan.json"
 _CHUNK = 256 << 10
 
