@@ -1,5 +1,6 @@
 """The journal through the platform's own door, the worker played by the test: fences, caching, tries, ends."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -67,7 +68,8 @@ class Worker:
     def begin(self, name: str, arguments: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
         """Call and start a step; the decision on its start."""
         start = {"do": "start", "name": name, "arguments": arguments or {}}
-        decisions = self.tell({**CALL, "name": name, **more}, start)
+        step = re.split(r"[\[@]", name)[0]
+        decisions = self.tell({**CALL, "name": name, "step": step, **more}, start)
         assert isinstance(decisions[-1], dict)
         return decisions[-1]
 
@@ -140,6 +142,25 @@ def test_a_step_runs_once_and_its_result_is_taken_by_the_next_run(wired: Wired, 
     assert fourth.shown()["steps"][0]["reason"] == "its code changed"
     fifth = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
     assert fifth.begin("a", {"x": 1}, cache=False)["decision"] == "run"
+
+
+def test_a_result_is_taken_by_what_does_the_same_under_another_name(wired: Wired, worker: Worker) -> None:
+    """A fan-out whose first item is gone, a day that another run made; and twice the same stays twice."""
+    for name, given in (("each", "one"), ("each[1]", "two"), ("each[2]", "two")):
+        attempt = worker.begin(name, {"of": given})["attempt"]
+        worker.finish(name, attempt, output=[given, name])
+    other = Worker(wired, worker._keys, worker.shown()["snapshot"]).hired()
+    taken = {name: other.begin(name, {"of": "two"}) for name in ("each@monday", "each[2]@monday")}
+    assert [one["output"] for one in taken.values()] == [["two", "each[2]"], ["two", "each[1]"]]
+    assert taken["each@monday"]["reason"] == (
+        f"nothing it depends on has changed since run {worker.run}, where it was each[2]"
+    )
+    assert other.begin("each[3]@monday", {"of": "two"})["decision"] == "run", "both were taken"
+    assert other.begin("each@tuesday", {"of": "three"})["decision"] == "run"
+    assert other.begin("another", {"of": "one"})["decision"] == "run"
+    assert other.begin("each[4]", {"of": "one"}, code="c2")["decision"] == "run"
+    assert other.begin("each[5]", {"of": "one"}, cache=False)["decision"] == "run"
+    assert other.begin("each[6]", {"of": "one"})["output"] == ["one", "each"]
 
 
 def test_a_step_starts_in_the_page_that_ends_the_one_before_it_unless_that_came_out_otherwise(

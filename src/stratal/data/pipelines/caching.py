@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from stratal.data.lake.tables import snapshots, tables
 from stratal.data.objects.tables import object_versions
-from stratal.data.pipelines.model import Json, StepState, in_parts, moments, without_moments
+from stratal.data.pipelines.model import Json, Run, StepState, digest, in_parts, moments, without_moments
 from stratal.data.pipelines.tables import runs, steps
 
 _CANDIDATES = 5
@@ -45,12 +45,43 @@ _newest = (
 )
 _SAME_KEY: Select[Any] = (
     select(
-        *(steps.c.id, steps.c.run_id, steps.c.key, steps.c.arguments, steps.c.output),
+        *(steps.c.id, steps.c.run_id, steps.c.name, steps.c.key, steps.c.arguments, steps.c.output),
         *(steps.c.reads, steps.c.writes),
     )
     .join(_newest, _newest.c.id == steps.c.id)
     .where(_newest.c.place <= _CANDIDATES)
     .order_by(steps.c.id.desc())
+)
+_newest_alike = (
+    select(
+        steps.c.id,
+        func.row_number().over(partition_by=steps.c.given, order_by=steps.c.id.desc()).label("place"),
+    )
+    .join(runs, runs.c.id == steps.c.run_id)
+    .where(
+        steps.c.project_id == bindparam("project"),
+        steps.c.step == bindparam("called"),
+        steps.c.code == bindparam("with_code"),
+        steps.c.environment == bindparam("with_environment"),
+        steps.c.given.in_(bindparam("same", expanding=True)),
+        steps.c.state == StepState.SUCCEEDED.value,
+        steps.c.run_id != bindparam("but_run"),
+        runs.c.pipeline == bindparam("of_pipeline"),
+        runs.c.replay_of.is_(None),
+    )
+    .subquery()
+)
+_ALIKE: Select[Any] = (
+    select(
+        *(steps.c.id, steps.c.run_id, steps.c.name, steps.c.given, steps.c.arguments, steps.c.output),
+        *(steps.c.reads, steps.c.writes),
+    )
+    .join(_newest_alike, _newest_alike.c.id == steps.c.id)
+    .where(_newest_alike.c.place <= _CANDIDATES)
+    .order_by(steps.c.id.desc())
+)
+_TAKEN = select(steps.c.taken_from).where(
+    steps.c.run_id == bindparam("of_run"), steps.c.taken_from.is_not(None)
 )
 _RUNS = (
     select(runs.c.id)
@@ -112,6 +143,36 @@ def reusable(
             against = against or problem
         else:
             found[one.name] = None, against
+    return found
+
+
+def alike(
+    c: Connection, run: Run, called: Mapping[str, str], asked: Sequence[Asked]
+) -> dict[str, tuple[Row[Any], str]]:
+    """Of steps that were never done under their names, as `reusable` has it: what was the same under another one. The third
+    of a fan-out is the second when the first is gone, and a day is the same day whichever run made it. `called` has their
+    steps' names. What another step of the run took is left to that one: two calls that are alike are done twice.
+    """
+    found: dict[str, tuple[Row[Any], str]] = {}
+    if not asked:
+        return found
+    taken = set(c.execute(_TAKEN, {"of_run": run.id}).scalars())
+    kinds: dict[tuple[str, str, str], dict[str, list[Asked]]] = {}
+    for one in asked:
+        of_kind = kinds.setdefault((called[one.name], one.code, one.environment), {})
+        of_kind.setdefault(digest(without_moments(one.arguments)), []).append(one)
+    for (step, code, environment), wanted in kinds.items():
+        place = {"project": run.project_id, "of_pipeline": run.pipeline, "but_run": run.id}
+        place |= {"called": step, "with_code": code, "with_environment": environment}
+        rows = [
+            row for some in in_parts(sorted(wanted)) for row in c.execute(_ALIKE, {**place, "same": some})
+        ]
+        now = _Now.of(c, rows)
+        for row in rows:
+            waiting = wanted[row.given]
+            if waiting and row.id not in taken and _stale(c, now, row, waiting[0].arguments) is None:
+                found[waiting.pop(0).name] = row, ""
+                taken.add(row.id)
     return found
 
 

@@ -405,6 +405,8 @@ class Journal:
         new = [(rows[step.name], one) for step, one in asked if step.attempt == 0]
         looking = [one for row, one in new if run.use_cache and row.cacheable]
         found = caching.reusable(c, run.project_id, looking)
+        called = {step.name: step.step for step, _ in asked}
+        found |= caching.alike(c, run, called, [one for one in looking if found[one.name] == (None, "")])
         unlike = [(row, one) for row, one in new if found.get(one.name, (None, "")) == (None, "")]
         reasons = self._reasons(c, run, unlike)
         now = self._clock()
@@ -416,6 +418,7 @@ class Journal:
                 run_now.append((step, one))
                 continue
             why = f"nothing it depends on has changed since run {source.run_id}"
+            why += "" if source.name == step.name else f", where it was {source.name}"
             taken.append(
                 {
                     **_given(one),
