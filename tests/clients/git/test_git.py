@@ -310,12 +310,15 @@ def test_a_name_that_is_no_text_is_refused(owner: Person) -> None:
     address = owner.made("named")
     owner.git("init", "-q", "-b", "main", "named")
     owner.git("commit", "-q", "--allow-empty", "-m", "x", at="named")
-    owner.git("push", "-q", address, "main", "main:größe", at="named")
+    owner.git("push", "-q", address, "main", "main:größe", "main:fix/#7", at="named")
     odd = os.fsdecode(b"main:refs/heads/latin\xe9")
     refused = owner.git("push", address, odd, at="named", check=False)
     assert "UTF-8" in refused.stderr, refused.stderr
     named = owner.api("GET", "/repositories/named").json()["branches"]
-    assert {one["name"] for one in named} == {"main", "größe"}
+    assert {one["name"] for one in named} == {"main", "größe", "fix/#7"}
+    for name in ("größe", "fix/#7"):
+        found = owner.api("GET", "/repositories/named/commits", params={"rev": name})
+        assert [one["subject"] for one in found.json()["commits"]] == ["x"], found.text
 
 
 def test_a_push_that_breaks_off_leaves_nothing(owner: Person) -> None:

@@ -227,14 +227,33 @@ def test_names_roles_and_other_projects(room: Room) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "-x", "--all", "a..b", "a:b", "HEAD@{1}", "a b", "a//b", "a\nb", "ä", "x" * 251, ":/fix"]
+    "text",
+    [
+        "",
+        "-x",
+        "--all",
+        "a..b",
+        "a:b",
+        "HEAD@{1}",
+        "a b",
+        "a//b",
+        "a\nb",
+        "\ud800",
+        "x" * 251,
+        ":/fix",
+        "^a",
+        "a^{/x}",
+    ],
 )
 def test_what_is_no_revision(text: str) -> None:
     with pytest.raises(Invalid):
         check_revision(text)
 
 
-@pytest.mark.parametrize("text", ["main", "v1.2", "3f2a91c", "feature/x", "HEAD~2", "main^", "a-b_c+d"])
+@pytest.mark.parametrize(
+    "text",
+    ["main", "v1.2", "3f2a91c", "feature/x", "HEAD~2", "main^", "a-b_c+d", "größe", "fix/#7", 'say"(it)"'],
+)
 def test_what_is_a_revision(text: str) -> None:
     assert check_revision(text) == text
 
@@ -246,7 +265,7 @@ def test_what_is_no_path(text: str) -> None:
 
 
 def test_what_can_be_protected() -> None:
-    assert check_patterns(["main", "main", "release/*"]) == ["main", "release/*"]
+    assert check_patterns(["main", "main", "release/*", "größe/#*"]) == ["main", "release/*", "größe/#*"]
     for pattern in ("a b", "$(x)", "", "-x", "a;b", "a\nb"):
         with pytest.raises(Invalid):
             check_patterns([pattern])

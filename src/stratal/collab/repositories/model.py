@@ -9,8 +9,10 @@ from stratal.kernel.errors import Invalid
 DEFAULT_QUOTA = 20 << 30
 """How much a project's repositories may hold together until an admin says otherwise."""
 
-_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+~^@-]{0,249}\Z")
-_BRANCH = re.compile(r"[A-Za-z0-9_*][A-Za-z0-9_./+*-]{0,199}\Z")
+_NEVER = r"\x00-\x20\x7f\ud800-\udfff:?\[\\"
+"""What git lets into no name of a branch (git-check-ref-format), and what is no text."""
+_REVISION = re.compile(rf"[^{_NEVER}*./^~-][^{_NEVER}*]{{0,249}}\Z")
+_BRANCH = re.compile(rf"[^{_NEVER}~^$;'\"`|<>()&./-][^{_NEVER}~^$;'\"`|<>()&]{{0,199}}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Found:
 
 def check_revision(revision: str) -> str:
     """Return what can name a revision: a branch, a tag, a commit, perhaps with ``~2`` or ``^``. Raises `Invalid`."""
-    if not _REVISION.match(revision) or ".." in revision or "@{" in revision or "//" in revision:
+    if not _REVISION.match(revision) or any(odd in revision for odd in ("..", "@{", "^{", "//")):
         raise Invalid(
             f"{revision[:80]!r} is no branch, tag or commit.",
             hint="Name a branch, a tag, or a commit's id, as in: main, v1.2, 3f2a91c.",
