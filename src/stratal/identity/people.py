@@ -9,7 +9,7 @@ from stratal.identity.model import Kind, Principal
 from stratal.identity.passwords import Guesses, Passwords, new_totp, totp_step, totp_uri
 from stratal.identity.permissions import require
 from stratal.identity.sessions import Sessions, hashed
-from stratal.identity.tables import login_links, members, people, projects, sessions
+from stratal.identity.tables import device_logins, login_links, members, people, projects, sessions
 from stratal.kernel.clock import Clock
 from stratal.kernel.database import Database
 from stratal.kernel.errors import Denied, Invalid, NotFound, Unauthenticated
@@ -85,7 +85,8 @@ class People:
         """Set one's own password; every other session of theirs ends. Raises `Unauthenticated`, `Invalid`.
 
         `old` is not asked for where there is none yet, and then not of a key: it opens one project, a password all of
-        theirs. `session` is the cookie of the one that goes on. Sign-in links that nobody followed yet end, too.
+        theirs. `session` is the cookie of the one that goes on. Sign-in links that nobody followed yet end, too, and
+        what a command line was said yes to and has not taken.
         """
         row = await self._own(who)
         if row.password is None and who.key_id is not None:
@@ -105,6 +106,7 @@ class People:
             c.execute(update(people).where(people.c.id == row.id).values(password=made))
             _end_sessions(c, row.id, but=session)
             c.execute(delete(login_links).where(login_links.c.person_id == row.id))
+            c.execute(delete(device_logins).where(device_logins.c.person_id == row.id))
             emit(c, "person.password_changed", row.id, actor=who.actor, name=row.name)
 
         await self._database.write(work)

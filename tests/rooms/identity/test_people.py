@@ -255,9 +255,13 @@ def test_a_key_sets_no_first_password_and_a_new_one_ends_links_too(town: Town) -
     ada = town.join("ada", Role.EDITOR)
     key = town.do(town.keys.principal_of(town.key_of(ada)))
     link = town.do(town.sessions.new_link("ada"))
+    device, user = town.do(town.folk.devices.begin("a thief's"))
+    town.do(town.folk.devices.approve(ada, user))
     town.do(town.folk.people.change_password(key, SECRET, "another long one", session=None))
     with pytest.raises(Unauthenticated):
         town.do(town.sessions.sign_in(link))
+    with pytest.raises(Unauthenticated):
+        town.do(town.folk.devices.take(device))
     town.database.write_now(lambda c: c.execute(update(people).values(password=None)))
     with pytest.raises(Denied, match="in a browser"):
         town.do(town.folk.people.change_password(key, "", "one of a thief", session=None))
