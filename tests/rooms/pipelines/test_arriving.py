@@ -88,7 +88,7 @@ def test_a_tables_columns_change_only_as_far_as_is_allowed() -> None:
     assert (done.rows, rows("raw.other")) == (2, [{"id": 9, "n": 1}, {"id": 8, "n": None}])
     assert stratal.ingest_rows([], "raw.other").rows == 0
     with pytest.raises(TooManyBadRows, match="'x' is no int"):
-        bring("id,n\nx,1\n", columns={"id": "int"})
+        bring("id,n\nx,1\n", columns={"id": "BIGINT"})
     assert bring("id,n\nseven,1\n", evolve="widen") == 1
     assert {row["id"] for row in rows("raw.t")} == {"1", "2", "3", "4", "5", "seven"}
 
@@ -157,7 +157,7 @@ def sheet(cells: list[list[object]]) -> bytes:
 def test_sheets_of_excel(folder: Path) -> None:
     data = sheet([["id", "km", "day", None], [1, 2.5, "2024-01-01", None], [2, "far", "2024-01-02", None]])
     (folder / "trips.xlsx").write_bytes(data)
-    done = stratal.ingest(folder / "trips.xlsx", "raw.trips", columns={"km": "float"}, most_bad=0.5)
+    done = stratal.ingest(folder / "trips.xlsx", "raw.trips", columns={"km": "double"}, most_bad=0.5)
     assert (done.rows, done.bad) == (1, 1)
     assert rows("raw.trips") == [{"id": 1, "km": 2.5, "day": "2024-01-01"}]
     assert (rows("raw.trips_bad")[0]["line"], rows("raw.trips_bad")[0]["reason"]) == (

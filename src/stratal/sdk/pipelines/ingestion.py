@@ -460,14 +460,22 @@ _TYPES: dict[str, Callable[[Any], Any]] = {
 }  # fmt: skip
 _FITS: dict[str, Callable[[Any], Any]] = {**_TYPES, "other": lambda value: value}
 """Also for columns that are there with a type of which there is none among ours."""
+_OTHER_NAMES = {
+    **dict.fromkeys(("integer", "bigint", "long", "int64"), "int"),
+    **dict.fromkeys(("double", "real", "float64"), "float"),
+    **dict.fromkeys(("string", "str", "varchar"), "text"),
+    **dict.fromkeys(("timestamp", "datetime"), "time"),
+    "boolean": "bool",
+}
+"""What SQL, Arrow and Python call them."""
 
 
 def _types(rows: Sequence[Mapping[str, Any]], declared: Mapping[str, str]) -> dict[str, str]:
     """The type of each column: as declared, else the first that nearly all of its values have."""
-    unknown = next((kind for kind in declared.values() if kind not in _TYPES), None)
+    found = {name: _OTHER_NAMES.get(kind.lower(), kind.lower()) for name, kind in declared.items()}
+    unknown = next((declared[name] for name, kind in found.items() if kind not in _TYPES), None)
     if unknown is not None:
         raise ValueError(f"There is no type {unknown!r}: say {', '.join(_TYPES)}.")
-    found = dict(declared)
     for column in dict.fromkeys(name for row in rows for name in row):
         if column in found:
             continue
