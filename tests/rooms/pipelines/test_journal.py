@@ -253,6 +253,29 @@ def test_what_a_worker_did_without_asking_is_told_later_and_counts(wired: Wired,
     assert other.begin("o2", {"x": 1})["state"] == "cached"
 
 
+def test_a_step_that_was_called_and_ended_in_one_page_is_as_any_other(wired: Wired, worker: Worker) -> None:
+    told = [{**CALL, "name": name, "step": f"q{worker.run}"} for name in ("q1", "q2", "q3")]
+    (one, *first), (two, *second) = worker.store(2)
+    wired.ask("POST", "/api/v1/projects/p/buckets", wired.admin, json={"name": f"q-{worker.run}"})
+    place = f"/api/v1/projects/p/buckets/q-{worker.run}/object?key=k"
+    wired.ask("PUT", place, wired.admin, body=b"one")
+    assert wired.ask("GET", place, ".".join(second)).status == 200
+    page = [*told, settled("q3", two, {"y": 1}, arguments={"x": 1}, log="a line"), settled("q1", one, 7)]
+    for _ in range(2):  # an answer may be lost
+        worker.tell(*page)
+        q1, q2, q3 = worker.shown()["steps"]
+        assert [step["name"] for step in (q1, q2, q3)] == ["q1", "q2", "q3"], "in the order of their calls"
+        assert (q1["state"], q1["output"], q2["state"], q3["output"]) == ("succeeded", 7, "waiting", {"y": 1})
+        assert q1["reason"] == q3["reason"] == "it has not run before"
+        assert q3["workload"] == f"job:{worker.job}/{two}"
+        assert [read["name"] for read in q3["reads"]] == [f"q-{worker.run}/k"]
+        assert [worker.whoami(key) for key in (first, second)] == [401, 401]
+    assert worker.begin("q2")["decision"] == "run"
+    assert worker.look(f"q{worker.run}") == [sorted(digest(given)[:16] for given in ({}, {"x": 1}))]
+    worker.tell(settled("unknown", one, 1))
+    assert len(worker.shown()["steps"]) == 3, "what was never called has no end"
+
+
 def test_a_failed_attempt_that_was_begun_without_asking_is_tried_again(worker: Worker) -> None:
     worker.tell({**CALL, "name": "f", "retries": 1})
     (part, *key), (_, *unused) = worker.store(2)
@@ -276,6 +299,16 @@ def test_what_a_killed_worker_had_noted_counts_when_the_next_opens(worker: Worke
     assert {step["name"]: step["output"] for step in opened["steps"]} == {"n1": 1, "n2": 2}
     assert opened["tried"] == ["n3"], "another attempt of it is asked for"
     assert (worker.whoami(second), worker.whoami(third)) == (401, 401)
+    names = [step["name"] for step in worker.shown()["steps"]]
+    (four, *fourth) = worker.store(1)[0]
+    called = [{**CALL, "name": name, "cache": False} for name in ("n4", "n5")]
+    opened = worker.post("/open", {"noted": [*called, settled("n5", four, 5, arguments={"x": 1})]})
+    worker.epoch = opened["epoch"]
+    assert {step["name"]: step["output"] for step in opened["steps"]}["n5"] == 5, (
+        "also where no call was told"
+    )
+    assert worker.whoami(fourth) == 401
+    assert [step["name"] for step in worker.shown()["steps"]] == [*names, "n4", "n5"]
     worker.tell(settled("n3", three, "late"))
     assert worker.begin("n3")["attempt"] == 2
     assert worker.finish("n3", 2, output=3)["output"] == 3

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stratal.data.pipelines import model
+from stratal.gateway.native.pipelines import Page
 from stratal.sdk.pipelines import authoring, journal
 from stratal.sdk.pipelines import worker as worker_module
 from stratal.sdk.pipelines.doors import Doors
 from stratal.sdk.pipelines.local import LocalLake
+from stratal.sdk.pipelines.telling import MOST, Untold
 from stratal.sdk.pipelines.values import Table, digest
 from stratal.sdk.pipelines.worker import Worker, is_among
 
@@ -115,7 +117,8 @@ def test_a_chain_goes_on_from_the_disk_and_is_told_later(worker: Worker, tmp_pat
     for _ in range(20):
         last = more(last)
     assert worker.result(last) == 20
-    ends = journal.left_in(tmp_path)
+    noted = [(entry["do"], entry["name"]) for entry in journal.left_in(tmp_path)]
+    ends = [entry for entry in journal.left_in(tmp_path) if entry["do"] == "finish"]
     assert [end["output"] for end in ends] == list(range(1, 21))
     assert [end["arguments"] for end in ends] == [{"i": i} for i in range(20)]
     assert len({end["part"] for end in ends}) == 20, "each under a credential of its own"
@@ -124,6 +127,11 @@ def test_a_chain_goes_on_from_the_disk_and_is_told_later(worker: Worker, tmp_pat
     assert told == ends
     assert all(end["settled"] for end in told)
     assert not platform(worker).told("start"), "there was nothing to ask"
+    names = ["more", *(f"more[{number}]" for number in range(1, 20))]
+    told = [(entry["do"], entry["name"]) for page in platform(worker).pages for entry in page]
+    for where in (noted, told):  # a kill takes no end for want of its call
+        assert [name for do, name in where if do == "call"] == names, "in their order, each once"
+        assert all(where.index(("call", name)) < where.index(("finish", name)) for name in names)
     assert len(platform(worker).pages) < 20
 
 
@@ -134,7 +142,8 @@ def test_what_is_left_from_before_is_asked_for_together(worker: Worker) -> None:
     worker.finish()
     assert [worker.result(handle) for handle in handles] == list(range(1, 401))
     assert len(platform(worker).pages) <= 5
-    assert max(len(page) for page in platform(worker).pages) <= 250, "what the platform takes in one page"
+    (most,) = [rule.max_length for rule in Page.model_fields["entries"].metadata]
+    assert max(len(page) for page in platform(worker).pages) <= most, "what the platform takes in one page"
     assert platform(worker).made == 0 or not platform(worker).told("finish")
     assert not worker.processes
 
@@ -209,7 +218,7 @@ def test_an_attempt_after_the_first_is_asked_for(worker: Worker) -> None:
     worker.tried = frozenset({"more"})
     assert more(1).result() == 2
     assert [entry["name"] for entry in platform(worker).told("start")] == ["more"]
-    assert journal.left_in(worker.root)[0]["attempt"] == 2
+    assert journal.left_in(worker.root)[-1]["attempt"] == 2
 
 
 def test_what_has_been_done_for_a_while_is_shown(worker: Worker, tmp_path: Path) -> None:
@@ -263,11 +272,10 @@ def test_what_was_given_the_same_is_always_asked_for(arguments: dict[str, Any]) 
 @pytest.mark.fast
 def test_a_journal_is_read_up_to_what_was_torn(tmp_path: Path) -> None:
     first = journal.Journal(tmp_path, 9)
-    first.note({"name": "a", "output": "ä\n"})
-    first.note({"name": "b"})
+    first.note([{"name": "a", "output": "ä\n"}, {"name": "b"}])
     first.sync()
     second = journal.Journal(tmp_path, 10)
-    second.note({"name": "c"})
+    second.note([{"name": "c"}])
     whole = first.path.read_bytes()
     assert [entry["name"] for entry in journal.left_in(tmp_path)] == ["a", "b", "c"]
     for torn in (whole[:-5], whole[:-9] + b"\0" * 9, whole.replace(b'"b"', b'"x"')):
@@ -277,3 +285,32 @@ def test_a_journal_is_read_up_to_what_was_torn(tmp_path: Path) -> None:
     assert journal.left_in(tmp_path) == []
     first.close()
     second.close()
+
+
+@pytest.mark.fast
+def test_calls_are_told_and_noted_in_their_order_and_once() -> None:
+    untold = Untold()
+    for number in range(6):
+        untold.call({"do": "call", "name": f"s{number}"})
+    noted = [
+        entry["name"] for end in ("s3", "s1", "s5") for entry in untold.to_note({"name": end, "do": "finish"})
+    ]
+    assert noted == ["s0", "s1", "s2", "s3", "s3", "s1", "s4", "s5", "s5"]
+    untold.add({"do": "finish", "name": "s1"})
+    page = untold.page(calls=False)
+    assert [(entry["do"], entry["name"]) for entry in page] == [
+        ("call", "s0"),
+        ("call", "s1"),
+        ("finish", "s1"),
+    ]
+    untold.note_again()
+    again = [entry["name"] for entry in untold.to_note({"name": "s3", "do": "finish"})]
+    assert again == ["s2", "s3", "s3"], "what was told needs no note"
+    assert [entry["name"] for entry in untold.page(calls=True)] == ["s2", "s3", "s4", "s5"]
+    assert not untold
+    for number in range(3 * MOST):
+        untold.call({"do": "call", "name": f"t{number}"})
+    untold.add({"do": "start", "name": f"t{2 * MOST}"})
+    pages = [untold.page(calls=False) for _ in range(3)]
+    assert [len(page) for page in pages] == [MOST, MOST, 2]
+    assert pages[2][-1]["do"] == "start"

@@ -14,7 +14,7 @@ its journal, and writes of an older one are refused. A step's `attempt` rises wh
 credential of the attempt before ends, so neither its word nor its writes count any more.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,7 @@ _MOST_LEFT = 20_000
 _DIGITS = 16
 
 # Built once: building costs more than running, and every step asks these.
+_INSERT = insert(steps)
 _STAGED = (
     select(steps.c.name)
     .join(writes, writes.c.step_id == steps.c.id)
@@ -96,6 +97,23 @@ _READ = select(accesses.c.workload, accesses.c.kind, accesses.c.version, accesse
 _WRITTEN = select(writes.c.table_id, writes.c.snapshot_id).where(writes.c.step_id == bindparam("this"))
 
 
+_HOW = (
+    *("cpus", "memory_bytes", "gpus", "gpu_type", "requirements", "network", "timeout_seconds"),
+    "replay",
+)
+"""What of a call says how it is to be run."""
+_UNBEGUN: Mapping[str, Any] = {
+    "state": StepState.WAITING.value,
+    "reason": "",
+    "attempt": 0,
+    **dict.fromkeys(
+        ("arguments", "given", "environment", "key", "workload", "output", "log", "reads", "writes")
+    ),
+    **dict.fromkeys(("checks", "started_at", "ended_at")),
+}
+"""The columns of a step that has only been called: all that `_ended_at_once` fills."""
+
+
 class Journal:
     """Write functions: each runs inside a transaction of the database's writer."""
 
@@ -117,7 +135,7 @@ class Journal:
         run = records.find_run(c, None, run_id)
         if run.job_id != job_id or run.state.ended:
             raise superseded(run_id)
-        self._note_ends(c, run, noted)
+        self._note(c, run, noted)
         values: dict[str, Any] = {"epoch": run.epoch + 1, "state": RunState.RUNNING.value, "reason": ""}
         if run.started_at is None:
             values["started_at"] = self._clock()
@@ -174,8 +192,7 @@ class Journal:
         run = worker_of(records.find_run(c, project_id, run_id), workload)
         if run.epoch != epoch or run.state.ended:
             raise superseded(run_id)
-        self._note_calls(c, run, [entry for entry in entries if entry["do"] == "call"])
-        self._note_ends(c, run, [entry for entry in entries if entry.get("settled")])
+        self._note(c, run, entries)
         entries = [entry for entry in entries if not entry.get("settled")]
         staged = self._staged(c, run, entries)
         staging = [entry for entry in entries if entry["do"] == "finish" and entry["name"] in staged]
@@ -237,43 +254,89 @@ class Journal:
 
     # -- entries -------------------------------------------------------------------------------
 
-    def _note_calls(self, c: Connection, run: Run, calls: Sequence[Entry]) -> None:
+    def _note(self, c: Connection, run: Run, entries: Sequence[Entry]) -> None:
+        """Note the calls among these, and the ends that their worker has gone on from."""
+        settled = {str(entry["name"]): entry for entry in entries if entry.get("settled")}
+        written = self._note_calls(c, run, [entry for entry in entries if entry["do"] == "call"], settled)
+        self._note_ends(c, run, [entry for name, entry in settled.items() if name not in written])
+        if settled:
+            emit(c, "pipeline.advanced", str(run.id), actor="system", project_id=run.project_id)
+
+    def _note_calls(
+        self, c: Connection, run: Run, calls: Sequence[Entry], ends: Mapping[str, Entry]
+    ) -> Collection[str]:
+        """Note what was called. Those of which the same page tells the `ends` are rows that have ended, written once: of
+        these the names."""
         if not calls:
-            return
+            return ()
         count = c.execute(_COUNT, {"of_run": run.id}).scalar_one()
         known = _known(c, run, [entry["name"] for entry in calls])
         new = [entry for entry in calls if entry["name"] not in known]
         if count + len(new) > MOST_STEPS:
             raise Invalid(f"A run may have {MOST_STEPS} steps.", reason="too_many_steps")
+        ended = self._ended_at_once(c, run, [e for e in new if _is_first(ends.get(str(e["name"])))], ends)
         now = self._clock()
-        how = (
-            *("cpus", "memory_bytes", "gpus", "gpu_type", "requirements", "network", "timeout_seconds"),
-            "replay",
-        )
-        if new:
-            c.execute(
-                insert(steps),
-                [
-                    {
-                        "run_id": run.id,
-                        "project_id": run.project_id,
-                        "name": entry["name"],
-                        "step": entry["step"],
-                        "kind": entry["kind"],
-                        "doc": entry.get("doc", ""),
-                        "after": dumped(entry["after"]),
-                        "call": dumped({name: entry.get(name) for name in how}),
-                        "small": int(bool(entry["small"])),
-                        "cacheable": int(bool(entry["cache"])),
-                        "retries": entry["retries"],
-                        "code": entry["code"],
-                        "state": StepState.WAITING.value,
-                        "reason": "",
-                        "created_at": now,
-                    }
-                    for entry in new
-                ],
-            )
+        rows = [
+            {
+                **_UNBEGUN,
+                "run_id": run.id,
+                "project_id": run.project_id,
+                "name": entry["name"],
+                "step": entry["step"],
+                "kind": entry["kind"],
+                "doc": entry.get("doc", ""),
+                "after": dumped(entry["after"]),
+                "call": dumped({name: entry.get(name) for name in _HOW}),
+                "small": int(bool(entry["small"])),
+                "cacheable": int(bool(entry["cache"])),
+                "retries": entry["retries"],
+                "code": entry["code"],
+                "created_at": now,
+                **ended.get(str(entry["name"]), {}),
+            }
+            for entry in new
+        ]
+        if rows:
+            c.execute(_INSERT, rows)
+        return ended
+
+    def _ended_at_once(
+        self, c: Connection, run: Run, calls: Sequence[Entry], ends: Mapping[str, Entry]
+    ) -> dict[str, dict[str, Any]]:
+        """Of steps that are not known yet, by name: their columns, as their ends tell."""
+        if not calls:
+            return {}
+        lock = self._lock(c, run)
+        now = self._clock()
+        told: dict[str, dict[str, Any]] = {}
+        asked: list[tuple[bool, caching.Asked]] = []
+        for call in calls:
+            name, end = str(call["name"]), ends[str(call["name"])]
+            one = _asked(run, name, str(call["code"]), end["arguments"], lock)
+            asked.append((bool(call["cache"]), one))
+            told[name] = {**self._end_of(run, end, now), **_given(one), "workload": _workload(run, end)}
+        self._tell_why(c, run, told, asked)
+        return told
+
+    def _tell_why(
+        self,
+        c: Connection,
+        run: Run,
+        told: Mapping[str, dict[str, Any]],
+        asked: Sequence[tuple[bool, caching.Asked]],
+    ) -> None:
+        """Into the columns of steps that have ended: what they read; and of those `asked` about, why they ran. Their
+        credentials end."""
+        seen: dict[str, list[Any]] = {}
+        for some in in_parts([values["workload"] for values in told.values()]):
+            for access in c.execute(_READ, {"whose": some}):
+                seen.setdefault(access.workload, []).append(access)
+            self._keys.end_workloads(c, some)
+        for values in told.values():
+            reads = seen.get(values["workload"])
+            values["reads"] = dumped(caching.seen_reads(reads, set())) if reads else "[]"
+        for name, reason in self._reasons(c, run, asked).items():
+            told[name]["reason"] = reason
 
     def _looks_back(self, c: Connection, run: Run) -> bool:
         """May anything be taken from earlier runs of this pipeline?"""
@@ -289,62 +352,50 @@ class Journal:
         told = {str(entry["name"]): entry for entry in entries}
         lock = self._lock(c, run)
         now = self._clock()
-        begun, unbegun, whose = list[dict[str, Any]](), list[dict[str, Any]](), dict[int, str]()
-        asked: list[tuple[Row[Any], caching.Asked]] = []
+        begun, unbegun = dict[str, dict[str, Any]](), dict[str, dict[str, Any]]()
+        asked: list[tuple[bool, caching.Asked]] = []
         for row in _known(c, run, list(told)).values():
             entry = told[row.name]
             if StepState(row.state).ended or not self._is_its_attempt(row, entry):
                 continue
-            ended = _moment(run, entry.get("ended"), now)
-            values: dict[str, Any] = {
-                "this": row.id,
-                "state": StepState.SUCCEEDED.value,
-                "output": dumped(entry.get("output")),
-                "log": str(entry.get("log") or "")[-64 * 1024 :],
-                "checks": dumped(entry["checks"]) if entry.get("checks") else None,
-                "writes": "[]",
-                "started_at": _moment(run, entry.get("began"), ended),
-                "ended_at": ended,
-                "attempt": entry["attempt"],
-                "workload": row.workload,
-            }
+            values = {**self._end_of(run, entry, now), "this": row.id, "workload": row.workload}
             if row.state == StepState.RUNNING.value:
-                begun.append(values)
+                begun[row.name] = values
             else:
-                values["workload"] = f"job:{run.job_id}/{entry['part']}"
                 one = _asked(run, row.name, row.code, entry["arguments"], lock)
-                asked.append((row, one))
-                unbegun.append({**values, **_given(one)})
-            whose[row.id] = values["workload"]
-        seen: dict[str, list[Any]] = {}
-        for some in in_parts(list(whose.values())):
-            for access in c.execute(_READ, {"whose": some}):
-                seen.setdefault(access.workload, []).append(access)
-            self._keys.end_workloads(c, some)
-        reasons = self._reasons(c, run, asked)
-        for values in begun:
-            values["reads"] = dumped(caching.seen_reads(seen.get(whose[values["this"]], ()), set()))
-        for values, (row, _) in zip(unbegun, asked, strict=True):
-            values["reads"] = dumped(caching.seen_reads(seen.get(whose[values["this"]], ()), set()))
-            values["reason"] = reasons[row.name]
-        records.change_steps(c, begun)
-        records.change_steps(c, unbegun)
-        if whose:
-            emit(c, "pipeline.advanced", str(run.id), actor="system", project_id=run.project_id)
+                asked.append((bool(row.cacheable), one))
+                unbegun[row.name] = {**values, **_given(one), "workload": _workload(run, entry)}
+        self._tell_why(c, run, begun | unbegun, asked)
+        records.change_steps(c, list(begun.values()))
+        records.change_steps(c, list(unbegun.values()))
+
+    def _end_of(self, run: Run, entry: Entry, now: int) -> dict[str, Any]:
+        """The columns that say how a step ended that its worker has gone on from."""
+        ended = _moment(run, entry.get("ended"), now)
+        return {
+            "state": StepState.SUCCEEDED.value,
+            "output": dumped(entry.get("output")),
+            "log": str(entry.get("log") or "")[-64 * 1024 :],
+            "checks": dumped(entry["checks"]) if entry.get("checks") else None,
+            "writes": "[]",
+            "started_at": _moment(run, entry.get("began"), ended),
+            "ended_at": ended,
+            "attempt": entry["attempt"],
+        }
 
     def _is_its_attempt(self, row: Row[Any], entry: Entry) -> bool:
         """Is what is told of the step's present attempt, or of its first, which was begun without asking?"""
         if row.state == StepState.RUNNING.value:
             return bool(row.attempt == entry["attempt"])
-        return row.attempt == 0 and entry["attempt"] == 1 and bool(entry.get("part"))
+        return row.attempt == 0 and _is_first(entry)
 
     def _reasons(
-        self, c: Connection, run: Run, asked: Sequence[tuple[Row[Any], caching.Asked]]
+        self, c: Connection, run: Run, asked: Sequence[tuple[bool, caching.Asked]]
     ) -> dict[str, str]:
-        """Why steps run that were begun without asking."""
+        """Why steps run that were begun without asking, of each whether it may be taken from earlier runs."""
         if not run.use_cache:
             return {one.name: "this run takes nothing from earlier ones" for _, one in asked}
-        told = {one.name: "it runs each time (cache=False)" for row, one in asked if not row.cacheable}
+        told = {one.name: "it runs each time (cache=False)" for cacheable, one in asked if not cacheable}
         rest = [one for _, one in asked if one.name not in told]
         return told | caching.differences(c, run.project_id, run.pipeline, rest)
 
@@ -380,7 +431,7 @@ class Journal:
             for step, one, entry in own
             if rows[step.name].state == StepState.WAITING.value and rows[step.name].attempt == 0
         ]
-        reasons = self._reasons(c, run, [(row, one) for row, one, _ in first])
+        reasons = self._reasons(c, run, [(bool(row.cacheable), one) for row, one, _ in first])
         now = self._clock()
         changes = [
             {
@@ -389,7 +440,7 @@ class Journal:
                 "state": StepState.RUNNING.value,
                 "reason": reasons[row.name],
                 "attempt": 1,
-                "workload": f"job:{run.job_id}/{entry['part']}",
+                "workload": _workload(run, entry),
                 "started_at": _moment(run, entry.get("began"), now),
             }
             for row, one, entry in first
@@ -407,7 +458,9 @@ class Journal:
         found = caching.reusable(c, run.project_id, looking)
         called = {step.name: step.step for step, _ in asked}
         found |= caching.alike(c, run, called, [one for one in looking if found[one.name] == (None, "")])
-        unlike = [(row, one) for row, one in new if found.get(one.name, (None, "")) == (None, "")]
+        unlike = [
+            (bool(row.cacheable), one) for row, one in new if found.get(one.name, (None, "")) == (None, "")
+        ]
         reasons = self._reasons(c, run, unlike)
         now = self._clock()
         taken, run_now = list[dict[str, Any]](), list[tuple[Step, caching.Asked]]()
@@ -691,6 +744,16 @@ def _known(c: Connection, run: Run, names: Sequence[str]) -> dict[str, Row[Any]]
 def _moment(run: Run, at: int | None, latest: int) -> int:
     """When something was, by its worker's clock (epoch milliseconds): within the run's time, whatever that clock says."""
     return min(max(run.started_at or run.created_at, latest if at is None else at), latest)
+
+
+def _workload(run: Run, entry: Entry) -> str:
+    """Under which a step ran that its worker began without asking."""
+    return f"job:{run.job_id}/{entry['part']}"
+
+
+def _is_first(end: Entry | None) -> bool:
+    """Is it the end of a first attempt, which was begun without asking?"""
+    return end is not None and end["attempt"] == 1 and bool(end.get("part"))
 
 
 def _asked(run: Run, name: str, code: str, arguments: Json, environment: str) -> caching.Asked:

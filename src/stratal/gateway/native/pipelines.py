@@ -169,10 +169,10 @@ class Nothing(Strict):
 
 
 class Opening(Strict):
-    noted: list[Finished] = Field(
+    noted: list[Annotated[Called | Finished, Field(discriminator="do")]] = Field(
         default_factory=list,
-        max_length=20_000,
-        description="What the worker before had noted on its disk, and perhaps not told.",
+        max_length=60_000,
+        description="What the worker before had noted on its disk, and perhaps not told: calls, and their ends.",
     )
 
 

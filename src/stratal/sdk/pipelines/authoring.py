@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import update_wrapper
+from functools import cached_property, update_wrapper
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -125,11 +125,27 @@ class Step:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name. Positional ones of SQL and shell steps are only what must come before."""
-        if self.function is not None:
-            bound = inspect.signature(self.function).bind(*args, **kwargs)
-            bound.apply_defaults()
-            return _flat(self.function, bound.arguments)
-        return {**({"after": list(args)} if args else {}), **kwargs}
+        if self.function is None:
+            return {**({"after": list(args)} if args else {}), **kwargs}
+        if not kwargs and len(args) == len(self._named):
+            return dict(zip(self._named, args, strict=True))
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return _flat(self.function, self._signature, bound.arguments)
+
+    @cached_property
+    def _signature(self) -> inspect.Signature:
+        """Taken once: it costs more than most steps."""
+        assert self.function is not None
+        return inspect.signature(self.function)
+
+    @cached_property
+    def _named(self) -> Sequence[str]:
+        """The parameters, when each may be given by its place and by its name; else none."""
+        found = self._signature.parameters.values()
+        return (
+            [one.name for one in found] if all(one.kind is one.POSITIONAL_OR_KEYWORD for one in found) else ()
+        )
 
 
 @dataclass(eq=False)
@@ -152,9 +168,10 @@ class Pipeline:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         from stratal.sdk.pipelines.local import run_here
 
-        bound = inspect.signature(self.function).bind(*args, **kwargs)
+        signature = inspect.signature(self.function)
+        bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
-        return run_here(self, _flat(self.function, bound.arguments))
+        return run_here(self, _flat(self.function, signature, bound.arguments))
 
 
 def typed(function: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,10 +205,12 @@ def _as_hinted(name: str, hint: Any, value: Any) -> Any:
     return value
 
 
-def _flat(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(
+    function: Callable[..., Any], signature: inspect.Signature, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """Bound arguments as they can be passed by name. Raises `TypeError` for functions that take ``*args``."""
     found: dict[str, Any] = {}
-    for name, parameter in inspect.signature(function).parameters.items():
+    for name, parameter in signature.parameters.items():
         if parameter.kind in {parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY}:
             raise TypeError(f"{function.__name__}() must take its arguments by name, not {parameter}.")
         if name not in arguments:

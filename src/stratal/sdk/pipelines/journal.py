@@ -1,21 +1,24 @@
 """The worker's own journal: what small steps came to, on this machine's disk before anything goes on from it.
 
 The platform's journal is what counts, and is told all of this a moment later, many ends in one request. Until then it
-stands here: in a file in the folder that outlives a job's attempts, each entry one line with a checksum. It is written
-before anything goes on from it, which is what a kill asks for; and synced, which is what a power cut asks for, before
-any of it is seen outside: by the pipeline function, or by what a later step connects to. A worker that takes up after
-one that was killed gives the lines that are whole to the platform when it opens the run's journal. The name of a file
-holds the epoch in which it was written: a worker that was replaced without knowing it writes where nobody reads.
+stands here, with the calls that are not told either: in a file in the folder that outlives a job's attempts, each entry
+one line with a checksum. It is written before anything goes on from it, which is what a kill asks for; and synced, which
+is what a power cut asks for, before any of it is seen outside: by the pipeline function, or by what a later step connects
+to. A worker that takes up after one that was killed gives the lines that are whole to the platform when it opens the
+run's journal. The name of a file holds the epoch in which it was written: a worker that was replaced without knowing it
+writes where nobody reads.
 """
 
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 Json = dict[str, Any]
 _NAME = "steps-{}.journal"
+_WRITTEN = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _MOST_BYTES = 16 * 1024 * 1024
 """Beyond this a file is emptied once all of it was told."""
 
@@ -32,31 +35,37 @@ class Journal:
         self._unsynced = False
         _sync_folder(folder)
 
-    def note(self, entry: Json) -> int:
-        """Write it down; durable after the next `sync`, and from now on even when this process is killed. Its bytes."""
-        text = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode()
-        line = b"%08x %s\n" % (zlib.crc32(text), text)
+    def note(self, entries: Iterable[Json]) -> int:
+        """Write them down; durable after the next `sync`, and from now on even when this process is killed. Their bytes."""
+        lines = b"".join(map(_line, entries))
         written = 0
-        while written < len(line):
-            written += os.write(self._file, line[written:])
-        self._bytes += len(line)
+        while written < len(lines):
+            written += os.write(self._file, lines[written:])
+        self._bytes += len(lines)
         self._unsynced = True
-        return len(line)
+        return len(lines)
 
     def sync(self) -> None:
         if self._unsynced:
             os.fdatasync(self._file)
             self._unsynced = False
 
-    def told(self) -> None:
-        """The platform's journal has all of it."""
-        if self._bytes > _MOST_BYTES:
-            os.ftruncate(self._file, 0)
-            self._bytes = 0
+    def told(self) -> bool:
+        """The platform's journal has all ends in it. Was the file emptied?"""
         self._unsynced = False
+        if self._bytes <= _MOST_BYTES:
+            return False
+        os.ftruncate(self._file, 0)
+        self._bytes = 0
+        return True
 
     def close(self) -> None:
         os.close(self._file)
+
+
+def _line(entry: Json) -> bytes:
+    text = _WRITTEN(entry).encode()
+    return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def left_in(folder: Path) -> list[Json]:

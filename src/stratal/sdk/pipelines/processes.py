@@ -25,7 +25,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stratal.sdk.pipelines.authoring import Step
 
@@ -47,8 +47,7 @@ _ALONE = 3
 """The links of that folder where there is one thread, also of those that Python does not know."""
 
 
-@dataclass(frozen=True)
-class Task:
+class Task(NamedTuple):
     """One attempt of a step: which, under which credential, with what."""
 
     step: int
@@ -93,7 +92,7 @@ class Process:
         if task.step not in self.knows:
             return False
         try:
-            body = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
+            body = pickle.dumps(tuple(task), pickle.HIGHEST_PROTOCOL)
         except Exception:
             return False
         try:
@@ -228,20 +227,14 @@ def _live(
 
 
 def _next(line: socket.socket) -> Task | None:
-    head = _received(line, 4)
-    body = head and _received(line, int.from_bytes(head, "big"))
-    return pickle.loads(body) if body else None  # noqa: S301 (from the process that this one was forked from)
-
-
-def _received(line: socket.socket, size: int) -> bytes:
-    """So many bytes; none when the worker has gone."""
-    found = bytearray()
-    while len(found) < size:
-        data = line.recv(size - len(found))
-        if not data:
-            return b""
-        found += data
-    return bytes(found)
+    """None when the worker has gone. It sends one only when the one before has ended, so nothing follows it."""
+    found = line.recv(1 << 16)
+    while len(found) < 4 or len(found) < 4 + int.from_bytes(found[:4], "big"):
+        more = line.recv(1 << 20)
+        if not more:
+            return None
+        found += more
+    return Task(*pickle.loads(found[4:]))  # noqa: S301 (from the process that this one was forked from)
 
 
 class _Border:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MOST_BYTES = 1024 * 1024
+_WRITTEN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode
 _OBJECT = re.compile(r"s3://([^/]+)/(.+)\Z", re.DOTALL)
 
 
@@ -216,7 +217,7 @@ def decode(value: Any) -> Any:
 
 def dumped(value: Any) -> str:
     """An encoded value as text, in one form only. Raises `NotAValue` when it is too long."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = _WRITTEN(value)
     if len(text) > MOST_BYTES:
         raise NotAValue(
             f"A value of {len(text) >> 10} KiB is too long for the journal (1 MiB): write a table or an object "

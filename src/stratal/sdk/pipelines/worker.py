@@ -36,10 +36,13 @@ from stratal.sdk.pipelines.execution import CheckFailed, checked, refs
 from stratal.sdk.pipelines.fingerprint import fingerprint, text_fingerprint
 from stratal.sdk.pipelines.local import filled
 from stratal.sdk.pipelines.processes import Process, Task, forked
+from stratal.sdk.pipelines.telling import Untold
 from stratal.sdk.pipelines.values import Table, decode, digest, dumped, encode, moments, without_moments
 
 Json = dict[str, Any]
-_AT_ONCE = 250
+_AT_ONCE = 400
+"""So many ends do not gather any longer."""
+_MOST_LOOKED_FOR = 250
 _ASKED_AHEAD = 250
 _LOOK_SECONDS = 0.4
 _MOST_BYTES = 4 * 1024 * 1024
@@ -48,7 +51,7 @@ _GATHER_SECONDS = 0.2
 _SYNC_SECONDS = 0.02
 """So long ends may gather that are noted on the disk with one sync."""
 _TICK_SECONDS = 0.2
-_MOST_IN_STORE = 250
+_MOST_IN_STORE = 400
 _LEAST_IN_STORE = 8
 _GRACE_SECONDS = 5.0
 _ENDED = frozenset({"succeeded", "cached", "failed", "skipped", "cancelled"})
@@ -57,7 +60,7 @@ _TEXTUAL = frozenset({"sql", "report"})
 """Steps whose text names tables."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Node:
     """A call and how it stands. `state` is the journal's, but for ``called``: not told to the journal yet."""
 
@@ -107,7 +110,7 @@ class Worker:
     unended: dict[str, Node] = field(default_factory=dict)
     open: deque[Node] = field(default_factory=deque)
     """Those that nothing is waited for any more, and that have not been begun or asked about."""
-    entries: deque[Json] = field(default_factory=deque)
+    untold: Untold = field(default_factory=Untold)
     ready: deque[Node] = field(default_factory=deque)
     """To be done as soon as there is a process for it."""
     processes: list[Process] = field(default_factory=list)
@@ -122,6 +125,7 @@ class Worker:
     """The one whose steps are being called."""
     _counts: dict[str, int] = field(default_factory=dict)
     _codes: dict[int, str] = field(default_factory=dict)
+    _told: dict[int, Json] = field(default_factory=dict)
     _written: dict[str, dict[str, str]] = field(default_factory=dict)
     """Of each partition, the tables that a step's text says it writes, and that step."""
     _others: dict[str, list[str]] = field(default_factory=dict)
@@ -175,7 +179,9 @@ class Worker:
             self._dependents.setdefault(before, []).append(node)
         if not node.waits:
             self.open.append(node)
-        self.entries.append(self._called(node, index))
+        self.untold.call(
+            {**self._told_of(step), "name": name, "after": after, "code": node.code, "index": index}
+        )
         return Handle(self, name, step.into)
 
     def _named(self, step: Step, place: str, after: list[str]) -> frozenset[str]:
@@ -203,32 +209,31 @@ class Worker:
 
     def finish(self) -> None:
         """Until every call has ended, and the platform's journal knows."""
-        while self.unended or self.entries:
+        while self.unended or self.untold:
             self._pump()
 
-    def _called(self, node: Node, index: int | None) -> Json:
-        step, options = node.step, node.step.options
-        return {
-            "do": "call",
-            "name": node.name,
-            "step": step.name,
-            "kind": step.kind,
-            "doc": step.doc[:2000],
-            "after": node.after,
-            "index": index,
-            "code": node.code,
-            "small": options.is_small,
-            "cache": options.cache,
-            "replay": options.replay,
-            "retries": options.retries,
-            "timeout_seconds": options.timeout,
-            "cpus": options.cpus,
-            "memory_bytes": options.memory_bytes,
-            "gpus": options.gpus,
-            "gpu_type": options.gpu_type,
-            "requirements": options.requirements,
-            "network": options.network,
-        }
+    def _told_of(self, step: Step) -> Json:
+        """What each call of a step tells of it, but for what the journal takes for granted."""
+        told = self._told.get(id(step))
+        if told is None:
+            options = step.options
+            own = {
+                "doc": step.doc[:2000],
+                "timeout_seconds": options.timeout,
+                "cpus": options.cpus,
+                "memory_bytes": options.memory_bytes,
+                "gpus": options.gpus,
+                "gpu_type": options.gpu_type,
+                "requirements": options.requirements,
+                "network": options.network,
+                "retries": options.retries,
+            }
+            told = {"do": "call", "step": step.name, "kind": step.kind}
+            told |= {name: value for name, value in own.items() if value}
+            flags = {"small": options.is_small, "cache": options.cache, "replay": options.replay}
+            told |= {name: False for name, value in flags.items() if not value}
+            self._told[id(step)] = told
+        return told
 
     def _code(self, step: Step) -> str:
         known = self._codes.get(id(step))
@@ -315,7 +320,7 @@ class Worker:
         return left is None or is_among(left, node.encoded)
 
     def _ask(self, entry: Json) -> None:
-        self.entries.append(entry)
+        self.untold.add(entry)
         self._urgent = True
 
     def _tell(self) -> bool:
@@ -323,25 +328,27 @@ class Worker:
         looking = bool(self.remote) and time.monotonic() - self.looked > _LOOK_SECONDS
         short = bool(self.ready) and not self.store and not self.ready[0].ask
         short = short or bool(self._looked_for)
-        if not looking and not short and not self._unseen() and (not self.entries or self._may_gather()):
+        due = bool(self.untold) and not self._may_gather()
+        if not looking and not short and not due and not self._unseen():
             return False
-        self._tell_now()
+        self._tell_now(calls=due and not short)
         return True
 
-    def _tell_now(self) -> None:
+    def _tell_now(self, *, calls: bool = False) -> None:
         for process in self._unseen():
             self._tell_begun(process)
         self.gathering = None
-        self._urgent = self._urgent and len(self.entries) > _AT_ONCE
-        some = [self.entries.popleft() for _ in range(min(_AT_ONCE, len(self.entries)))]
-        pairs = sorted(self._looked_for)[:_AT_ONCE]
+        some = self.untold.page(calls=calls)
+        self._urgent = self._urgent and self.untold.entries > 0
+        pairs = sorted(self._looked_for)[:_MOST_LOOKED_FOR]
         asked = {"watch": sorted(self.remote), "want": self._wanted(), "look": pairs}
         body = {"epoch": self.epoch, "entries": some, **asked}
         answer = self.doors.json("POST", self.doors.path(f"/pipelines/runs/{self.run_id}/journal"), body)
         self.looked = time.monotonic()
-        if not self.entries:  # what was noted is in the platform's journal now
+        if not self.untold.entries:  # what was noted is in the platform's journal now
             self._unsynced.clear()
-            self.journal.told()
+            if self.journal.told():
+                self.untold.note_again()
             self._weight = 0
         for decision in answer["decisions"]:
             self._decide(self.nodes[decision["name"]], decision)
@@ -375,13 +382,13 @@ class Worker:
         node = self.nodes[process.task.name]
         if self._is_hidden(process.task):
             began = {"part": node.part, "began": round(1000 * process.began)}
-            self.entries.append({"do": "start", "name": node.name, "arguments": node.encoded, **began})
+            self.untold.add({"do": "start", "name": node.name, "arguments": node.encoded, **began})
             node.shown = True
 
     def _may_gather(self) -> bool:
         """May entries wait for others, to be one request and one transaction with them? Nothing waits for their answers
         while there is something to do without."""
-        if len(self.entries) >= _AT_ONCE or self._weight > _MOST_BYTES:
+        if self.untold.entries >= _AT_ONCE or self._weight > _MOST_BYTES:
             return False
         busy = sum(process.task is not None for process in self.processes)
         if not busy or (self._urgent and busy < self.parallel and not self.ready):
@@ -478,10 +485,12 @@ class Worker:
         """Wait until something happens, for a moment, and take it in."""
         busy = [process for process in self.processes if process.task is not None]
         lines = {process.line.fileno(): process for process in busy}  # closed when a process ends
-        for line in select.select(list(lines), [], [], self._pause())[0]:
-            self._listen(lines[line])
+        heard = {
+            line for line in select.select(list(lines), [], [], self._pause())[0] if self._listen(lines[line])
+        }
         for process in list(self.processes):
-            self._watch(process)
+            if process.line.fileno() not in heard:  # whoever speaks is there
+                self._watch(process)
 
     def _pause(self) -> float:
         now = time.monotonic()
@@ -494,17 +503,20 @@ class Worker:
             pause = min(pause, max(0.0, at - now))
         return pause
 
-    def _listen(self, process: Process) -> None:
-        for told in process.said():
+    def _listen(self, process: Process) -> bool:
+        """Take in what it says; False when that is nothing."""
+        said = process.said()
+        for told in said:
             if "outside" in told:
                 self._let_out(process)
             else:
                 self._came(process, told)
+        return bool(said)
 
     def _let_out(self, process: Process) -> None:
         """A step reaches out of its process: all that came before it, and that it has begun, is told first."""
         self._tell_begun(process)
-        while self.entries:
+        while self.untold.entries:
             self._tell_now()
         process.let_out()
 
@@ -525,8 +537,8 @@ class Worker:
             entry |= {"part": node.part, "arguments": node.encoded}
         if entry["state"] == "succeeded" and not process.is_outside and not self.asks:
             entry["settled"] = True
-            self._weight += self.journal.note(entry)
-            self.entries.append(entry)
+            self._weight += self.journal.note(self.untold.to_note(entry))
+            self.untold.add(entry)
             if not self._unsynced:
                 self._noted = time.monotonic()
             self._unsynced.add(node.name)
