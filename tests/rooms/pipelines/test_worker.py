@@ -189,7 +189,7 @@ def test_a_query_comes_after_what_may_write_its_tables_and_is_given_no_more_of_i
     daily(trips) if handed else daily()
     top()
     authoring.sql_step("select 1", name="alone")()
-    calls = {entry["name"]: entry["after"] for entry in worker.entries if entry["do"] == "call"}
+    calls = {entry["name"]: entry["after"] for entry in worker.untold.page(calls=True)}
     assert calls["mart_daily"] == (["raw"] if handed else ["raw", "more"])
     assert (calls["top"], calls["alone"]) == (["mart_daily"], [])
     worker.finish()

@@ -194,7 +194,8 @@ class Worker:
         after += [written[ref] for ref in refs(step.text) if ref in written and written[ref] not in after]
         if is_told or not named:
             return frozenset()
-        after += [other for other in self._others.get(place, ()) if other not in set(after)]
+        before = set(after)
+        after += [other for other in self._others.get(place, ()) if other not in before]
         return frozenset(named)
 
     def result(self, handle: Handle) -> Any:
