@@ -127,6 +127,11 @@ class Home:
         return self.root / "models"
 
     @property
+    def indexes(self) -> Path:
+        """Indexes of documents laid out for searching; a cache, rebuilt from the lake."""
+        return self.root / "indexes"
+
+    @property
     def audit(self) -> Path:
         """The audit log's head, kept outside of the database."""
         return self.root / "audit"

@@ -81,6 +81,7 @@ from stratal.engines.ray.adapter import RayEngine
 from stratal.engines.ray.pool import prepare
 from stratal.engines.retrieval import REQUIREMENTS as INDEX_REQUIREMENTS
 from stratal.engines.retrieval import program as index_program
+from stratal.engines.retrieval.layouts import Layouts
 from stratal.engines.runtimes.adapter import Runtimes
 from stratal.engines.runtimes.conversion import TO_ONNX_REQUIREMENTS, to_onnx_script
 from stratal.gateway.apps.door import AppsDoor
@@ -393,12 +394,15 @@ def wire(settings: Settings, database: Database) -> Platform:
     starts.append(serving.start)
     closes.append(serving.close)
 
+    index_layouts = Layouts(home.indexes)
+    starts.append(index_layouts.start)
     retrieval = furnish_retrieval(
         database,
         compute.jobs,
         objects,
         lake,
         warehouse,
+        index_layouts,
         serving.serving,
         clock,
         program=index_program(),

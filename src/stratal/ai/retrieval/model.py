@@ -96,6 +96,38 @@ class Passage:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One state of an index's table; it never changes."""
+
+    project_id: str
+    table_id: str
+    snapshot_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What passages are ranked by: the question's vector and words; `without` leaves out those of one document.
+
+    `about` is what all of a document's passages count on average, `weight` what the words count at most.
+    """
+
+    vector: Sequence[float]
+    terms: Sequence[str]
+    limit: int
+    without: str
+    about: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The best passages as `Passage` has them, and the greatest confidence of all."""
+
+    passages: Sequence[Mapping[str, Any]]
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a search found, best first, of which snapshot of the table."""
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from stratal.ai.endpoints.serving import Serving
-from stratal.ai.retrieval.searching import Search
+from stratal.ai.retrieval.searching import Layouts, Search
 from stratal.ai.retrieval.service import Indexes
 from stratal.compute.jobs import Jobs
 from stratal.data.lake.lake import Lake
@@ -25,12 +25,13 @@ def furnish(
     objects: Objects,
     lake: Lake,
     warehouse: Warehouse,
+    layouts: Layouts,
     serving: Serving,
     clock: Clock,
     *,
     program: str,
     requirements: str,
 ) -> Room:
-    search = Search(warehouse, serving)
-    indexes = Indexes(database, jobs, objects, lake, serving, search, program, requirements, clock)
+    search = Search(warehouse, layouts, serving)
+    indexes = Indexes(database, jobs, objects, lake, serving, search, layouts, program, requirements, clock)
     return Room(indexes, search)

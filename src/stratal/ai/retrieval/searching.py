@@ -1,27 +1,23 @@
 """Finding passages by meaning and by words, and answering from them.
 
-Both are one SQL statement over one snapshot of the index's table, in a query worker: the embeddings of the passages and
-of their parts are multiplied with the question's, and BM25 (Robertson and Zaragoza 2009, k1 = 1.2, b = 0.75) is summed
-over its words. A passage is as near as its whole and its nearest part are on average: a whole alone hides a sentence
-that answers, a sentence alone says too little of what it is about. What else the document says counts `_ABOUT` as much,
-so that a page about the matter comes before one that mentions it; the words count at most `_WORDS`. The question is
-embedded by the index's endpoint, so it is recorded, priced and explained like any prediction.
+One snapshot of the index's table is ranked, laid out on this machine (`Layouts`) when it is searched first. The question is
+embedded by the index's endpoint, so it is recorded, priced and explained like any prediction; which snapshot was read is
+recorded as for any query. What else a document says counts `_ABOUT` as much as a passage's own meaning; the words count at
+most `_WORDS`.
 """
 
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
-from typing import Any
-
-import orjson
+from typing import Any, Protocol
 
 from stratal.ai.endpoints.scoring import Inputs
 from stratal.ai.endpoints.serving import Serving
 from stratal.ai.endpoints.tensors import Tensor, nested, pack
 from stratal.ai.retrieval import answers
-from stratal.ai.retrieval.model import NAMESPACE, Answer, Found, Index, Passage
+from stratal.ai.retrieval.model import NAMESPACE, Answer, Found, Index, Mark, Passage, Ranked, Snapshot
 from stratal.ai.retrieval.terms import asked_terms
-from stratal.data.lake.model import Place
+from stratal.data.lake.model import Place, TableName
 from stratal.data.queries.service import Ask, Warehouse
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -34,55 +30,31 @@ _ANSWER_TOKENS = 400
 _ABOUT = 0.3
 _WORDS = 0.15
 
-# The confidence leaves the nearest part out: words of one sentence, as a calibration asks them, would be too sure by it.
-# An index that was built before its passages had parts goes on being searched without them.
-_SQL = """
-WITH stored AS (
-  SELECT * FROM {table}
+_ROWS = """
+SELECT id, document, version, title, page, "position", text, parts, terms, length, CAST(embedding AS FLOAT[]) AS embedding,
+  CAST(part_embeddings AS FLOAT[][]) AS part_embeddings
+FROM (
+  SELECT * FROM {table} AT (VERSION => {snapshot})
   UNION ALL BY NAME SELECT CAST(NULL AS VARCHAR[]) AS parts, CAST(NULL AS DOUBLE[][]) AS part_embeddings WHERE false
-),
-multiplied AS (
-  SELECT *, list_inner_product(embedding, CAST($1 AS DOUBLE[])) AS whole,
-    list_transform(part_embeddings, lambda e: list_inner_product(e, CAST($1 AS DOUBLE[]))) AS part_near
-  FROM stored WHERE document <> $3
-),
-passages AS (
-  SELECT *, (whole + coalesce(list_max(part_near), whole)) / 2 AS near, avg(whole) OVER (PARTITION BY document) AS about
-  FROM multiplied
-),
-asked AS (SELECT DISTINCT unnest(string_split($2, ' ')) AS term),
-held AS (SELECT id, length, unnest(terms) AS term FROM passages),
-hits AS (
-  SELECT held.id, held.term, any_value(held.length) AS length, count(*) AS tf
-  FROM held JOIN asked ON held.term = asked.term GROUP BY held.id, held.term
-),
-seen AS (SELECT term, count(*) AS df FROM hits GROUP BY term),
-weights AS (
-  SELECT asked.term, ln(1 + ((SELECT count(*) FROM passages) - coalesce(df, 0) + 0.5) / (coalesce(df, 0) + 0.5)) AS idf
-  FROM asked LEFT JOIN seen ON seen.term = asked.term
-),
-words AS (
-  SELECT hits.id,
-    sum(idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * hits.length / (SELECT avg(length) FROM passages)))) AS bm25,
-    sum(idf) / (SELECT sum(idf) FROM weights) AS share
-  FROM hits JOIN weights ON weights.term = hits.term GROUP BY hits.id
-),
-ranked AS (
-  SELECT passages.*, coalesce(bm25, 0) AS words, coalesce(share, 0) AS share,
-    coalesce(bm25 / nullif(max(bm25) OVER (), 0), 0) AS worded
-  FROM passages LEFT JOIN words ON words.id = passages.id
 )
-SELECT id, document, version, title, page, "position", text, near, words,
-  near + {about} * about + {weight} * worded AS score,
-  (greatest(whole, 0) + share) / 2 AS confidence, parts, part_near,
-  max((greatest(whole, 0) + share) / 2) OVER () AS most
-FROM ranked ORDER BY score DESC, id
 """
+"""An index that was built before its passages had parts has none."""
+
+Rows = Callable[[], AbstractAsyncContextManager[AsyncIterator[bytes]]]
+
+
+class Layouts(Protocol):
+    """Ranks the passages of snapshots; `rows` are read, as an Arrow stream, of those that it has not laid out."""
+
+    async def rank(self, snapshot: Snapshot, rows: Rows, mark: Mark) -> Ranked: ...
+
+    async def forget(self, project_id: str, table_id: str | None = None) -> None: ...
 
 
 class Search:
-    def __init__(self, warehouse: Warehouse, serving: Serving) -> None:
+    def __init__(self, warehouse: Warehouse, layouts: Layouts, serving: Serving) -> None:
         self._warehouse = warehouse
+        self._layouts = layouts
         self._serving = serving
 
     async def find(
@@ -105,14 +77,22 @@ class Search:
         if not 1 <= limit <= MAX_PASSAGES:
             raise Invalid(f"limit must be between 1 and {MAX_PASSAGES}.", reason="bad_limit")
         vector = (await self.embed(who, place, index, [question], request_id))[0]
-        params = [orjson.dumps(vector).decode(), " ".join(asked_terms(question)), without]
-        sql = _SQL.format(table=f'"{NAMESPACE}"."{index.name}"', about=_ABOUT, weight=_WORDS)
-        ask = Ask(sql, params, limit=limit)
-        async with self._warehouse.query(who, place, ask) as answer:
-            rows = orjson.loads(b"".join([chunk async for chunk in answer.chunks()]))
-            snapshot = next((str(one["snapshot_id"]) for one in answer.snapshots), "")
-        passages = [replace(Passage(*row[:-3]), parts=row[-3] or (), part_near=row[-2] or ()) for row in rows]
-        return Found(passages, float(rows[0][-1]) if rows else 0.0, snapshot)
+        table = TableName((NAMESPACE,), index.name)
+        info = await self._warehouse.reading(who, place, table)
+        if info.snapshot_id is None:
+            return Found([], 0.0, "")
+        terms = " ".join(asked_terms(question)).split(" ")
+        mark = Mark(vector, terms, limit, without, _ABOUT, _WORDS)
+        sql = _ROWS.format(table=f'"{NAMESPACE}"."{index.name}"', snapshot=info.snapshot_id)
+
+        @asynccontextmanager
+        async def rows() -> AsyncIterator[AsyncIterator[bytes]]:
+            async with self._warehouse.query(who, place, Ask(sql, format="arrow")) as answer:
+                yield answer.chunks()
+
+        ranked = await self._layouts.rank(Snapshot(place.id, info.id, info.snapshot_id), rows, mark)
+        passages = [Passage(**told) for told in ranked.passages]
+        return Found(passages, ranked.confidence, str(info.snapshot_id))
 
     async def answer(
         self, who: Principal, place: Place, index: Index, question: str, *, model: str | None, request_id: str

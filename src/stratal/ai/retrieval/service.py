@@ -20,7 +20,7 @@ from stratal.ai.retrieval.model import (
     IndexView,
     Question,
 )
-from stratal.ai.retrieval.searching import Search
+from stratal.ai.retrieval.searching import Layouts, Search
 from stratal.ai.retrieval.tables import indexes
 from stratal.compute.jobs import Jobs
 from stratal.compute.model import JobSpec, JobState
@@ -53,6 +53,7 @@ class Indexes:
         lake: Lake,
         serving: Serving,
         search: Search,
+        layouts: Layouts,
         program: str,
         requirements: str,
         clock: Clock,
@@ -63,6 +64,7 @@ class Indexes:
         self._lake = lake
         self._serving = serving
         self._search = search
+        self._layouts = layouts
         self._program = program
         self._requirements = requirements
         self._clock = clock
@@ -150,10 +152,14 @@ class Indexes:
             emit(c, "index.removed", index.id, actor=who.actor, project_id=place.id, name=name)
 
         await self._database.write(work)
+        table = TableName((NAMESPACE,), name)
         with contextlib.suppress(NotFound):  # it was never built
-            await self._lake.drop(who, place, TableName((NAMESPACE,), name), purge=True)
+            table_id = (await self._lake.catalog.find(who, place, table)).id
+            await self._lake.drop(who, place, table, purge=True)
+            await self._layouts.forget(place.id, table_id)
 
     async def purge(self, project_id: str) -> None:
+        await self._layouts.forget(project_id)
         await self._database.write(
             lambda c: c.execute(delete(indexes).where(indexes.c.project_id == project_id))
         )

@@ -207,11 +207,23 @@ class Warehouse:
         if statement.kind != "explain":
             for read in planned.reads:  # what is another project's was found by its share
                 if read.snapshot_id is not None:
-                    await self._lineage.record(
-                        who, "read", "snapshot", f"{read.table.id}@{read.snapshot_id}",
-                        project_id=read.table.project_id, name=str(read.table.name),
-                    )  # fmt: skip
+                    await self._attribute(who, read)
         return planned
+
+    async def _attribute(self, who: Principal, read: Read) -> None:
+        await self._lineage.record(
+            who, "read", "snapshot", f"{read.table.id}@{read.snapshot_id}",
+            project_id=read.table.project_id, name=str(read.table.name),
+        )  # fmt: skip
+
+    async def reading(self, who: Principal, place: Place, name: TableName) -> TableInfo:
+        """The table as it is now, for whoever reads this state of it by other means than a statement: allowed and attributed
+        as one that reads it. Raises `NotFound`, `Denied`."""
+        require(who, "sql.query", place.id)
+        info = await self._lake.catalog.find(who, place, name)
+        if info.snapshot_id is not None:
+            await self._attribute(who, Read(info, info.snapshot_id))
+        return info
 
     def _query_plan(self, statement: Statement, planned: Planned, ask: Ask) -> QueryPlan:
         return QueryPlan(
