@@ -131,7 +131,9 @@ def test_a_chain_goes_on_from_the_disk_and_is_told_later(worker: Worker, tmp_pat
     pages = [(entry["do"], entry["name"]) for page in platform(worker).pages for entry in page]
     assert [name for do, name in pages if do == "call"] == names, "in their order, each once"
     assert all(pages.index(("call", name)) < pages.index(("finish", name)) for name in names)
-    early = [name for name in names if ("call", name) in noted]  # the others were told before their ends were noted
+    early = [
+        name for name in names if ("call", name) in noted
+    ]  # the others were told before their ends were noted
     assert all(noted.index(("call", name)) < noted.index(("finish", name)) for name in early)
     assert len(platform(worker).pages) < 20
 
