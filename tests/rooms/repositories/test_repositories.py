@@ -555,7 +555,6 @@ def test_a_large_file_is_what_its_name_says_counts_and_goes_with_its_repository(
         run(lfs.write(EDITOR, "prj_a", "study", "0" * 64, body()))
     run(lfs.write(EDITOR, "prj_a", "study", oid, body()))
     run(lfs.write(EDITOR, "prj_a", "study", oid, body()))  # twice: one of them goes again
-    run(lfs.collect())
     assert files() == 1
     assert run(lfs.there(VIEWER, "prj_a", "study", asked)) == {oid}
     assert run(read(VIEWER)) == data
@@ -567,13 +566,32 @@ def test_a_large_file_is_what_its_name_says_counts_and_goes_with_its_repository(
     run(repositories.set_quota(admin, "prj_a", len(data) + 10))
     with pytest.raises(OverBudget):
         run(lfs.write(EDITOR, "prj_a", "study", hashlib.sha256(data[1:]).hexdigest(), body()))
+
+    async def at_once() -> list[BaseException | None]:
+        """Two files of which the quota holds either: at most one of them comes in."""
+
+        async def halves(half: bytes) -> AsyncIterator[bytes]:
+            for _ in range(2):
+                yield half
+                await asyncio.sleep(0)
+
+        both = [bytes([n]) * 2000 for n in range(2)]
+        named = [(hashlib.sha256(half * 2).hexdigest(), halves(half)) for half in both]
+        writes = [lfs.write(EDITOR, "prj_a", "study", name, parts) for name, parts in named]
+        return await asyncio.gather(*writes, return_exceptions=True)
+
+    run(repositories.set_quota(admin, "prj_a", len(data) + 4000))
+    outcome = run(at_once())
+    assert OverBudget in [type(one) for one in outcome]
+    kept = 1 + outcome.count(None)
+    assert (files(), run(repositories.quota(VIEWER, "prj_a"))[1]) == (kept, len(data) + 4000 * (kept - 1))
     run(room.large.put(b"left by a kill"))
     time.sleep(
         0.002
     )  # keys of one millisecond are in no order, and what is younger than the start is left alone
-    assert files() == 2
+    assert files() == kept + 1
     run(lfs.start())
-    assert files() == 1
+    assert files() == kept
     run(repositories.remove(OWNER, "prj_a", "study"))
     run(lfs.collect())
     assert files() == 0

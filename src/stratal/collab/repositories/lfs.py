@@ -8,13 +8,14 @@ is found at the next start.
 import hashlib
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, insert, select
 
 from stratal.collab.collector import SweptBlobs
-from stratal.collab.repositories.service import Repositories
+from stratal.collab.repositories.service import Repositories, room_in
 from stratal.collab.repositories.tables import lfs_objects, lfs_trash
 from stratal.identity.model import Principal
 from stratal.identity.permissions import require
@@ -61,6 +62,8 @@ class Lfs:
         self._blobs = blobs
         self._lineage = lineage
         self._clock = clock
+        self._coming: Counter[str] = Counter()
+        """How many bytes are on their way in, by project."""
 
     async def start(self) -> None:
         started = new_id("blob")
@@ -85,11 +88,7 @@ class Lfs:
         """Raises `Denied` for a viewer, `OverBudget` when the project's quota does not hold `size` more bytes."""
         require(who, "repositories.write", project_id)
         if size > await self._repositories.room_left(project_id):
-            raise OverBudget(
-                "The project's quota for repositories does not hold these files.",
-                hint="Remove a repository, or ask an admin for more: stratal repo quota PROJECT SIZE",
-                reason="over_quota",
-            )
+            raise _full()
 
     async def read(
         self, who: Principal, project_id: str, name: str, oid: str
@@ -113,8 +112,11 @@ class Lfs:
         try:
             async for chunk in body:
                 size += len(chunk)
-                if size > room:
-                    await self.may_take(who, project_id, size)
+                self._coming[project_id] += len(chunk)
+                if self._coming[project_id] > room:
+                    room = await self._repositories.room_left(project_id)
+                    if self._coming[project_id] > room:
+                        raise _full()
                 digest.update(chunk)
                 await writer.write(chunk)
             if digest.hexdigest() != oid:
@@ -123,12 +125,16 @@ class Lfs:
         except BaseException:
             await writer.abort()
             raise
+        finally:
+            self._coming[project_id] -= size
 
-        def work(c: Connection) -> None:
+        def work(c: Connection) -> bool | None:
+            """Whether it is kept; None: it is there already."""
             mine = (lfs_objects.c.repository_id == found.id) & (lfs_objects.c.oid == oid)
-            if c.execute(select(lfs_objects.c.oid).where(mine)).first() is not None:
-                c.execute(insert(lfs_trash).values(blob_key=blob.key))  # it came twice at once
-                return
+            is_there = c.execute(select(lfs_objects.c.oid).where(mine)).first() is not None
+            if is_there or size > room_in(c, project_id):  # others may have come meanwhile
+                c.execute(insert(lfs_trash).values(blob_key=blob.key))
+                return None if is_there else False
             c.execute(
                 insert(lfs_objects).values(
                     repository_id=found.id,
@@ -144,8 +150,13 @@ class Lfs:
                 c, "repository.file_stored", found.id, actor=who.actor, project_id=project_id,
                 name=name, oid=oid, size=size,
             )  # fmt: skip
+            return True
 
-        await self._database.write(work)
+        kept = await self._database.write(work)
+        if not kept:
+            await self.collect()
+        if kept is False:
+            raise _full()
 
     async def collect(self) -> None:
         """Unlink what is in the trash."""
@@ -155,6 +166,14 @@ class Lfs:
                 await self._blobs.delete(key)
             gone = delete(lfs_trash).where(lfs_trash.c.blob_key.in_(keys))
             await self._database.write(lambda c, s=gone: c.execute(s))  # type: ignore[misc]
+
+
+def _full() -> OverBudget:
+    return OverBudget(
+        "The project's quota for repositories does not hold these files.",
+        hint="Remove a repository, or ask an admin for more: stratal repo quota PROJECT SIZE",
+        reason="over_quota",
+    )
 
 
 def _known(c: Connection, keys: Sequence[str]) -> set[str]:

@@ -249,16 +249,7 @@ class Repositories:
 
     async def room_left(self, project_id: str) -> int:
         """How many bytes may still be pushed into the project's repositories."""
-
-        def read(c: Connection) -> int:
-            used = c.execute(
-                select(func.coalesce(func.sum(repositories.c.bytes), 0)).where(
-                    repositories.c.project_id == project_id
-                )
-            ).scalar_one()
-            return _quota(c, project_id) - int(used) - _large(c, project_id)
-
-        return await self._database.read(read)
+        return await self._database.read(lambda c: room_in(c, project_id))
 
     async def quota(self, who: Principal, project_id: str) -> tuple[int, int]:
         """The project's quota of bytes, and how many its repositories hold."""
@@ -343,6 +334,13 @@ def weigh(place: Path) -> int:
         except OSError:
             continue  # git may tidy up meanwhile
     return total
+
+
+def room_in(c: Connection, project_id: str) -> int:
+    """How many more bytes the project's quota holds."""
+    total = func.coalesce(func.sum(repositories.c.bytes), 0)
+    used = c.execute(select(total).where(repositories.c.project_id == project_id)).scalar_one()
+    return _quota(c, project_id) - int(used) - _large(c, project_id)
 
 
 def _large(c: Connection, project_id: str) -> int:
