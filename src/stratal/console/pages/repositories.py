@@ -195,8 +195,8 @@ def diff_lines(diff: str) -> Sequence[DiffLine]:
         elif text.startswith("@@"):
             inside = True
         if inside:
-            kind = {"+": "add", "-": "del", "@": "at"}.get(text[:1], "same")
+            kind = {"+": "add", "-": "del", "@": "meta"}.get(text[:1], "same")
         else:
-            kind = "file" if text.startswith("diff --git ") else "at"
+            kind = "file" if text.startswith("diff --git ") else "meta"
         lines.append(DiffLine(kind, text))
     return lines

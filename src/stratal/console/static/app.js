@@ -97,7 +97,7 @@ const actions = [
   { name: "Sign out", kind: "action", run: () => $(".foot form").requestSubmit() },
 ];
 
-function showFound() {
+function showFound(waits = false) {
   const list = $("ul", palette);
   list.replaceChildren(
     ...found.map((item, index) => {
@@ -117,6 +117,7 @@ function showFound() {
   );
   const input = $("input", palette);
   list.hidden = !found.length;
+  $(".none", palette).textContent = waits ? "Looking …" : "Nothing found.";
   $(".none", palette).hidden = found.length > 0;
   input.setAttribute("aria-expanded", String(found.length > 0));
   if (found.length) input.setAttribute("aria-activedescendant", `found-${chosen}`);
@@ -136,7 +137,7 @@ async function search() {
   const known = [...places(), ...actions].filter((item) => words.every((word) => item.name.toLowerCase().includes(word)));
   found = known;
   chosen = 0;
-  showFound();
+  showFound(text !== "");
   asking?.abort();
   if (!text) return;
   asking = new AbortController();
@@ -145,8 +146,7 @@ async function search() {
       signal: asking.signal,
       headers: { Accept: "application/json" },
     });
-    if (!answer.ok) return;
-    const { results } = await answer.json();
+    const { results } = answer.ok ? await answer.json() : { results: [] };
     found = [...known, ...results];
     chosen = Math.min(chosen, Math.max(found.length - 1, 0));
     showFound();
