@@ -1,8 +1,6 @@
 """``python -m kit STEP …``: one step of a solution, in the folder of its code."""
 
 import argparse
-import importlib.util
-import sys
 from pathlib import Path
 
 from kit.study import STEPS, Study
@@ -17,13 +15,8 @@ def main() -> None:
     parser.add_argument("--plant", choices=["", "leak", "labels", "baseline", "checksum"], default="")
     parser.add_argument("--download", action="store_true")
     given = parser.parse_args()
-    sys.path.insert(0, str(Path.cwd()))
-    spec = importlib.util.spec_from_file_location("solution", Path.cwd() / "solution.py")
-    assert spec is not None
-    assert spec.loader is not None
-    solution = importlib.util.module_from_spec(spec)
-    sys.modules["solution"] = solution
-    spec.loader.exec_module(solution)
+    import solution  # here, after the words were understood, and in this way: what it imports can be seen beforehand
+
     study = Study(
         Path.cwd(),
         run=given.run,

@@ -15,6 +15,19 @@ It has no quotes and no braces behind a dollar, so that shells and readers of do
 """
 
 
+def library_env(url: str) -> dict[str, str]:
+    """The part of `client_env` that is the same for everybody, and right where nobody is asked for, as in replicas.
+
+    Libraries read it when they are imported: workloads with the same can share what has them imported.
+    """
+    return {
+        "MLFLOW_DISABLE_TELEMETRY": "true",  # what is tracked here is nobody else's business
+        "HF_ENDPOINT": f"{url}/hub",
+        "HF_HUB_DISABLE_XET": "1",  # files go by plain HTTP here; the client's Xet storage is another service
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
 def client_env(
     url: str, credential: Credential, project: str, *, first_git_setting: int = 0
 ) -> dict[str, str]:
@@ -36,13 +49,10 @@ def client_env(
         "MLFLOW_TRACKING_URI": url,
         "MLFLOW_TRACKING_USERNAME": credential.id,
         "MLFLOW_TRACKING_PASSWORD": credential.secret,
-        "MLFLOW_DISABLE_TELEMETRY": "true",  # what is tracked here is nobody else's business
         "OPENAI_BASE_URL": f"{url}/v1",
         "OPENAI_API_KEY": credential.token,
-        "HF_ENDPOINT": f"{url}/hub",
         "HF_TOKEN": credential.token,
-        "HF_HUB_DISABLE_XET": "1",  # files go by plain HTTP here; the client's Xet storage is another service
-        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **library_env(url),
         "PYICEBERG_CATALOG__DEFAULT__TYPE": "rest",
         "PYICEBERG_CATALOG__DEFAULT__URI": f"{url}/iceberg",
         "PYICEBERG_CATALOG__DEFAULT__TOKEN": credential.token,

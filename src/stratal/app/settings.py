@@ -38,7 +38,7 @@ SETTINGS: dict[str, str] = {
     "STRATAL_OIDC_CHECK_SECONDS": "How soon the provider is asked about everybody again (default 30).",
     "STRATAL_SMTP_URL": "Where mail is handed over: smtp://USER:PASSWORD@HOST:587?from=ADDRESS (default: none is sent).",
     "STRATAL_WEBHOOK_NETWORKS": "Networks that webhooks may tell though not public, e.g. 10.0.0.0/8 (default none).",
-    "STRATAL_ZYGOTE_MEMORY": "Memory that interpreters kept warm may hold in all, e.g. 1GiB (default 512MiB; 0: keep none).",
+    "STRATAL_ZYGOTE_MEMORY": "Memory of all interpreters kept warm, e.g. 1GiB (default: a 16th, 512MiB to 2GiB; 0: none).",
     "STRATAL_ZYGOTE_IDLE": "Seconds after which an unused one of them goes (default 240).",
     "STRATAL_CONVERT": "Which scikit-learn models are converted to ONNX unasked: asked (none), served or always "
     "(default always).",
@@ -336,15 +336,24 @@ def webhook_networks(environ: Mapping[str, str] = os.environ) -> "tuple[Network,
         ) from error
 
 
-def zygotes(environ: Mapping[str, str] = os.environ) -> tuple[float, int]:
-    """Idle seconds and bytes of memory of warm interpreters. Raises `Invalid` for what is neither."""
-    memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY", "512MiB"), environ.get("STRATAL_ZYGOTE_IDLE", "240")
+def zygotes(
+    environ: Mapping[str, str] = os.environ, machine_bytes: int | None = None
+) -> tuple[float, int, int]:
+    """Idle seconds of warm interpreters, bytes of memory of all and of the idle ones. Raises `Invalid`.
+
+    Two large libraries and what mlflow needs are half a GiB in one of them: with little memory such start cold.
+    """
+    memory, idle = environ.get("STRATAL_ZYGOTE_MEMORY"), environ.get("STRATAL_ZYGOTE_IDLE", "240")
+    whole = machine_bytes or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, resting = min(max(whole // 16, 512 << 20), 2 << 30), 128 << 20
+    if memory is not None:
+        try:
+            limit = amounts.size(memory)
+        except ValueError as error:
+            raise Invalid(f"STRATAL_ZYGOTE_MEMORY: {error}") from error
+        resting = limit // 4
     try:
-        bytes_of_memory = amounts.size(memory)
-    except ValueError as error:
-        raise Invalid(f"STRATAL_ZYGOTE_MEMORY: {error}") from error
-    try:
-        return amounts.seconds(idle), bytes_of_memory
+        return amounts.seconds(idle), limit, resting
     except ValueError as error:
         raise Invalid(f"STRATAL_ZYGOTE_IDLE: {error}") from error
 

@@ -30,7 +30,7 @@ from stratal.ai.retrieval.room import furnish as furnish_retrieval
 from stratal.ai.solutions.catalogue import Catalogue
 from stratal.ai.solutions.results import Results
 from stratal.ai.sweeps.room import furnish as furnish_sweeps
-from stratal.app.client_env import REGION, client_env
+from stratal.app.client_env import REGION, client_env, library_env
 from stratal.app.reporting import furnish_reports
 from stratal.app.settings import (
     Settings,
@@ -390,6 +390,7 @@ def wire(settings: Settings, database: Database) -> Platform:
         shares,
         spool=home.spool,
         layouts=home.models,
+        variables=library_env(settings.url),
     )
     starts.append(serving.start)
     closes.append(serving.close)

@@ -184,7 +184,7 @@ def _quick_starts(box: Bubblewrap) -> Finding:
     """Whether jobs and replicas can be forked from interpreters that are kept warm."""
     name = "warm starts"
     try:
-        idle, memory = limits_of_zygotes()
+        idle, memory, _ = limits_of_zygotes()
     except StratalError as error:
         return Finding(name, "problem", error.message, error.hint or "")
     why_none = why_no_zygotes(box, memory)

@@ -287,7 +287,7 @@ class Room:
         )
         self.serving = Serving(self.predictions, lambda: 1_000, request_seconds=request_seconds)
         self.rollouts = Rollouts(
-            self.database, self.services, environments, layouts, HandRuntime(world), self.serving
+            self.database, self.services, environments, layouts, HandRuntime(world), self.serving, {}
         )
         jobs: Any = NoJobs()
         self.endpoints = Endpoints(

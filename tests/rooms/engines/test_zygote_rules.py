@@ -1,12 +1,15 @@
 """Which command lines a zygote may fork, what it is asked to load, and what stays out of it."""
 
+import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stratal.engines.local import invocation
-from stratal.engines.local.nursery import Nursery, _is_name, _is_part_of, _key
+from stratal.engines.local import invocation, zygote
+from stratal.engines.local.nursery import Kind, Nursery, Zygote, _is_name, _is_part_of, _key
 from stratal.engines.local.probe import Bubblewrap
 from stratal.engines.local.shown import why_no_zygotes
 
@@ -87,6 +90,82 @@ def test_variables_that_libraries_read_as_they_are_loaded_must_be_the_zygotes_ow
         invocation.differing(spec(place, "python", "x.py", OMP_NUM_THREADS="1", DEVICE="cpu"), own)
         == "DEVICE"
     )
+
+
+def test_what_looks_for_variables_by_their_beginning_depends_on_those_alone(place: Path) -> None:
+    own = {"env": invocation.at_start(spec(place, "python", "x.py")["env"]), "reads": ["TQDM_*"]}
+    assert invocation.differing(spec(place, "python", "x.py", MINE="2"), own) == ""
+    assert invocation.differing(spec(place, "python", "x.py", TQDM_DISABLE="1"), own) == "TQDM_*"
+    assert invocation.meant("TQDM_*", ["STRATAL_URL", "TQDM_MININTERVAL"]) == ["TQDM_MININTERVAL"]
+    assert invocation.meant("HOME", ["HOMELY"]) == []
+
+
+def test_what_all_of_a_platform_share_is_the_zygotes_too_and_an_own_value_asks_for_another(
+    place: Path,
+) -> None:
+    def kind(**env: str) -> tuple[str, list[str]]:
+        nursery = Nursery(str(place / "run"), lambda fd, heard: None, lambda fd: None)
+        engine = {"zygotes": True, "bubblewrap": {"users": True, "network": True}, "landlock": None}
+        one = spec(place, "python", "train.py", MLFLOW_TRACKING_URI="http://here", **env)
+        seed = nursery.seed(one | {"network": "platform", "engine": engine})
+        assert seed is not None
+        return _key(seed), seed["varying"]
+
+    shared = {"MLFLOW_DISABLE_TELEMETRY": "true", "HF_ENDPOINT": "http://here/hub"}
+    assert kind(**shared)[1] == ["MLFLOW_TRACKING_URI"]
+    assert kind(**shared) == kind(**shared)
+    assert kind(**shared)[0] != kind(**shared, HF_HUB_OFFLINE="1")[0]
+
+
+def test_who_reads_all_variables_is_named_with_those_that_cannot_do_without(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = place / "work"
+    (work / "upper_one.py").write_text("import lower_one\n")
+    (work / "lower_one.py").write_text("import os\nseen = dict(os.environ)\n")
+    (work / "finding_one.py").write_text(
+        "import os\n__name__ = 'tqdm.utils'\n"
+        "def envwrap(prefix):\n    return {k: v for k, v in os.environ.items() if k.startswith(prefix)}\n"
+        "found = envwrap('TQDM_')\n"
+    )
+    monkeypatch.syspath_prepend(str(work))
+    monkeypatch.setattr(zygote, "_state", dict)
+    monkeypatch.setattr(zygote._Watched, "read", set())
+    monkeypatch.setattr(zygote._Watched, "readers", ())
+    monkeypatch.setattr(zygote._Watched, "varying", frozenset())
+    for name in ("upper_one", "lower_one", "finding_one"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    told = zygote._load(["finding_one", "upper_one"], {"STRATAL_URL"})
+    assert told["unfit"][:3] == ["upper_one", "lower_one", "upper_one"]
+    assert told["why"] == "it reads all variables when imported"
+    told = zygote._load(["finding_one"], {"STRATAL_URL"})
+    assert told["imports"] == ["finding_one"]
+    monkeypatch.delitem(sys.modules, "finding_one")
+    assert "TQDM_*" in zygote._load(["finding_one"], {"STRATAL_URL"})["reads"]
+    monkeypatch.delitem(sys.modules, "finding_one")
+    assert zygote._load(["finding_one"], {"TQDM_DISABLE"})["why"] == "it reads TQDM_DISABLE when imported"
+
+
+def test_a_zygote_tells_thousands_of_names_in_a_part_of_a_message() -> None:
+    names = [f"package.part_{number}.module" for number in range(6000)]
+    assert len(zygote._packed(names)) < zygote.MESSAGE // 2
+    assert zygote.unpacked(zygote._packed(names)) == set(names)
+    assert zygote.unpacked("") == {""}
+
+
+def test_what_comes_along_is_not_remembered_and_ones_own_modules_ask_for_no_other_zygote(place: Path) -> None:
+    (place / "env" / "lib" / "python3.11" / "site-packages" / "torch").mkdir(parents=True)
+    kind = Kind({"python": str(place / "env" / "bin" / "python")})
+    assert kind.lacking({"torch.optim:SGD"})
+    assert kind.lacking({"mine", "json.decoder"})
+    assert not kind.lacking({"mine", "mine.part"})
+    kind.remember(["torch"])
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        kind.zygote = Zygote(kind, str(place), ours, os.getpid())
+        kind.zygote.loaded = frozenset(("torch", "torch.nn", "numpy"))
+        kind.remember(["torch", "torch.nn", "pandas"])
+    assert list(kind.imports) == ["torch", "pandas"]
 
 
 def test_an_environment_that_was_built_anew_at_its_place_is_another(place: Path) -> None:

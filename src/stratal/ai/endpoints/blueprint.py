@@ -1,7 +1,7 @@
 """What a service is told of a revision: how its replicas are started, connected to and looked at."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import anyio.to_thread
@@ -26,6 +26,7 @@ class ModelBlueprint:
         self,
         revision: Revision,
         wishes: Wishes,
+        variables: Mapping[str, str],
         database: Database,
         environments: Environments,
         layouts: Layouts,
@@ -33,6 +34,7 @@ class ModelBlueprint:
     ) -> None:
         self._revision = revision
         self._wishes = wishes
+        self._variables = variables
         self._database = database
         self._environments = environments
         self._layouts = layouts
@@ -53,7 +55,7 @@ class ModelBlueprint:
         model = await self._layouts.ensure(revision)
         command = self._runtime.command(revision.plan, environment.python, model, folder, doze)
         await anyio.to_thread.run_sync(_lay_out, folder, command)
-        return _spec(attempt_id, folder, environment, command, self._wishes)
+        return _spec(attempt_id, folder, environment, command, self._wishes, self._variables)
 
     async def connect(self, folder: Path) -> Replica:
         return await self._runtime.connect(folder)
@@ -84,7 +86,12 @@ def _lay_out(folder: Path, command: Command) -> None:
 
 
 def _spec(
-    attempt_id: str, folder: Path, environment: Environment, command: Command, wishes: Wishes
+    attempt_id: str,
+    folder: Path,
+    environment: Environment,
+    command: Command,
+    wishes: Wishes,
+    variables: Mapping[str, str],
 ) -> WorkloadSpec:
     # Requests come one behind the other; more threads of the numeric libraries would only wait for each other.
     threads = str(math.ceil(wishes.cpus or 1))
@@ -100,6 +107,7 @@ def _spec(
             "OPENBLAS_NUM_THREADS": threads,
             "MKL_NUM_THREADS": threads,
             "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime's, which has a thread of its own
+            **variables,
         },
         cwd=folder,
         python=environment.python,

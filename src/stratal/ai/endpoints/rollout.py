@@ -49,6 +49,7 @@ class Rollouts:
         layouts: Layouts,
         runtime: Runtime,
         serving: Serving,
+        variables: Mapping[str, str],
     ) -> None:
         self._database = database
         self._services = services
@@ -56,6 +57,7 @@ class Rollouts:
         self._layouts = layouts
         self._runtime = runtime
         self._serving = serving
+        self._variables = variables
         self._rolling = rollouts.Rollouts()
 
     # -- life ----------------------------------------------------------------------------------
@@ -244,7 +246,13 @@ class Rollouts:
 
     def _keep(self, endpoint: Endpoint, revision: Revision) -> Kept:
         blueprint = ModelBlueprint(
-            revision, endpoint.wishes, self._database, self._environments, self._layouts, self._runtime
+            revision,
+            endpoint.wishes,
+            self._variables,
+            self._database,
+            self._environments,
+            self._layouts,
+            self._runtime,
         )
         name = ServiceName(KIND, endpoint.id, str(revision.seq), endpoint.project_id)
         scaling = endpoint.wishes.scaling(self._serving.request_seconds)

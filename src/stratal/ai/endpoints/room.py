@@ -1,5 +1,6 @@
 """The room's services, made together from what they stand on: the wiring calls `furnish` once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,14 +55,15 @@ def furnish(
     *,
     spool: Path,
     layouts: Path,
+    variables: Mapping[str, str],
 ) -> Room:
-    """`spool` and `layouts` (model files) are folders of this machine."""
+    """`spool` and `layouts` (model files) are folders of this machine; `variables` are for every replica's libraries."""
     rows = Spool(spool)
     predictions = Predictions(rows, database)
     services.paid_by(KIND, payer)
     laid_out = Layouts(layouts, models.blobs)
     serving = Serving(predictions, clock, shares=shares)
-    rollouts = Rollouts(database, services, environments, laid_out, runtime, serving)
+    rollouts = Rollouts(database, services, environments, laid_out, runtime, serving, variables)
     endpoints = Endpoints(
         database,
         models.resolve,

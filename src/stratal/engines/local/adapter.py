@@ -35,10 +35,11 @@ class Fences:
 
 @dataclass(frozen=True, slots=True)
 class Zygotes:
-    """How long and how large zygotes may be: seconds unused, and bytes of memory (PSS) of all together."""
+    """Seconds that zygotes may be unused, bytes of memory (PSS) that all may hold, and those unused for so long."""
 
     idle_seconds: float = 300.0
     memory_bytes: int = 512 << 20
+    resting_bytes: int = 128 << 20
 
 
 class LocalEngine(Linked):
@@ -181,7 +182,7 @@ class LocalEngine(Linked):
         }
 
     def _limits(self) -> dict[str, Any]:
-        return {"idle_seconds": self._zygotes.idle_seconds, "memory_bytes": self._zygotes.memory_bytes}
+        return asdict(self._zygotes)
 
     def _devices(self, spec: WorkloadSpec, env: dict[str, str]) -> list[str]:
         """The device nodes of the workload's GPUs; `env` is told where the driver's libraries are."""

@@ -11,11 +11,13 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
 _OPTIONS = frozenset("uBI")
 _OWN = frozenset(("PATH", "VIRTUAL_ENV", "LANG"))
+_SHARED = ("HF_ENDPOINT", "HF_HUB_", "MLFLOW_DISABLE_TELEMETRY")
+"""… that all workloads of a platform get with the same value, and that libraries read when they are imported."""
 _HANDLED = frozenset(("PYTHONUNBUFFERED", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "PYTHONNOUSERSITE"))
 _AT_LOAD = (
     *("OMP_", "GOMP_", "KMP_", "OPENBLAS_", "GOTO_", "MKL_", "BLIS_", "VECLIB_", "NUMEXPR_", "NUMBA_"),
@@ -90,7 +92,11 @@ def _on_path(name: str, path: str) -> str | None:
 
 def at_start(env: Mapping[str, str]) -> dict[str, str]:
     """The part of `env` that an interpreter and its libraries read when they start: a zygote's own variables."""
-    return {name: value for name, value in env.items() if name in _OWN or name.startswith(_AT_LOAD)}
+    return {
+        name: value
+        for name, value in env.items()
+        if name in _OWN or name.startswith(_AT_LOAD) or name.startswith(_SHARED)
+    }
 
 
 def differing(spec: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -99,7 +105,18 @@ def differing(spec: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     if at_start(env) != {name: value for name, value in own.items() if name != "HOME"}:
         return "variables that are read at the start"
     names = [name for name in report["reads"] if name != "HOME"]  # each has a fresh one of the same name
-    return next((name for name in names if env.get(name) != own.get(name)), "")
+    return next((name for name in names if _told(name, env) != _told(name, own)), "")
+
+
+def meant(read: str, names: Iterable[str]) -> list[str]:
+    """Those of the variables `names` that `read` stands for: one of them, or all that begin so (``TQDM_*``)."""
+    if read.endswith("*"):
+        return [name for name in names if name.startswith(read[:-1])]
+    return [read] if read in names else []
+
+
+def _told(read: str, env: Mapping[str, str]) -> dict[str, str]:
+    return {name: env[name] for name in meant(read, env)}
 
 
 # -- modules ---------------------------------------------------------------------------------------

@@ -14,17 +14,19 @@ report and its private files, is what the next keeper finds and clears away. Sta
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import signal
 import socket
 import struct
+import sys
 import time
 
 from stratal.engines.local import invocation, namespaces, process, sandbox
 from stratal.engines.local.shepherd import MOST_MEMBERS
 from stratal.engines.local.spares import Spare, Spares
-from stratal.engines.local.zygote import CONTROL_FD, MESSAGE
+from stratal.engines.local.zygote import CONTROL_FD, MESSAGE, unpacked
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,13 +42,14 @@ _TICK_SECONDS = 5.0
 _PATIENCE = 150.0
 _REPLACE_SECONDS = 10.0
 _GIVE_UP_SECONDS = 600.0
-_RESTING_PART = 4
-"""The unused may hold this part of the memory that all may hold."""
 _REST_SECONDS = 3600.0
 _WANTED_SECONDS = 300.0
 """So long without a word that one is wanted, and it is not."""
 _VARYING = ("STRATAL_", "AWS_", "MLFLOW_", "PYICEBERG_")
 """Variables that every workload gets with values of its own."""
+_UNFIT = frozenset(("pyiceberg.catalog",))
+"""What is known to read all variables when it is imported, and each workload's are others: found out it would cost the first
+zygote of every environment that it is in."""
 _STILL = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 """Keeps libraries from starting threads when they are imported, which no fork would have."""
 
@@ -59,19 +62,21 @@ class Kind:
         self.imports: dict[str, None] = {}
         self.varying: set[str] = set()
         self.mismatched: dict[str, int] = {}
-        self.unfit: set[str] = set()
+        self.unfit = set(_UNFIT)
         self.zygote: Zygote | None = None
         self.next: Zygote | None = None
         """Loads what the present one lacks, to take its place."""
         self.not_before = 0.0
         self.wanted_until = 0.0
+        self._tops: frozenset[str] | None = None
         self.rests_until = 0.0
         """Until then none is started only because one is wanted."""
 
     def remember(self, names: Iterable[str]) -> None:
-        """Workloads import these."""
+        """Workloads import these. What comes along with others is not one of them: it would crowd them out."""
+        loaded = self.zygote.loaded if self.zygote is not None else ()
         for name in names:
-            if _is_name(name):
+            if _is_name(name) and (name in self.imports or name not in loaded):
                 self.imports.pop(name, None)
                 self.imports[name] = None
         spare = _NAMES_BYTES - sum(len(name) + 4 for name in self.imports)
@@ -79,6 +84,21 @@ class Kind:
             oldest = next(iter(self.imports))
             del self.imports[oldest]
             spare += len(oldest) + 4
+
+    def lacking(self, names: Iterable[str]) -> bool:
+        """Would another zygote have any of these? Modules of the workload's own are in none: the environment has no such."""
+        return any(name.partition(":")[0].partition(".")[0] in self._installed() for name in names)
+
+    def _installed(self) -> frozenset[str]:
+        """First parts of the names that can be imported in the environment; found when asked for first."""
+        if self._tops is None:
+            root = os.path.dirname(os.path.dirname(self.seed["python"]))
+            found = set(sys.stdlib_module_names)
+            for folder in glob.glob(f"{glob.escape(root)}/lib*/python3*/site-packages"):
+                with contextlib.suppress(OSError):
+                    found.update(name.partition(".")[0] for name in os.listdir(folder))
+            self._tops = frozenset(found)
+        return self._tops
 
 
 class Zygote:
@@ -94,6 +114,8 @@ class Zygote:
         self.started = 0
         self.asked = tuple(kind.imports)
         self.report: dict[str, Any] | None = None
+        self.loaded: frozenset[str] = frozenset()
+        """All its modules, those too that came with what it was asked for."""
         self.box: list[int] = []
         self.born = self.used = time.monotonic()
         self.forks = 0
@@ -148,7 +170,7 @@ class Nursery:
         if invocation.parse(spec) is None:
             return None
         env = invocation.at_start(spec["env"])
-        varying = [name for name in spec["env"] if name.startswith(_VARYING)]
+        varying = [name for name in spec["env"] if name.startswith(_VARYING) and name not in env]
         made = {"python": spec["python"], "env": env, "varying": varying, "engine": engine}
         return {**made, "folder": _identity(spec["python"])}
 
@@ -232,7 +254,7 @@ class Nursery:
             zygote.used = time.monotonic()
             settled = zygote.used - zygote.born > _REPLACE_SECONDS
             wanted = set(kind.imports) if settled else set() if patient else set(names) & set(kind.imports)
-            if kind.next is None and wanted - set(zygote.asked):
+            if kind.next is None and kind.lacking(wanted - set(zygote.asked) - zygote.loaded):
                 self._start(kind)
         if kind.zygote is None:
             self._start(kind)
@@ -309,9 +331,10 @@ class Nursery:
         ready = zygote.report is not None
         self._dismiss(zygote)
         if report is not None:
-            print(f"zygote of {kind.seed['python']}: without {report['unfit']}: {report['why']}", flush=True)
-            kind.unfit.add(report["unfit"])
-            if report["unfit"]:
+            unfit = [str(name) for name in report["unfit"]]
+            print(f"zygote of {kind.seed['python']}: without {', '.join(unfit)}: {report['why']}", flush=True)
+            kind.unfit.update(unfit)
+            if unfit:
                 self._start(kind)
             else:
                 kind.not_before = time.monotonic() + _GIVE_UP_SECONDS
@@ -325,6 +348,7 @@ class Nursery:
         zygote.started = process.start_time(zygote.pid) or 0
         kind = zygote.kind
         lists = {name: [str(word) for word in report[name]] for name in ("imports", "reads", "modules")}
+        zygote.loaded = unpacked(str(report["loaded"]))
         zygote.box = namespaces.above(zygote.pid)
         zygote.report = {**lists, "env": {**kind.seed["env"], "HOME": sandbox.HOME}}
         zygote.used = time.monotonic()
@@ -402,7 +426,7 @@ class Nursery:
         held = 0
         for zygote in resting:
             held += zygote.memory
-            if held > self._limits["memory_bytes"] // _RESTING_PART:
+            if held > self._limits["resting_bytes"]:
                 held -= zygote.memory
                 zygote.kind.rests_until = now + _REST_SECONDS
                 self._dismiss(zygote)

@@ -22,11 +22,12 @@ import signal
 import socket
 import sys
 
-from stratal.engines.local import gang, process, pythonrun, shepherd
+from stratal.engines.local import gang, invocation, process, pythonrun, shepherd
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from types import FrameType
     from typing import Any
 
     from stratal.engines.local.invocation import Invocation
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 CONTROL_FD = 3
 MESSAGE = 128 << 10
 _IMPORT_SECONDS = 120
+_MOST_READERS = 64
+_MOST_LOADED = 4 << 20
 _MAIN = ("__name__", "__doc__", "__package__", "__loader__", "__spec__", "__annotations__", "__builtins__",
          "__file__", "__cached__")  # fmt: skip
 _NEVER = frozenset(
@@ -53,6 +56,7 @@ def main(bare: set[str], main_module: dict[str, Any]) -> Callable[[], None]:
     signal.alarm(0)
     tops = {name.partition(".")[0] for name in sys.modules} - bare - {"__main__"}
     report["modules"] = sorted(tops)
+    report["loaded"] = _packed(sys.modules)
     control.sendall(json.dumps(report).encode())
     if "unfit" in report:
         os._exit(0)
@@ -65,6 +69,24 @@ def main(bare: set[str], main_module: dict[str, Any]) -> Callable[[], None]:
     own = {name: main_module[name] for name in _MAIN if name in main_module}
     own["__doc__"] = None
     return pythonrun.prepare(run, own)
+
+
+def _packed(names: Iterable[str]) -> str:
+    """Thousands of names, in a part of one message."""
+    import binascii
+    import zlib
+
+    said = binascii.b2a_base64(zlib.compress("\n".join(names).encode(), 1), newline=False).decode()
+    return said if len(said) < MESSAGE // 2 else ""
+
+
+def unpacked(said: str) -> frozenset[str]:
+    """Raises `ValueError`."""
+    import binascii
+    import zlib
+
+    whole = zlib.decompressobj().decompress(binascii.a2b_base64(said), _MOST_LOADED) if said else b""
+    return frozenset(whole.decode().split("\n"))
 
 
 def _lead(run: Invocation, words: list[str]) -> None:
@@ -93,7 +115,7 @@ def _serve(control: socket.socket) -> tuple[Invocation, list[str]]:
         sys.stderr.flush()
         if len(os.listdir("/proc/self/task")) > 1:  # something loaded began one only now
             control.sendall(
-                json.dumps({"unfit": "", "why": "a thread was started after the imports"}).encode()
+                json.dumps({"unfit": [], "why": "a thread was started after the imports"}).encode()
             )
             os._exit(0)
         if os.fork() == 0:
@@ -113,17 +135,61 @@ def _reap(*_: object) -> None:
 
 
 class _Watched(os._Environ):  # type: ignore[type-arg]
-    """`os.environ` while modules are imported: remembers what was asked of it."""
+    """`os.environ` while modules are imported: remembers what was asked of it, and what asked for what it must not."""
 
     read: set[str] = set()  # noqa: RUF012  # one environment, one memory
+    readers: tuple[str, ...] = ()
+    varying: frozenset[str] = frozenset()
 
     def __getitem__(self, key: str) -> str:
-        _Watched.read.add(key)
+        if isinstance(key, str):
+            _Watched.note(key)
         return super().__getitem__(key)  # type: ignore[no-any-return]
 
     def __iter__(self) -> Iterator[str]:
-        _Watched.read.add("*")
+        _Watched.note(_sought(sys._getframe(1)) + "*")
         return super().__iter__()
+
+    @classmethod
+    def note(cls, read: str) -> None:
+        cls.read.add(read)
+        if not cls.readers and (read == "*" or invocation.meant(read, cls.varying)):
+            cls.readers = _importing(sys._getframe(2))
+
+
+def _importing(frame: FrameType | None) -> tuple[str, ...]:
+    """The modules that are being imported: none of them can be without the innermost."""
+    found: list[str] = []
+    while frame is not None and len(found) < _MOST_READERS:
+        name = str(frame.f_globals.get("__name__", ""))
+        if frame.f_code.co_name == "<module>" and name != "__main__":
+            found.append(name)
+        frame = frame.f_back
+    return tuple(found)
+
+
+_SEEKERS = {("tqdm.utils", "envwrap"): "prefix"}
+"""Functions that look at all variables for those that begin with an argument of theirs, this one.
+
+Half of machine learning imports tqdm; what it looks for is nearly never there."""
+
+
+def _sought(frame: FrameType | None) -> str:
+    """What the variables begin with that are looked for by whoever iterates over all of them; "": any."""
+    while frame is not None and frame.f_globals.get("__name__") in (
+        "os",
+        "_collections_abc",
+        "collections.abc",
+    ):
+        frame = frame.f_back
+    for _ in range(2):  # a comprehension has a frame of its own before Python 3.12
+        if frame is None:
+            break
+        argument = _SEEKERS.get((frame.f_globals.get("__name__", ""), frame.f_code.co_name))
+        if argument is not None:
+            return str(frame.f_locals.get(argument) or "")
+        frame = frame.f_back
+    return ""
 
 
 def _load(names: list[str], varying: set[str]) -> dict[str, Any]:
@@ -133,9 +199,10 @@ def _load(names: list[str], varying: set[str]) -> dict[str, Any]:
     os.environ.__class__ = _Watched
     loaded = []
     reads: set[str] = set()
+    _Watched.varying = frozenset(varying)
     try:
         for name in names:
-            _Watched.read = set()
+            _Watched.read, _Watched.readers = set(), ()
             if name in sys.modules:
                 loaded.append(name)
                 continue
@@ -144,7 +211,7 @@ def _load(names: list[str], varying: set[str]) -> dict[str, Any]:
             done = _import(name)
             why = _unfit(before, varying)  # also of one that failed half-way
             if why:
-                return {"unfit": name, "why": why}
+                return {"unfit": [name, *_Watched.readers], "why": why}
             reads |= _Watched.read
             loaded += [name] if done else []
     finally:
@@ -181,7 +248,7 @@ def _unfit(before: dict[str, Any], varying: set[str]) -> str:
             return f"importing it leaves {what} behind"
     if "*" in _Watched.read:
         return "it reads all variables when imported"
-    differs = sorted(_Watched.read & varying)
+    differs = sorted(name for read in _Watched.read for name in invocation.meant(read, varying))
     return f"it reads {differs[0]} when imported" if differs else ""
 
 

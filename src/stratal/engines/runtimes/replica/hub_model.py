@@ -15,6 +15,7 @@ import numpy as np
 
 from .arrays import Invalid
 from .model import hash_below
+from .offline import stay_offline
 from .pictures import check_picture, may_be_transparent
 from .task_commands import RATE, read_wave
 from .task_model import TaskModel
@@ -37,7 +38,7 @@ _LABEL, _SCORE = ("label", "BYTES", [-1]), ("score", "FP64", [-1])
 
 def load(plan: dict[str, Any]) -> TaskModel:
     """Load the plan's model for its ``task``. Raises what the library raises, and `ImportError` without it."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    stay_offline()
     import torch
     import transformers
 

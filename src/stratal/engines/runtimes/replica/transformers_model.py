@@ -12,6 +12,7 @@ from . import calling, vllm_model
 from .arrays import Invalid
 from .guiding import Guides
 from .model import hash_below
+from .offline import stay_offline
 from .writer import Writer
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ def load(plan: dict[str, Any]) -> TransformersModel | vllm_model.VllmModel:
     """Load the plan's model. Raises what the library raises, and `ImportError` when it is not there."""
     if vllm_model.is_wanted():
         return vllm_model.load(plan)
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    stay_offline()
     import torch
     import transformers
 
