@@ -207,9 +207,17 @@ def ask(name: str, question: str, model: str | None, project: str | None, as_jso
 @index.command("calibrate", epilog="Example: stratal index calibrate handbook questions.jsonl")
 @click.argument("name")
 @click.argument("questions", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--at-most-wrong",
+    metavar="SHARE",
+    type=click.FloatRange(0, 1),
+    help="Answer no more of those that none answers, like 0.1. Default: what tells both kinds apart best.",
+)
 @project_option
 @json_option
-def calibrate(name: str, questions: Path, project: str | None, as_json: bool) -> None:
+def calibrate(
+    name: str, questions: Path, at_most_wrong: float | None, project: str | None, as_json: bool
+) -> None:
     """Choose when it answers, by your own questions.
 
     QUESTIONS has a line of JSON each: {"question": …, "document": …}, without a document where none answers it.
@@ -220,7 +228,9 @@ def calibrate(name: str, questions: Path, project: str | None, as_json: bool) ->
     except ValueError as error:
         raise click.UsageError(f"{questions} is not lines of JSON: {error}") from None
     address = _path(client, name, "calibration")
-    made = client.request("POST", address, json={"questions": asked}, timeout=600)
+    made = client.request(
+        "POST", address, json={"questions": asked, "at_most_wrong": at_most_wrong}, timeout=600
+    )
     print_json(made) if as_json else _summary(client.get(_path(client, name)))
 
 

@@ -146,6 +146,12 @@ def test_a_threshold_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     assert 0.28 < made.threshold < 0.5
     assert (made.answered, made.refused, made.questions) == (1.0, 1.0, 40)
     assert calibrate(good, "people") is None
+    # Half of those that are answered are no surer than the others: it depends on what a wrong answer costs.
+    mingled = [*good, *(Scored(0.1 + at / 100, True) for at in range(20)), *bad]
+    chosen = {wrong: calibrate(mingled, "people", wrong) for wrong in (0.0, 0.5, 1.0)}
+    assert [made.refused for made in chosen.values() if made] == pytest.approx([1.0, 0.5, 0.0], abs=0.11)
+    assert [made.answered for made in chosen.values() if made] == pytest.approx([0.5, 0.75, 1.0], abs=0.11)
+    assert [made.at_most_wrong for made in chosen.values() if made] == [0.0, 0.5, 1.0]
     mixed = calibrate([Scored(at % 10 / 10, at % 3 == 0) for at in range(60)], "documents")
     assert mixed is not None
     assert mixed.answered is not None

@@ -19,8 +19,13 @@ class Scored:
     group: str = ""
 
 
-def calibrate(scored: Sequence[Scored], source: str) -> Calibration | None:
+def calibrate(
+    scored: Sequence[Scored], source: str, at_most_wrong: float | None = None
+) -> Calibration | None:
     """The threshold that best tells answerable questions from others; None when there are too few of a kind.
+
+    With `at_most_wrong` it is the lowest at which no greater share of the others is answered: what a wrong answer costs
+    beside none, only people know.
 
     Every second question of each kind chooses; the others are what it is measured on. Those of a group are all on one
     side, so that what is measured was not seen by the choice in other words. Of thresholds that are equally good the
@@ -32,9 +37,15 @@ def calibrate(scored: Sequence[Scored], source: str) -> Calibration | None:
     choosing, held_out = _halves(scored)
     if any({one.answerable for one in half} != {True, False} for half in (choosing, held_out)):
         return None
-    threshold = max(_candidates(choosing), key=lambda at: (_youden(choosing, at), -at))
+    candidates = _candidates(choosing)
+    if at_most_wrong is None:
+        threshold = max(candidates, key=lambda at: (_youden(choosing, at), -at))
+    else:
+        threshold = next(
+            at for at in candidates if 1 - (_rates(choosing, at)[1] or 0.0) <= at_most_wrong + 1e-9
+        )
     answered, refused = _rates(held_out, threshold)
-    return Calibration(round(threshold, 6), len(scored), answered, refused, source)
+    return Calibration(round(threshold, 6), len(scored), answered, refused, source, at_most_wrong)
 
 
 def _halves(scored: Sequence[Scored]) -> tuple[list[Scored], list[Scored]]:

@@ -32,6 +32,8 @@ class Calibration:
     refused: float | None
     source: str
     """Whose questions: ``documents`` (made of their own sentences) or ``people``."""
+    at_most_wrong: float | None = None
+    """What share of questions that are not answered may be answered all the same, where somebody said so."""
 
 
 @dataclass(frozen=True, slots=True)

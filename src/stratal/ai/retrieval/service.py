@@ -198,7 +198,14 @@ class Indexes:
     # -- calibration ---------------------------------------------------------------------------
 
     async def calibrate(
-        self, who: Principal, place: Place, name: str, questions: Sequence[Question], *, request_id: str
+        self,
+        who: Principal,
+        place: Place,
+        name: str,
+        questions: Sequence[Question],
+        *,
+        at_most_wrong: float | None = None,
+        request_id: str,
     ) -> Calibration:
         """Choose from which confidence on questions are answered, by questions of which it is known.
 
@@ -225,7 +232,7 @@ class Indexes:
                 if rest.passages:
                     scored.append(Scored(rest.confidence, False, group))
         source = "documents" if who.workload == f"job:{index.job_id}" else "people"
-        made = calibrate(scored, source)
+        made = calibrate(scored, source, at_most_wrong)
         if made is None:
             raise Invalid(
                 f"At least {LEAST} questions that the documents answer and {LEAST} that they do not are needed.",

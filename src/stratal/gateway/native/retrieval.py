@@ -63,6 +63,13 @@ class QuestionBody(Strict):
 
 class Questions(Strict):
     questions: list[QuestionBody]
+    at_most_wrong: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="What share of questions that are not answered may be answered all the same; absent: what tells both "
+        "kinds apart best.",
+    )
 
 
 def router(room: Room, projects: Projects) -> APIRouter:
@@ -128,7 +135,9 @@ def router(room: Room, projects: Projects) -> APIRouter:
         place = await place_of(who, project)
         body = await read_model(request, Questions, _MAX_BODY)
         asked = [Question(one.question, one.document, one.group) for one in body.questions]
-        made = await indexes.calibrate(who, place, name, asked, request_id=_request_id(request))
+        made = await indexes.calibrate(
+            who, place, name, asked, at_most_wrong=body.at_most_wrong, request_id=_request_id(request)
+        )
         return _calibration(made)
 
     @api.post("/projects/{project}/indexes/{name}/built", openapi_extra=body_of(BuiltBody))
@@ -179,6 +188,7 @@ def _calibration(made: Calibration) -> dict[str, object]:
         "answered": made.answered,
         "refused": made.refused,
         "source": made.source,
+        "at_most_wrong": made.at_most_wrong,
     }
 
 
