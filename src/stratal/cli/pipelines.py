@@ -646,6 +646,23 @@ def _print_run(run: dict[str, Any]) -> None:
         empty="It has called no step yet." if not run["steps"] else "Every step went well.",
     )
     for step in run["steps"]:
+        if step.get("models"):
+            click.echo(f"Models of {step['name']}:")
+            print_table(
+                ["Model", "State", "Table", "Made of", "Seconds", "Why"],
+                [
+                    (
+                        one["name"],
+                        one["state"],
+                        one["table"] or "",
+                        ", ".join(one["reads"]),
+                        f"{one['seconds']:g}",
+                        one["words"],
+                    )
+                    for one in step["models"]
+                ],
+                empty="",
+            )
         for check in step["checks"]:
             if not check["passed"]:
                 kind = "failed" if check["blocking"] else "warns"

@@ -410,6 +410,29 @@ def test_a_project_of_dbt_is_a_guest(shell: Shell) -> None:
         ["north", 5.0],
         ["south", 8.0],
     ]
+    models = {one["name"]: one for one in step["models"]}
+    assert {name: (one["kind"], one["state"], one["table"]) for name, one in models.items()} == {
+        "names": ("seed", "succeeded", "shop_ref.names"),
+        "clean": ("model", "succeeded", "shop.clean"),
+        "zones": ("model", "succeeded", "shop.zones"),
+        "log": ("model", "succeeded", "shop.log"),
+    }
+    assert models["zones"]["reads"] == ["shop.clean", "shop_ref.names"]
+    assert models["clean"]["reads"] == ["shop_raw.orders"]
+    told = shell.json("tables", "lineage", "shop.zones")
+    columns = {one["name"]: one["roots"] for one in told["columns"]}
+    assert columns["total"] == [{"table": "shop_raw.orders", "column": "price"}], (
+        "through the models' queries"
+    )
+    lines = shell("pipeline", "openlineage", str(first["id"])).stdout.splitlines()
+    events = {event["job"]["name"]: event for event in map(json.loads, lines)}
+    (zones,) = [event for name, event in events.items() if name.endswith(".zones")]
+    assert {one["name"] for one in zones["inputs"]} == {"shop.clean", "shop_ref.names"}
+    assert all(one["facets"]["version"]["datasetVersion"].isdigit() for one in zones["inputs"])
+    fields = zones["outputs"][0]["facets"]["columnLineage"]["fields"]
+    assert fields["total"]["inputFields"] == [
+        {"namespace": zones["job"]["namespace"], "name": "shop.clean", "field": "price"}
+    ]
     seen = shell.sql("select id, seen from shop.log order by id")
     assert states(shell.json("transform", "shop")) == {"shop": "cached"}
 
@@ -425,8 +448,17 @@ def test_a_project_of_dbt_is_a_guest(shell: Shell) -> None:
     assert shell.sql("select sum(total)::double from shop.zones") == [[18.5]], (
         "a failed test holds the tables back"
     )
+    assert {one["state"] for one in third["steps"][0]["models"]} >= {"succeeded"}, (
+        "also of a step that failed"
+    )
     came = shell.json("impact", "shop_raw.orders")
-    assert {table["name"] for table in came["tables"]} == written
+    assert {table["name"] for table in came["tables"]} == written - {"shop_ref.names"}, "model by model"
+    assert {table["name"] for table in shell.json("impact", "shop_ref.names")["tables"]} == {"shop.zones"}
+    (shell.folder / "shop" / "models" / "zones.sql").write_text("select nothing from {{ ref('clean') }}")
+    broken = shell.json("transform", "shop", code=1)
+    states_of = {one["name"]: one["state"] for one in broken["steps"][0]["models"]}
+    assert (states_of["clean"], states_of["zones"]) == ("succeeded", "failed")
+    assert "nothing" in next(one["words"] for one in broken["steps"][0]["models"] if one["name"] == "zones")
 
 
 def test_mistakes_are_told(shell: Shell) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from json import loads
 from typing import Any
 
 import pytest
@@ -274,6 +275,38 @@ def test_a_step_that_was_called_and_ended_in_one_page_is_as_any_other(wired: Wir
     assert worker.look(f"q{worker.run}") == [sorted(digest(given)[:16] for given in ({}, {"x": 1}))]
     worker.tell(settled("unknown", one, 1))
     assert len(worker.shown()["steps"]) == 3, "what was never called has no end"
+
+
+def test_what_models_of_dbt_came_to_is_shown_and_told_as_events(wired: Wired, worker: Worker) -> None:
+    clean = {
+        "name": "clean",
+        "kind": "model",
+        "state": "succeeded",
+        "table": "shop.clean",
+        "reads": ["raw.orders"],
+    }
+    bad = {
+        "name": "zones",
+        "kind": "model",
+        "state": "failed",
+        "table": "shop.zones",
+        "reads": ["shop.clean"],
+    }
+    models = [{**clean, "sql": 'select 1 as id from "raw"."orders"', "seconds": 0.5}, {**bad, "words": "no"}]
+    worker.begin("shop", kind="dbt", cache=False)
+    assert worker.finish("shop", 1, "failed", error="zones: no", models=models)["state"] == "failed"
+    (step,) = worker.shown()["steps"]
+    assert step["models"] == [
+        {**clean, "seconds": 0.5, "words": ""},
+        {**bad, "seconds": 0.0, "words": "no"},
+    ]
+    worker.tell({"do": "end", "state": "failed"})
+    answer = wired.ask("GET", f"{worker.base}/{worker.run}/openlineage", wired.admin)
+    events = {event["job"]["name"]: event for event in map(loads, answer.body.splitlines())}
+    assert [one["name"] for one in events["nightly.shop.zones"]["inputs"]] == ["shop.clean"]
+    assert events["nightly.shop.zones"]["eventType"] == "FAIL"
+    parent = events["nightly.shop.zones"]["run"]["facets"]["parent"]
+    assert parent["run"]["runId"] == events["nightly.shop"]["run"]["runId"]
 
 
 def test_a_failed_attempt_that_was_begun_without_asking_is_tried_again(worker: Worker) -> None:

@@ -1,14 +1,16 @@
 """Folders of SQL models: their order, their words, their tests, and what is said of mistakes."""
 
 import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import stratal
+from stratal.ai.explain import impact
 from stratal.sdk import pipeline_runs
-from stratal.sdk.pipelines import authoring
+from stratal.sdk.pipelines import authoring, dbt, worker
 from stratal.sdk.pipelines.transforms import BadModel, chosen_of, models, read
 
 pytestmark = pytest.mark.fast
@@ -136,3 +138,67 @@ def test_a_project_of_dbt_is_one_step_that_changes_with_its_files(tmp_path: Path
         pipeline_runs._with_dbt("shop", [], ["no-name"])
     with pytest.raises(FileNotFoundError, match="no project of dbt"):
         authoring.dbt_step(str(tmp_path))
+
+
+def test_what_each_model_of_dbt_came_to_is_read_from_its_artifacts(tmp_path: Path) -> None:
+    def node(kind: str, name: str, materialized: str, parents: list[str], sql: str = "") -> dict[str, Any]:
+        place = {"schema": "shop", "alias": name, "relation_name": f'"dbt"."shop"."{name}"'}
+        how = {"config": {"materialized": materialized}, "depends_on": {"nodes": parents}}
+        return {"resource_type": kind, "name": name, **place, **how, "compiled_code": sql}
+
+    nodes = {
+        "model.clean": node(
+            "model", "clean", "view", ["source.orders"], 'select id from "dbt"."raw"."orders"'
+        ),
+        "model.part": node("model", "part", "ephemeral", ["model.clean"]),
+        "model.log": node("model", "log", "incremental", ["model.part", "seed.names"], "select 1 as id"),
+        "seed.names": node("seed", "names", "seed", []),
+        "model.late": node("model", "late", "table", ["model.log"]),
+        "test.unique": {"resource_type": "test", "name": "unique"},
+    }
+    orders = {"schema": "raw", "identifier": "orders", "relation_name": '"dbt"."raw"."orders"'}
+    manifest = {"nodes": nodes, "sources": {"source.orders": orders}}
+    ended = {"clean": "success", "log": "error", "late": "skipped"}
+    results = [
+        {"unique_id": f"model.{name}", "status": status, "execution_time": 0.5, "message": "it says so"}
+        for name, status in ended.items()
+    ]
+    results.append({"unique_id": "test.unique", "status": "pass"})
+    (tmp_path / "dbt_project.yml").write_text("name: shop")
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "target" / "run_results.json").write_text(json.dumps({"results": results}))
+    guest = dbt._Guest(tmp_path, tmp_path, None, {})
+    clean, log, late = guest.models(guest.results())
+    assert (clean["state"], clean["reads"], clean["words"]) == ("succeeded", ["raw.orders"], "")
+    assert clean["sql"] == 'select id from "raw"."orders"', "as the table is called here"
+    assert (log["state"], log["words"]) == ("failed", "it says so")
+    assert log["reads"] == ["shop.clean", "shop.log", "shop.names"], (
+        "through what is ephemeral, and on from itself"
+    )
+    assert (late["state"], late["table"]) == ("skipped", "shop.late")
+
+
+def test_what_models_came_to_is_told_also_when_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(_folder: str, _text: str, _given: Any, models: list[dict[str, Any]]) -> Any:
+        models.append({"name": "clean"})
+        raise RuntimeError("zones: no such column")
+
+    monkeypatch.setattr(dbt, "build", build)
+    (tmp_path / "dbt_project.yml").write_text("name: shop")
+    how = worker.outcome(authoring.dbt_step(str(tmp_path)), {})
+    assert (how["state"], how["models"]) == ("failed", [{"name": "clean"}])
+
+
+def test_only_what_is_made_of_a_table_is_its_impact_model_by_model() -> None:
+    models = [
+        {"table": "shop.zones", "reads": ["shop.clean", "ref.names"]},
+        {"table": "shop.clean", "reads": ["raw.orders"]},
+        {"table": "shop.other", "reads": ["raw.other"]},
+        {"table": None, "reads": ["raw.orders"]},
+    ]
+    assert impact._of_models(models, {"raw.orders"}) == {"shop.clean", "shop.zones"}
+    assert impact._of_models(models, {"ref.names"}) == {"shop.zones"}
+    assert impact._of_models(models, {"elsewhere.x"}) == set()

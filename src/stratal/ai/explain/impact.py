@@ -5,7 +5,7 @@ before it returned, and that a snapshot carries the rows of the one it was built
 others see, so replays are left out.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ from stratal.ledger.tables import accesses
 
 _SOME = 500
 _MOST = 100_000
+Json = dict[str, Any]
 Version = tuple[str, str]
 """A kind of the lineage and a version."""
 
@@ -111,6 +112,9 @@ class _Walk:
         self._workloads: dict[str, int] = {}
         """Workload to the moment from which on what it wrote counts."""
         self._steps: dict[int, AffectedStep] = {}
+        self._after: dict[int, Mapping[str, Sequence[int]]] = {}
+        self._models: dict[str, list[Json]] = {}
+        """Of projects of dbt, by workload: what each model is made of."""
         self._replaying = self._replays()
 
     def walk(self, asked: str) -> tuple[Affected, dict[int, tuple[str, int, str, bool]]]:
@@ -125,8 +129,9 @@ class _Walk:
                     reason="too_much",
                 )
             found = dict(self._carried(waiting))
-            for workload in self._readers(waiting):
-                found |= dict(self._made(workload))
+            reached = dict.fromkeys([*self._readers(waiting), *self._within(waiting)])
+            for workload in {**reached, **self._models}:
+                found |= dict(self._made(workload, {*self._versions.values(), *found.values()}))
             waiting = {version: name for version, name in found.items() if version not in self._versions}
         return self._told(asked, set(begun)), self._revisions()
 
@@ -210,6 +215,26 @@ class _Walk:
                     new[row.workload] = min(row.first_at, new.get(row.workload, row.first_at))
         return self._reached(new)
 
+    def _within(self, versions: Mapping[Version, str]) -> list[str]:
+        """The projects of dbt that made one of these and, within the same step, made others of it."""
+        new: dict[str, int] = {}
+        for some in _parts([version for kind, version in versions if kind == "snapshot"]):
+            query = (
+                select(accesses.c.workload, accesses.c.name, steps.c.models)
+                .join(steps, steps.c.workload == accesses.c.workload)
+                .where(
+                    accesses.c.project_id == self._project_id,
+                    accesses.c.mode == "write",
+                    accesses.c.kind == "snapshot",
+                    accesses.c.version.in_(some),
+                    steps.c.models.is_not(None),
+                )
+            )
+            for row in self._c.execute(query):
+                if _of_models(orjson.loads(row.models), {row.name}):
+                    new[row.workload] = 0
+        return self._reached(new)
+
     def _reached(self, new: dict[str, int]) -> list[str]:
         """Note workloads as affected, with the steps that took their results or were given them; those that are new."""
         fresh = {
@@ -227,16 +252,24 @@ class _Walk:
                 if row.id in self._steps:
                     continue
                 self._steps[row.id] = AffectedStep(row.run_id, row.pipeline, row.name, row.state)
+                if row.models and row.workload is not None:
+                    self._models[row.workload] = orjson.loads(row.models)
                 if row.workload is not None and row.workload not in self._workloads:
                     self._workloads[row.workload] = 0
                     found.append(row.workload)
                 waiting += [other.id for other in self._step_rows(steps.c.taken_from, [row.id])]
-                waiting += [
-                    other.id
-                    for other in self._step_rows(steps.c.run_id, [row.run_id])
-                    if row.name in orjson.loads(other.after)
-                ]
+                waiting += self._given(row.run_id).get(row.name, ())
         return found
+
+    def _given(self, run_id: int) -> Mapping[str, Sequence[int]]:
+        """The steps of a run by what they were given: of each name of a step the ids of those after it."""
+        if run_id not in self._after:
+            after: dict[str, list[int]] = {}
+            for row in self._step_rows(steps.c.run_id, [run_id]):
+                for name in orjson.loads(row.after):
+                    after.setdefault(name, []).append(row.id)
+            self._after[run_id] = after
+        return self._after[run_id]
 
     def _step_rows(self, column: ColumnElement[Any], values: Sequence[Any]) -> list[Any]:
         found: list[Any] = []
@@ -244,7 +277,7 @@ class _Walk:
             query = (
                 select(
                     steps.c.id, steps.c.run_id, steps.c.name, steps.c.state, steps.c.after, steps.c.workload,
-                    pipeline_runs.c.pipeline,
+                    steps.c.models, pipeline_runs.c.pipeline,
                 )
                 .join(pipeline_runs, pipeline_runs.c.id == steps.c.run_id)
                 .where(
@@ -267,13 +300,17 @@ class _Walk:
                 if found is not None:
                     yield found
 
-    def _made(self, workload: str) -> Iterator[tuple[Version, str]]:
+    def _made(self, workload: str, affected: set[str]) -> Iterator[tuple[Version, str]]:
+        """What it wrote; of a project of dbt only what its models made of the tables that are `affected`."""
+        kept = _of_models(self._models[workload], affected) if workload in self._models else None
         query = select(accesses).where(
             accesses.c.workload == workload,
             accesses.c.mode == "write",
             accesses.c.first_at >= self._workloads[workload],
         )
         for row in self._c.execute(query):
+            if kept is not None and row.kind == "snapshot" and row.name not in kept:
+                continue
             if row.kind != "object" or row.name.partition("/")[0] not in self._buckets:
                 yield (row.kind, row.version), row.name
 
@@ -333,6 +370,20 @@ class _Walk:
                 model = f"{row.model_name}/{row.model_version}"
                 found[row.seq] = (row.name, row.number, model, answers and row.removed_at is None)
         return found
+
+
+def _of_models(models: Sequence[Json], affected: set[str]) -> set[str]:
+    """The tables of the models that are made of these, of what these made, and so on."""
+    found = set[str]()
+    reached = set(affected)
+    while True:
+        new = {
+            one["table"] for one in models if one["table"] and not reached.isdisjoint(one["reads"])
+        } - found
+        if not new:
+            return found
+        found |= new
+        reached |= new
 
 
 def _parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:

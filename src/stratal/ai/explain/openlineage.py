@@ -2,7 +2,8 @@
 
 An event for the start and one for the end of the run and of each of its steps that was done; a step's inputs and outputs
 are the tables and objects that its credential was seen to read and write, with the very snapshots. Columns
-are told where a query made them. Replays, which make nothing, have no events.
+are told where a query made them. Each model of a project of dbt has an event of its own, as dbt's artifacts tell of it.
+Replays, which make nothing, have no events.
 """
 
 import uuid
@@ -59,6 +60,7 @@ def events(
                 if step.error
                 else {}
             )
+            found += _models(run, step, step.ended_at, inputs, outputs)
             found.append(_event(run, step, _ENDS[step.state.value], step.ended_at, facets, inputs, outputs))
     if run.state.ended and run.ended_at is not None:
         failed = {"errorMessage": {"message": run.reason, "programmingLanguage": "python"}}
@@ -67,8 +69,39 @@ def events(
     yield from sorted(found, key=lambda event: str(event["eventTime"]))
 
 
+def _models(run: Run, step: Step, at: int, inputs: Sequence[Json], outputs: Sequence[Json]) -> Iterator[Json]:
+    """An event for each model that was built: of the tables that it is made of, its step's own or what that read."""
+    before = {one["name"]: one for one in inputs}
+    known = {**before, **{one["name"]: one for one in outputs}}
+    shown = {one["name"]: one for one in outputs}
+    for model in step.models:
+        if model["state"] == "skipped":
+            continue
+        words = {"errorMessage": {"message": str(model["words"]), "programmingLanguage": "sql"}}
+        of = {name: before if name == model["table"] else known for name in model["reads"]}
+        read = [_as_input(found.get(name) or _dataset(run.project, name, {})) for name, found in of.items()]
+        made = [shown[model["table"]]] if model["table"] in shown else []
+        facets = words if model["state"] == "failed" else {}
+        kind = _ENDS[str(model["state"])]
+        yield _event(run, step, kind, at, facets, read, made, model=str(model["name"]))
+
+
+def _as_input(dataset: Json) -> Json:
+    """A table that the step made itself, where another model of it reads it: its version, not how it was made."""
+    version = {name: facet for name, facet in dataset["facets"].items() if name == "version"}
+    return {"namespace": dataset["namespace"], "name": dataset["name"], "facets": version}
+
+
 def _event(
-    run: Run, step: Step | None, kind: str, at: int, facets: Json, inputs: list[Json], outputs: list[Json]
+    run: Run,
+    step: Step | None,
+    kind: str,
+    at: int,
+    facets: Json,
+    inputs: list[Json],
+    outputs: list[Json],
+    *,
+    model: str = "",
 ) -> Json:
     job: Json = {"jobType": {"processingType": "BATCH", "integration": "STRATAL", "jobType": "PIPELINE"}}
     told = dict(facets)
@@ -79,6 +112,14 @@ def _event(
         if step.doc:
             job["documentation"] = {"description": step.doc}
         name = f"{name}.{step.name}"
+        if model:
+            job["jobType"]["jobType"] = "MODEL"
+            told["parent"] = {
+                "run": {"runId": _id(run, step)},
+                "job": {"namespace": run.project, "name": name},
+            }
+            job.pop("documentation", None)
+            name = f"{name}.{model}"
     elif run.doc:
         job["documentation"] = {"description": run.doc}
     return {
@@ -86,16 +127,17 @@ def _event(
         "eventTime": iso(at),
         "producer": PRODUCER,
         "schemaURL": _SPEC,
-        "run": {"runId": _id(run, step), "facets": _faceted(told)},
+        "run": {"runId": _id(run, step, model), "facets": _faceted(told)},
         "job": {"namespace": run.project, "name": name, "facets": _faceted(job)},
         "inputs": inputs,
         "outputs": outputs,
     }
 
 
-def _id(run: Run, step: Step | None) -> str:
+def _id(run: Run, step: Step | None, model: str = "") -> str:
     """The same each time it is asked for."""
     place = f"stratal:{run.project_id}/{run.id}" + (f"/{step.id}.{step.attempt}" if step is not None else "")
+    place += f"/{model}" if model else ""
     return str(uuid.uuid5(uuid.NAMESPACE_URL, place))
 
 

@@ -116,6 +116,7 @@ async def pipeline_run(view: View) -> Response:
         bars=spans[:MOST_DRAWN],
         more_bars=max(0, len(spans) - MOST_DRAWN),
         failed_checks=[(step, check) for step in steps for check in step["checks"] if not check["passed"]],
+        models=[(step, one) for step in steps for one in step.get("models") or ()],
         edges=edges[:MOST_EDGES],
         more_edges=max(0, len(edges) - MOST_EDGES),
         reports=[step["name"] for step in steps if step.get("report")],

@@ -114,6 +114,17 @@ _UNBEGUN: Mapping[str, Any] = {
 """The columns of a step that has only been called: all that `_ended_at_once` fills."""
 
 
+_MADE_BY = (
+    update(writes)
+    .where(
+        writes.c.step_id == bindparam("of_step"),
+        writes.c.attempt == bindparam("of_attempt"),
+        writes.c.table_name == bindparam("made"),
+    )
+    .values(sql=bindparam("by"))
+)
+
+
 class Journal:
     """Write functions: each runs inside a transaction of the database's writer."""
 
@@ -621,6 +632,9 @@ class Journal:
             values["started_at"] = max(step.started_at, min(now, now - round(1000 * entry["seconds_ago"])))
         if entry.get("checks"):
             values["checks"] = dumped(entry["checks"])
+        if entry.get("models"):
+            values["models"] = dumped([{**one, "sql": None} for one in entry["models"]])
+            self._tell_queries(c, step, entry["models"])
         if entry.get("log"):
             values["log"] = str(entry["log"])[-64 * 1024 :]
         if entry["state"] == StepState.SUCCEEDED.value:
@@ -638,6 +652,16 @@ class Journal:
             records.change_step(c, step, values)
             return self._told(c, run, replace(step, state=StepState.SUCCEEDED, output=orjson.loads(output)))
         return self._fail(c, run, step, str(entry.get("error", "")), values, again=entry.get("again"))
+
+    def _tell_queries(self, c: Connection, step: Step, models: Sequence[Mapping[str, Any]]) -> None:
+        """Which queries made the tables that a project of dbt has staged."""
+        told = [
+            {"made": one["table"], "by": one["sql"], "of_step": step.id, "of_attempt": step.attempt}
+            for one in models
+            if one["table"] and one["sql"]
+        ]
+        if told:
+            c.execute(_MADE_BY, told)
 
     def _fail(
         self, c: Connection, run: Run, step: Step, error: str, values: dict[str, Any], *, again: Json = None

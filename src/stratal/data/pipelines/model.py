@@ -139,6 +139,8 @@ class Step:
     writes: Sequence[Mapping[str, Json]]
     checks: Sequence[Mapping[str, Json]]
     """What was checked of what it wrote, and how that went."""
+    models: Sequence[Mapping[str, Json]]
+    """Of a project of dbt: what each model, seed and snapshot came to, and which tables it was made of."""
     taken_from: int | None
     created_at: int
     started_at: int | None

@@ -64,6 +64,7 @@ def step_of(row: Mapping[Any, Any]) -> Step:
         reads=_json(row["reads"]) or [],
         writes=_json(row["writes"]) or [],
         checks=_json(row["checks"]) or [],
+        models=_json(row["models"]) or [],
     )
 
 

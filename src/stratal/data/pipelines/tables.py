@@ -79,6 +79,7 @@ steps = Table(
     Column("reads", Text),
     Column("writes", Text),
     Column("checks", Text),
+    Column("models", Text),  # of a project of dbt: what each came to, of which tables
     Column("taken_from", Integer),  # the step whose result this one took
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),

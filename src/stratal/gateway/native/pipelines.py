@@ -109,6 +109,17 @@ class Checked(Strict):
     words: str = ""
 
 
+class Built(Strict):
+    name: str = Field(max_length=200)
+    kind: Literal["model", "seed", "snapshot"]
+    state: Literal["succeeded", "failed", "skipped"]
+    table: str | None = Field(default=None, description="The one that it became; null: it became none.")
+    reads: list[str] = Field(default_factory=list, description="The tables that it is made of.")
+    seconds: float = Field(default=0, ge=0)
+    words: str = ""
+    sql: str = Field(default="", description="The query whose rows it has.")
+
+
 class Finished(Strict):
     do: Literal["finish"] = "finish"
     name: str = ""
@@ -119,6 +130,9 @@ class Finished(Strict):
     log: str = ""
     seconds_ago: float | None = Field(default=None, ge=0, description="When it began.")
     checks: list[Checked] = Field(default_factory=list, max_length=1000)
+    models: list[Built] = Field(
+        default_factory=list, max_length=10_000, description="What those of a project of dbt came to."
+    )
     settled: bool = Field(default=False, description="The worker has noted it and gone on from it.")
     part: str = Field(
         default="", pattern=_PART, description="As of `start`, for a step whose start is not told."
@@ -159,8 +173,9 @@ class Page(Strict):
 def _plain(entry: BaseModel) -> dict[str, Json]:
     """The entry as the journal takes it: pages are long, and `model_dump` would copy all that was just validated."""
     told = dict(vars(entry))
-    if told.get("checks"):
-        told["checks"] = [check.model_dump() for check in told["checks"]]
+    for name in ("checks", "models"):
+        if told.get(name):
+            told[name] = [one.model_dump() for one in told[name]]
     return told
 
 
@@ -614,6 +629,7 @@ def _step(step: Step, job_states: Mapping[int, str]) -> dict[str, object]:
         "reads": [dict(read) for read in step.reads],
         "writes": [dict(write) for write in step.writes],
         "checks": [dict(check) for check in step.checks],
+        "models": [{name: value for name, value in one.items() if name != "sql"} for one in step.models],
         "report": _has_report(step),
         "created_at": iso(step.created_at),
         "started_at": None if step.started_at is None else iso(step.started_at),

@@ -25,6 +25,7 @@ REQUIREMENTS = ("dbt-core>=1.10,<1.12", "dbt-duckdb>=1.10,<2", "pyarrow")
 PROJECT_FILE = "dbt_project.yml"
 _MADE_BY_DBT = frozenset({"target", "logs"})
 _KEPT = frozenset({"model", "seed", "snapshot"})
+_MOST_SQL = 2 * 1024 * 1024
 _RUN = "from dbt.cli.main import cli; cli()"
 Json = dict[str, Any]
 
@@ -43,9 +44,12 @@ def _is_passed_over(path: Path) -> bool:
     return path.parts[0] in _MADE_BY_DBT or any(part.startswith(".") for part in path.parts)
 
 
-def build(folder: str, text: str, variables: Mapping[str, Any]) -> tuple[list[Table], list[Json], str]:
+def build(
+    folder: str, text: str, variables: Mapping[str, Any], models: list[Json]
+) -> tuple[list[Table], list[Json], str]:
     """Build and test the project: the tables that were written, its tests as checks, and which of these forbid the tables
-    ("": none; with one nothing is written). Raises `RuntimeError` when a model or dbt itself fails, `ValueError`."""
+    ("": none; with one nothing is written). Into `models` goes what each model, seed and snapshot came to, whatever
+    comes then. Raises `RuntimeError` when a model or dbt itself fails, `ValueError`."""
     chosen = json.loads(text)
     with tempfile.TemporaryDirectory(prefix="dbt-") as scratch:
         guest = _Guest(Path(folder).resolve(), Path(scratch), chosen["schema"], variables)
@@ -55,6 +59,7 @@ def build(folder: str, text: str, variables: Mapping[str, Any]) -> tuple[list[Ta
             "build", *(["--select", *chosen["select"]] if chosen["select"] else []), may_fail=True
         )
         results = guest.results()
+        models += guest.models(results)
         failed = [one for one in results if one["status"] in {"error", "fail", "runtime error"}]
         broken = [one for one in failed if guest.kind(one) != "test"]
         if broken or (code and not failed):
@@ -137,10 +142,7 @@ class _Guest:
                 if id_ in used:
                     _load(database, source["schema"], source["identifier"], must=id_)
             for node in manifest["nodes"].values():
-                goes_on = (
-                    node["resource_type"] == "snapshot" or node["config"].get("materialized") == "incremental"
-                )
-                if goes_on and node["resource_type"] in _KEPT:
+                if _goes_on(node) and node["resource_type"] in _KEPT:
                     _load(database, node["schema"], node["alias"])
 
     def results(self) -> list[Json]:
@@ -156,6 +158,46 @@ class _Guest:
 
     def name(self, result: Json) -> str:
         return str(self._node(result).get("name") or result["unique_id"])
+
+    def models(self, results: Sequence[Json]) -> Iterator[Json]:
+        """What each model, seed and snapshot came to, of which tables and by which query, as dbt's artifacts say."""
+        left = _MOST_SQL
+        for result in results:
+            node = self._node(result)
+            if node.get("resource_type") not in _KEPT:
+                continue
+            state = {"success": "succeeded", "skipped": "skipped"}.get(result["status"], "failed")
+            sql = self._as_here(str(result.get("compiled_code") or node.get("compiled_code") or ""))
+            left -= len(sql)
+            own = {_place(node)} if _goes_on(node) else set()
+            yield {
+                "name": str(node["name"])[:200],
+                "kind": node["resource_type"],
+                "state": state,
+                "table": None if node["config"].get("materialized") == "ephemeral" else _place(node),
+                "reads": sorted({*self._parents(node), *own}),
+                "seconds": round(float(result.get("execution_time") or 0), 3),
+                "words": "" if state == "succeeded" else str(result.get("message") or "")[:1000],
+                "sql": sql if left >= 0 else "",
+            }
+
+    def _parents(self, node: Json) -> Iterator[str]:
+        """The tables that it reads; what is ephemeral is none, and stands for those that it reads itself."""
+        for id_ in node.get("depends_on", {}).get("nodes", ()):
+            parent = self._nodes["sources"].get(id_) or self._nodes["nodes"].get(id_)
+            if parent is None:
+                continue
+            if parent.get("config", {}).get("materialized") == "ephemeral":
+                yield from self._parents(parent)
+            else:
+                yield _place(parent)
+
+    def _as_here(self, text: str) -> str:
+        """A compiled query with the tables' names as they are here, without that of dbt's database file."""
+        for one in [*self._nodes["nodes"].values(), *self._nodes["sources"].values()]:
+            if name := one.get("relation_name"):
+                text = text.replace(name, _quoted(one["schema"], one.get("alias") or one["identifier"]))
+        return text
 
     def as_check(self, result: Json) -> Json:
         """A test as the journal keeps a check."""
@@ -188,6 +230,11 @@ class _Guest:
             # Not through a Parquet file: DuckDB says there of columns without NULL that they never have one.
             rows = database.table(_quoted(node["schema"], node["alias"])).to_arrow_table()
         yield Table(_place(node)).replace(rows)
+
+
+def _goes_on(node: Mapping[str, Any]) -> bool:
+    """Is it made of what it was the last time, too?"""
+    return bool(node["resource_type"] == "snapshot" or node["config"].get("materialized") == "incremental")
 
 
 def _place(node: Mapping[str, Any]) -> str:

@@ -55,12 +55,17 @@ class CheckFailed(Exception):
         self.results = results
 
 
-def checked(step: Step, arguments: Mapping[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
-    """Run a step's body and then its checks: what it returned, and their results. Raises `CheckFailed`."""
+def checked(
+    step: Step, arguments: Mapping[str, Any], models: list[dict[str, Any]] | None = None
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Run a step's body and then its checks: what it returned, and their results. Into `models` goes what those of a
+    project of dbt came to, also when this raises. Raises `CheckFailed`."""
     if step.kind == "dbt":
         from stratal.sdk.pipelines import dbt
 
-        tables, results, failure = dbt.build(step.path, step.text, arguments)
+        tables, results, failure = dbt.build(
+            step.path, step.text, arguments, [] if models is None else models
+        )
         return tables, _passed(results, failure)
     if not step.checks:
         return execute(step, arguments), []

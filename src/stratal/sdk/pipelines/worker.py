@@ -627,8 +627,14 @@ def _pinned(node: Node, before: Sequence[Node]) -> Iterator[Any]:
 
 def outcome(step: Step, given: Mapping[str, Any]) -> Json:
     """Do the step and say how it went, as a journal entry has it. A failure's traceback goes to stderr."""
+    models: list[Json] = []
+    how = _outcome(step, given, models)
+    return {**how, "models": models} if models else how
+
+
+def _outcome(step: Step, given: Mapping[str, Any], models: list[Json]) -> Json:
     try:
-        value, checks = checked(step, given)
+        value, checks = checked(step, given, models)
         output = encode(value)
         dumped(output)
         return {"state": "succeeded", "output": output, "checks": checks}
