@@ -174,16 +174,16 @@ def _weekday(name: str) -> int | None:
 
 
 def _edges(steps: Sequence[Json]) -> list[Json]:
-    """What went from step to step: each table that a step wrote, its checks, and who of this run read it."""
+    """What went from step to step: each table that a step wrote, its checks, and who of this run read just that."""
     told: list[Json] = []
     readers: dict[str, list[str]] = {}
     for step in steps:
-        for table in dict.fromkeys(read["name"] for read in step.get("reads") or () if read.get("name")):
-            readers.setdefault(table, []).append(step["name"])
+        for version in dict.fromkeys(read["version"] for read in step.get("reads") or ()):
+            readers.setdefault(version, []).append(step["name"])
     for step in steps:
         for write in step.get("writes") or ():
             checks = [check for check in step["checks"] if check["table"] == write["table"]]
-            of_it = _some(readers.get(write["table"], []))
+            of_it = _some(readers.get(f"{write['table_id']}@{write['snapshot']}", []))
             told.append({"step": step["name"], **write, "readers": of_it, "checks": checks})
     return told
 
