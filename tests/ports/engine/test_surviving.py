@@ -43,8 +43,9 @@ async def test_an_end_that_no_keeper_and_no_server_saw_is_known(bench: Bench) ->
     spec = bench.sh(GATED)
     await bench.engine.start(spec)
     await bench.said(spec.attempt_id, "up")
+    keeper = bench.engine.keeper_pid
     await bench.engine.close()
-    (keeper,) = processes(f"--dir\0{bench.run_dir}")
+    assert keeper is not None
     os.kill(keeper, signal.SIGKILL)
     (bench.folder() / "gate").touch()
     await until((bench.run_dir / "attempts" / spec.attempt_id / "exit.json").exists)
