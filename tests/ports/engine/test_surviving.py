@@ -136,7 +136,7 @@ async def test_many_servers_at_once_get_one_keeper(bench: Bench) -> None:
     engines = [bench.new_engine() for _ in range(6)]
     await asyncio.gather(*(engine.connect() for engine in engines))
     assert len({engine.keeper_pid for engine in engines}) == 1
-    assert len(processes(f"--dir\0{bench.run_dir}")) == 1
+    await until(lambda: len(processes(f"--dir\0{bench.run_dir}")) == 1)
     for engine in engines:
         await engine.close()
     bench.engine = engines[0]
