@@ -40,3 +40,19 @@ def test_nine_in_ten_of_the_answering_words_still_stand_in_the_documentation() -
         if not any(" ".join(words.split()) in page for words in one["evidence"] for page in pages)
     ]
     assert len(gone) * 10 <= len(asked), f"write new questions for what is documented otherwise now: {gone}"
+
+
+def test_the_table_of_what_was_measured_names_every_solution_by_what_it_declares() -> None:
+    catalogue = Catalogue()
+    page = (catalogue.documentation / "solutions.md").read_text()
+    table = page.partition("<!-- measured:")[2].partition("<!-- /measured -->")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    declared = [(f"`{one.name}`", one.headline.title, one.headline.badge) for one in catalogue.all()]
+    assert sorted((name, title, badge) for name, title, badge, *_ in rows) == sorted(declared)
+    for name, *_, verdict, seeds, _cpu, _latency in rows:
+        one = catalogue.get(name.strip("`"))
+        assert int(seeds) == one.seeds
+        allowed = {"refused, as declared", "refused"} if one.refusal else {"promoted", "refused"}
+        assert verdict.partition(" (")[0] in (
+            {"mechanics only", "refused"} if one.mechanics_only else allowed
+        ), name
