@@ -215,13 +215,14 @@ async def test_a_deep_directory_is_no_hindrance(bench: Bench) -> None:
 async def test_where_no_keeper_can_be_started_it_says_so(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stratal.engines.local.link._PATIENCE", 0.5)
     await bench.engine.shutdown(kill=True)
     engine = bench.new_engine()
     (bench.run_dir / "keeper.lock").unlink()
     (bench.run_dir / "keeper.lock").mkdir()
-    with pytest.raises(Unavailable, match="keeper"):
-        await engine.connect()
+    with monkeypatch.context() as hasty:
+        hasty.setattr("stratal.engines.local.link._PATIENCE", 0.5)
+        with pytest.raises(Unavailable, match="keeper"):
+            await engine.connect()
     await engine.close()
     (bench.run_dir / "keeper.lock").rmdir()
 
