@@ -2,6 +2,8 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
+# With its bytecode kept: rewriting the asserts of all tests takes each process five seconds.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/pytest
 
 .DEFAULT_GOAL := help
 .PHONY: help demo check check-static check-fast test soak gpu-check bench format bootstrap-demo bootstrap-test
@@ -28,13 +30,13 @@ check-static:
 	@$(BIN)/lint-imports --no-cache > .lint-imports.log 2>&1 || { cat .lint-imports.log; exit 1; }; rm -f .lint-imports.log
 
 check-fast:
-	@$(BIN)/pytest -n 2 --dist loadfile -m fast tests/rooms tests/docs
+	@$(PYTEST) -n 2 --dist loadfile -m fast tests/rooms tests/docs
 
 test: check ## all tests, with a bounded sample of the long ones (under 15 min)
-	@$(BIN)/pytest -n 2 --dist loadfile -m "not soak and not fast"
+	@$(PYTEST) -n 2 --dist loadfile -m "not soak and not fast"
 
 soak: bootstrap-test ## the long tests whole: thousands of kills, cuts and fuzz cases
-	@$(BIN)/pytest -n 2 --dist worksteal -m soak --durations=0
+	@$(PYTEST) -n 2 --dist worksteal -m soak --durations=0
 
 gpu-check: ## check this machine's GPUs end to end; says so when there is none
 	@$(or $(PYTHON),python3) scripts/bootstrap.py gpu
