@@ -36,6 +36,9 @@ PLAIN = st.recursive(
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(lake, "_chosen", [LocalLake(tmp_path / "lake")])
+    monkeypatch.setattr(
+        sys, "dont_write_bytecode", True
+    )  # a module is written twice in a second, of the same size
     return tmp_path
 
 
