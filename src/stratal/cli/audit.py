@@ -81,7 +81,8 @@ def _what(entry: dict[str, Any]) -> str:
     data = entry["data"]
     if entry["kind"] == "request.denied":
         times = f" ×{data['count']}" if data.get("count", 1) > 1 else ""
-        return f"denied ({data.get('status')}){times}"
+        action = f" {data['action']}" if data.get("action") else ""
+        return f"denied{action} ({data.get('status')}){times}"
     return f"{entry['kind']} {data['name']}" if data.get("name") else str(entry["kind"])
 
 
