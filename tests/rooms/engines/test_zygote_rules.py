@@ -1,7 +1,9 @@
 """Which command lines a zygote may fork, what it is asked to load, and what stays out of it."""
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -166,6 +168,29 @@ def test_what_comes_along_is_not_remembered_and_ones_own_modules_ask_for_no_othe
         kind.zygote.loaded = frozenset(("torch", "torch.nn", "numpy"))
         kind.remember(["torch", "torch.nn", "pandas"])
     assert list(kind.imports) == ["torch", "pandas"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b"[]", b"5", b"{", b"[" * 60_000, b"\xff", b'{"unfit": 5, "why": ""}', b'{"unfit": ["x"]}', b"{}",
+        b'{"imports": [], "reads": [], "modules": [], "loaded": "AAAA"}', b'{"unfit": ["known"], "why": "again"}',
+    ],
+)  # fmt: skip
+def test_a_zygote_that_tells_nonsense_is_given_up(place: Path, told: bytes) -> None:
+    """What it was made to import can write to its channel."""
+    nursery = Nursery(str(place / "run"), lambda fd, heard: None, lambda fd: None)
+    kind = Kind({"python": str(place / "env" / "bin" / "python")})
+    kind.unfit.add("known")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+    with theirs, subprocess.Popen(["sleep", "60"]) as outer:
+        kind.zygote = Zygote(kind, str(place / "run" / "z"), ours, outer.pid)
+        theirs.send(told)
+        nursery._told(kind.zygote)
+        assert kind.zygote is None
+        assert outer.wait(60) == -signal.SIGKILL
+    assert kind.not_before > 0
 
 
 def test_an_environment_that_was_built_anew_at_its_place_is_another(place: Path) -> None:

@@ -319,22 +319,25 @@ class Nursery:
             return
         except OSError:
             data, ancillary = b"", []
-        kind = zygote.kind
-        try:
+        kind, why = zygote.kind, ""
+        unfit: list[str] | None = None
+        try:  # what it has imported may tell anything
             report = json.loads(data) if data else None
             if report is not None and "unfit" not in report:
                 self._warm(zygote, report, ancillary)
                 return
-        except (ValueError, TypeError, KeyError, OSError) as error:
-            report = None
+            if report is not None:
+                unfit, why = [str(name) for name in report["unfit"]], str(report["why"])
+        except (ValueError, TypeError, LookupError, RecursionError, OSError) as error:
+            unfit = None
             print(f"zygote of {kind.seed['python']}: {error}", flush=True)
         ready = zygote.report is not None
         self._dismiss(zygote)
-        if report is not None:
-            unfit = [str(name) for name in report["unfit"]]
-            print(f"zygote of {kind.seed['python']}: without {', '.join(unfit)}: {report['why']}", flush=True)
+        if unfit is not None:
+            print(f"zygote of {kind.seed['python']}: without {', '.join(unfit)}: {why}", flush=True)
+            is_news = not kind.unfit.issuperset(unfit)
             kind.unfit.update(unfit)
-            if unfit:
+            if is_news:
                 self._start(kind)
             else:
                 kind.not_before = time.monotonic() + _GIVE_UP_SECONDS

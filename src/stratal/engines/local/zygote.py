@@ -85,7 +85,10 @@ def unpacked(said: str) -> frozenset[str]:
     import binascii
     import zlib
 
-    whole = zlib.decompressobj().decompress(binascii.a2b_base64(said), _MOST_LOADED) if said else b""
+    try:
+        whole = zlib.decompressobj().decompress(binascii.a2b_base64(said), _MOST_LOADED) if said else b""
+    except zlib.error as error:
+        raise ValueError(str(error)) from error
     return frozenset(whole.decode().split("\n"))
 
 
