@@ -52,36 +52,28 @@ _SAME_KEY: Select[Any] = (
     .where(_newest.c.place <= _CANDIDATES)
     .order_by(steps.c.id.desc())
 )
-_newest_alike = (
+_ALIKE: Select[Any] = (
     select(
-        steps.c.id,
-        func.row_number().over(partition_by=steps.c.given, order_by=steps.c.id.desc()).label("place"),
+        *(steps.c.id, steps.c.run_id, steps.c.name, steps.c.arguments, steps.c.output),
+        *(steps.c.reads, steps.c.writes),
     )
     .join(runs, runs.c.id == steps.c.run_id)
     .where(
-        steps.c.project_id == bindparam("project"),
+        steps.c.given == bindparam("same"),
         steps.c.step == bindparam("called"),
+        steps.c.project_id == bindparam("project"),
         steps.c.code == bindparam("with_code"),
         steps.c.environment == bindparam("with_environment"),
-        steps.c.given.in_(bindparam("same", expanding=True)),
         steps.c.state == StepState.SUCCEEDED.value,
         steps.c.run_id != bindparam("but_run"),
         runs.c.pipeline == bindparam("of_pipeline"),
         runs.c.replay_of.is_(None),
     )
-    .subquery()
-)
-_ALIKE: Select[Any] = (
-    select(
-        *(steps.c.id, steps.c.run_id, steps.c.name, steps.c.given, steps.c.arguments, steps.c.output),
-        *(steps.c.reads, steps.c.writes),
-    )
-    .join(_newest_alike, _newest_alike.c.id == steps.c.id)
-    .where(_newest_alike.c.place <= _CANDIDATES)
     .order_by(steps.c.id.desc())
+    .limit(bindparam("most"))
 )
 _TAKEN = select(steps.c.taken_from).where(
-    steps.c.run_id == bindparam("of_run"), steps.c.taken_from.is_not(None)
+    steps.c.taken_from.in_(bindparam("those", expanding=True)), steps.c.run_id == bindparam("of_run")
 )
 _RUNS = (
     select(runs.c.id)
@@ -154,25 +146,28 @@ def alike(
     steps' names. What another step of the run took is left to that one: two calls that are alike are done twice.
     """
     found: dict[str, tuple[Row[Any], str]] = {}
-    if not asked:
-        return found
-    taken = set(c.execute(_TAKEN, {"of_run": run.id}).scalars())
-    kinds: dict[tuple[str, str, str], dict[str, list[Asked]]] = {}
+    wanted: dict[tuple[str, str, str, str], list[Asked]] = {}
     for one in asked:
-        of_kind = kinds.setdefault((called[one.name], one.code, one.environment), {})
-        of_kind.setdefault(digest(without_moments(one.arguments)), []).append(one)
-    for (step, code, environment), wanted in kinds.items():
-        place = {"project": run.project_id, "of_pipeline": run.pipeline, "but_run": run.id}
-        place |= {"called": step, "with_code": code, "with_environment": environment}
-        rows = [
-            row for some in in_parts(sorted(wanted)) for row in c.execute(_ALIKE, {**place, "same": some})
-        ]
-        now = _Now.of(c, rows)
+        given = digest(without_moments(one.arguments))
+        wanted.setdefault((called[one.name], one.code, one.environment, given), []).append(one)
+    place = {"project": run.project_id, "of_pipeline": run.pipeline, "but_run": run.id}
+    candidates: dict[tuple[str, str, str, str], list[Row[Any]]] = {}
+    for what, waiting in wanted.items():
+        step, code, environment, given = what
+        kind = {"called": step, "with_code": code, "with_environment": environment, "same": given}
+        rows = c.execute(_ALIKE, {**place, **kind, "most": _CANDIDATES + len(waiting)}).all()
+        if rows:
+            candidates[what] = list(rows)
+    every = [row for rows in candidates.values() for row in rows]
+    taken: set[int] = set()
+    for some in in_parts([row.id for row in every]):
+        taken |= set(c.execute(_TAKEN, {"those": some, "of_run": run.id}).scalars())
+    now = _Now.of(c, every)
+    for what, rows in candidates.items():
+        waiting = wanted[what]
         for row in rows:
-            waiting = wanted[row.given]
             if waiting and row.id not in taken and _stale(c, now, row, waiting[0].arguments) is None:
                 found[waiting.pop(0).name] = row, ""
-                taken.add(row.id)
     return found
 
 

@@ -1,6 +1,16 @@
 """Rows of pipelines: runs, their steps, and what steps have written but not yet shown."""
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
 
 from stratal.kernel.database import metadata
 
@@ -87,6 +97,13 @@ steps = Table(
     Index("ix_pipeline_steps_run_id_name", "run_id", "name", unique=True),
     Index("ix_pipeline_steps_project_id_key", "project_id", "key"),
     Index("ix_pipeline_steps_project_id_step_code", "project_id", "step", "code"),
+    Index("ix_pipeline_steps_given_step", "given", "step"),
+    Index(
+        "ix_pipeline_steps_taken_from",
+        "taken_from",
+        sqlite_where=text("taken_from IS NOT NULL"),
+        postgresql_where=text("taken_from IS NOT NULL"),
+    ),
     Index("ix_pipeline_steps_state", "state"),
     Index("ix_pipeline_steps_workload", "workload"),
     sqlite_autoincrement=True,
