@@ -1,9 +1,9 @@
-"""Having an endpoint draw, and keeping its pictures."""
+"""Having an endpoint write or draw piece by piece, and keeping its pictures."""
 
 import base64
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,11 +13,9 @@ import click
 from stratal.sdk import ApiError, Client
 
 
-def draw(client: Client, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """What the endpoint says at the end: ``images``, ``seed``, ``prediction_id``. People see how far it is."""
-    watched = sys.stderr.isatty()
-    end: dict[str, Any] = {}
-    address = client.path(f"/endpoints/{quote(name, safe='')}/pictures")
+def pieces(client: Client, name: str, way: str, asked: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the endpoint streams at its address `way`, piece by piece. Raises `ApiError`."""
+    address = client.path(f"/endpoints/{quote(name, safe='')}/{way}")
     with client.stream("POST", address, json=dict(asked)) as answer:
         for line in answer.iter_lines():
             if not line.startswith("data: "):
@@ -26,10 +24,18 @@ def draw(client: Client, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
             if "error" in piece:
                 error = piece["error"]
                 raise ApiError(500, error["code"], error["message"], error["hint"] or "")
-            if "finish" in piece:
-                end = piece
-            elif watched:
-                click.echo(f"\rpicture {piece['picture'] + 1}, step {piece['step']} ", nl=False, err=True)
+            yield piece
+
+
+def draw(client: Client, name: str, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """What the endpoint says at the end: ``images``, ``seed``, ``prediction_id``. People see how far it is."""
+    watched = sys.stderr.isatty()
+    end: dict[str, Any] = {}
+    for piece in pieces(client, name, "pictures", asked):
+        if "finish" in piece:
+            end = piece
+        elif watched:
+            click.echo(f"\rpicture {piece['picture'] + 1}, step {piece['step']} ", nl=False, err=True)
     if watched:
         click.echo(err=True)
     return end

@@ -1,6 +1,5 @@
 """``stratal endpoints`` and ``endpoint``: looking at what was deployed, and steering it."""
 
-import json
 import sys
 import textwrap
 from typing import Any
@@ -12,7 +11,7 @@ from stratal.cli import drawing
 from stratal.cli.calls import how_to_call
 from stratal.cli.output import json_option, print_json, print_table, project_option
 from stratal.cli.shown import Shares
-from stratal.sdk import ApiError, Client
+from stratal.sdk import Client
 
 
 def model_of(revision: dict[str, Any]) -> str:
@@ -294,20 +293,13 @@ def chat(
     asked = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature}
     told: list[str] = []
     end: dict[str, Any] = {}
-    with client.stream("POST", address_of(client, name, "/chat"), json=asked) as answer:
-        for line in answer.iter_lines():
-            if not line.startswith("data: "):
-                continue
-            piece = json.loads(line.removeprefix("data: "))
-            if "error" in piece:
-                error = piece["error"]
-                raise ApiError(500, error["code"], error["message"], error["hint"] or "")
-            if "finish" in piece:
-                end = piece
-                continue
-            told.append(piece["text"])
-            if not as_json:
-                click.echo(piece["text"], nl=False)
+    for piece in drawing.pieces(client, name, "chat", asked):
+        if "finish" in piece:
+            end = piece
+            continue
+        told.append(piece["text"])
+        if not as_json:
+            click.echo(piece["text"], nl=False)
     if as_json:
         print_json({"text": "".join(told), **end})
         return
