@@ -315,7 +315,15 @@ ENTRIES: tuple[Entry, ...] = (
         limits=(
             "Frontal, upright faces of at least 24 pixels. Turned, tilted, covered or badly lit ones are missed.",
             "Finds faces where there are none, in patterns; and works less well on some groups of people.",
-            "We have not measured it on a set: none under a clear licence is bundled.",
+            "Measured on pictures of one person only: what it misses of others is not known to us.",
+        ),
+        measured=(
+            Measured(
+                "pictures counted right",
+                0.9375,
+                "16 pictures made of one photograph, half of them with its face",
+                "stratal models bench faces",
+            ),
         ),
         requirements=(_NUMPY, _OPENCV),
         package_files={

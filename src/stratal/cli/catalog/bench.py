@@ -34,11 +34,21 @@ def measure(task: str, given: dict[str, Any], ask: Ask) -> dict[str, Any]:
     if task == "say":
         return _heard(_plain(ask(given["phrases"])), given["phrases"], "word error rate", str.split)
     texts = ask([read_sample(name) for name, _ in given["files"]])
+    if task == "faces":
+        return _counted([int(one["count"]) for one in texts], given["files"])
     said = _plain(texts)
     wanted = [text for _, text in given["files"]]
     if task == "ocr":
         return _heard(said, wanted, "character error rate", list)
     return _heard(said, wanted, "word error rate", str.split)
+
+
+def _counted(said: list[int], files: list[tuple[str, int]]) -> dict[str, Any]:
+    misses = [
+        f"{n} for {wanted}: {name}" for n, (name, wanted) in zip(said, files, strict=True) if n != wanted
+    ]
+    value = 1 - len(misses) / len(files)
+    return {"metric": "pictures counted right", "value": value, "count": len(files), "misses": misses}
 
 
 def _plain(told: list[Any]) -> list[str]:
