@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, select
 
 from stratal.data.lake.tables import snapshots, tables
 from stratal.data.objects.tables import object_versions
-from stratal.data.pipelines.model import Json, Run, StepState, digest, in_parts, moments, without_moments
+from stratal.data.pipelines.model import Json, Run, StepState, in_parts, moments, without_moments
 from stratal.data.pipelines.tables import runs, steps
 
 _CANDIDATES = 5
@@ -110,6 +110,8 @@ class Asked:
     code: str
     key: str
     arguments: Json
+    given: str
+    """A digest of the arguments, whatever moments of tables and objects they name."""
     environment: str
 
 
@@ -148,8 +150,7 @@ def alike(
     found: dict[str, tuple[Row[Any], str]] = {}
     wanted: dict[tuple[str, str, str, str], list[Asked]] = {}
     for one in asked:
-        given = digest(without_moments(one.arguments))
-        wanted.setdefault((called[one.name], one.code, one.environment, given), []).append(one)
+        wanted.setdefault((called[one.name], one.code, one.environment, one.given), []).append(one)
     place = {"project": run.project_id, "of_pipeline": run.pipeline, "but_run": run.id}
     candidates: dict[tuple[str, str, str, str], list[Row[Any]]] = {}
     for what, waiting in wanted.items():

@@ -782,14 +782,14 @@ def _is_first(end: Entry | None) -> bool:
 
 def _asked(run: Run, name: str, code: str, arguments: Json, environment: str) -> caching.Asked:
     key = step_key(run.pipeline, name, code, arguments, environment)
-    return caching.Asked(name, code, key, arguments, environment)
+    return caching.Asked(name, code, key, arguments, digest(without_moments(arguments)), environment)
 
 
 def _given(one: caching.Asked) -> dict[str, Any]:
     """What a step was asked to do, as columns of its row."""
     return {
         "arguments": dumped(one.arguments),
-        "given": digest(without_moments(one.arguments)),
+        "given": one.given,
         "environment": one.environment,
         "key": one.key,
     }

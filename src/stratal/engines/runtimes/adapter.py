@@ -119,6 +119,15 @@ def _task(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
     return Plan("task", {"implementation": implementation})
 
 
+def _need_safetensors(what: str, files: Sequence[str]) -> None:
+    if not any(path.endswith(".safetensors") for path in files):
+        raise Invalid(
+            f"The {what} has no safetensors; pickled weights are not opened.",
+            hint="Save it with save_pretrained(…) and upload that.",
+            reason="unservable",
+        )
+
+
 def _transformers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
     """A language model as the Hub's clients keep one: config.json, safetensors and a tokenizer."""
     if flavor.get("auto_map"):
@@ -127,12 +136,7 @@ def _transformers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
             hint="Publish it for a class that transformers has.",
             reason="unservable",
         )
-    if not any(path.endswith(".safetensors") for path in files):
-        raise Invalid(
-            "The model has no safetensors; pickled weights are not opened.",
-            hint="Save it with save_pretrained(…) and upload that.",
-            reason="unservable",
-        )
+    _need_safetensors("model", files)
     kinds = [str(kind) for kind in flavor.get("architectures") or []]
     if any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
         return Plan("transformers", {}, LANGUAGE_PACKAGES)
@@ -156,12 +160,7 @@ def _diffusers(flavor: Mapping[str, Any], files: Sequence[str]) -> Plan:
             hint="Publish it for a pipeline that diffusers has.",
             reason="unservable",
         )
-    if not any(path.endswith(".safetensors") for path in files):
-        raise Invalid(
-            "The pipeline has no safetensors; pickled weights are not opened.",
-            hint="Save it with save_pretrained(…) and upload that.",
-            reason="unservable",
-        )
+    _need_safetensors("pipeline", files)
     return Plan("diffusers", {}, DRAWING_PACKAGES)
 
 
